@@ -1,0 +1,1 @@
+"""Users and their API keys; who owns what, and who may see it."""

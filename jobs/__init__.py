@@ -1,0 +1,1 @@
+"""Jobs: one run of a model over given inputs, then done."""

@@ -1,0 +1,80 @@
+"""Job and JobEvent. Only `transitions` writes a state."""
+
+from __future__ import annotations
+
+import uuid
+
+from django.db import models
+from django.db.models import Q
+
+from accounts.ownership import Owned
+from jobs.states import JobState
+from models_registry.models import Blob, Version
+from nodes.models import Device, Node
+from protocol.hardware import CLASSES
+
+
+class Job(Owned):
+    """One run of a model over given inputs. Inputs and result are Open Inference Protocol bodies in binary form,
+    in the row when small, else as a blob."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    version = models.ForeignKey(Version, on_delete=models.PROTECT, related_name="jobs")
+    hardware_class = models.CharField(max_length=16, choices=[(c, c) for c in CLASSES])
+    options = models.JSONField(default=dict, blank=True)
+    timeout_seconds = models.PositiveIntegerField(default=600)
+    state = models.CharField(max_length=10, choices=[(s, s) for s in JobState], default=JobState.QUEUED, editable=False)
+    reason = models.TextField(blank=True, editable=False)
+    error_code = models.CharField(max_length=32, blank=True, editable=False)
+
+    fence = models.PositiveIntegerField(default=0, editable=False)
+    attempts = models.PositiveIntegerField(default=0, editable=False)
+    node = models.ForeignKey(Node, null=True, on_delete=models.SET_NULL, related_name="+", editable=False)
+    device = models.ForeignKey(Device, null=True, on_delete=models.SET_NULL, related_name="+", editable=False)
+    lease_until = models.DateTimeField(null=True, editable=False)
+    rung_at = models.DateTimeField(null=True, editable=False, help_text="When its doorbell last rang.")
+
+    inputs_blob = models.ForeignKey(Blob, on_delete=models.PROTECT, related_name="+", editable=False)
+    inputs_header_bytes = models.PositiveIntegerField(editable=False)
+    result_inline = models.BinaryField(null=True, editable=False)
+    result_blob = models.ForeignKey(Blob, null=True, on_delete=models.PROTECT, related_name="+", editable=False)
+    result_header_bytes = models.PositiveIntegerField(null=True, editable=False)
+
+    idempotency_key = models.CharField(max_length=128, null=True, editable=False)
+    request_digest = models.CharField(max_length=64, blank=True, editable=False)
+    created_at = models.DateTimeField(auto_now_add=True)
+    started_at = models.DateTimeField(null=True, editable=False)
+    finished_at = models.DateTimeField(null=True, editable=False)
+
+    class Meta(Owned.Meta):
+        ordering = ["-created_at"]
+        constraints = [
+            models.UniqueConstraint(fields=["owner", "idempotency_key"], name="job_idempotency_key_of_owner"),
+            models.CheckConstraint(condition=Q(state__in=list(JobState)), name="job_state_known"),
+        ]
+
+    def __str__(self) -> str:
+        return f"job {str(self.pk)[:8]}"
+
+    @property
+    def holder(self) -> str:
+        """Under which name this attempt holds its allocation."""
+        return f"job:{self.pk}:{self.fence}"
+
+
+class JobEvent(models.Model):
+    """One move of a job."""
+
+    job = models.ForeignKey(Job, on_delete=models.CASCADE, related_name="events")
+    fence = models.PositiveIntegerField()
+    node = models.ForeignKey(Node, null=True, on_delete=models.SET_NULL, related_name="+")
+    came_from = models.CharField(max_length=10)
+    went_to = models.CharField(max_length=10)
+    reason = models.TextField(blank=True)
+    at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering = ["-at", "-id"]
+
+    def __str__(self) -> str:
+        return f"{self.came_from} → {self.went_to}"

@@ -1,0 +1,1 @@
+"""Models, their immutable versions, and the files these are made of."""

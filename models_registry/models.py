@@ -1,0 +1,72 @@
+"""Model, Version, VersionFile, Blob."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.db import models
+
+from accounts.ownership import Owned
+
+
+class Blob(models.Model):
+    """One file by its SHA-256; the bytes are in the blob store (see `blobs`)."""
+
+    sha256 = models.CharField(max_length=64, primary_key=True)
+    size_bytes = models.BigIntegerField()
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    def __str__(self) -> str:
+        return f"sha256:{self.sha256[:12]}"
+
+
+class Model(Owned):
+    """A named thing that has versions."""
+
+    name = models.CharField(max_length=63)
+    description = models.TextField(blank=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta(Owned.Meta):
+        ordering = ["name"]
+        constraints = [models.UniqueConstraint(fields=["owner", "name"], name="model_name_of_owner")]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Version(models.Model):
+    """One upload of a model. It never changes: what was deployed as version 3 stays version 3."""
+
+    model = models.ForeignKey(Model, on_delete=models.CASCADE, related_name="versions")
+    number = models.PositiveIntegerField()
+    format = models.CharField(max_length=32)
+    size_bytes = models.BigIntegerField()
+    # As read from the file: {"inputs": [{name, datatype, shape}], "outputs": […], "opset": …, "producer": …}
+    metadata = models.JSONField()
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering = ["model", "-number"]
+        constraints = [models.UniqueConstraint(fields=["model", "number"], name="version_number_of_model")]
+
+    def __str__(self) -> str:
+        return f"{self.model.name}@{self.number}"
+
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        if not self._state.adding:
+            raise TypeError("A version is immutable: add a new one.")
+        super().save(*args, **kwargs)
+
+
+class VersionFile(models.Model):
+    version = models.ForeignKey(Version, on_delete=models.CASCADE, related_name="files")
+    path = models.CharField(max_length=255, help_text="Inside the model's folder.")
+    blob = models.ForeignKey(Blob, on_delete=models.PROTECT, related_name="+")
+
+    class Meta:
+        ordering = ["version", "path"]
+        constraints = [models.UniqueConstraint(fields=["version", "path"], name="path_in_version")]
+
+    def __str__(self) -> str:
+        return self.path

@@ -1,0 +1,1 @@
+"""Nodes as the control plane knows them: joining, heartbeats, devices, allocations, placement."""

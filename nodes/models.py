@@ -1,0 +1,144 @@
+"""Node, Device, Allocation, JoinToken."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Self
+
+from django.contrib.auth.models import AnonymousUser
+from django.db import models
+from django.db.models import Q
+from django.utils import timezone
+
+from accounts.models import User
+from accounts.ownership import Owned, OwnedQuerySet
+from protocol.hardware import hardware_class
+
+
+class NodeQuerySet(OwnedQuerySet):
+    def visible_to(self, user: User | AnonymousUser) -> Self:
+        """Own nodes, and those that serve everybody."""
+        if not user.is_authenticated:
+            return self.none()
+        return self.filter(Q(owner=user) | Q(shared=True))
+
+
+class Node(Owned):
+    """One machine that runs models."""
+
+    class State(models.TextChoices):
+        ONLINE = "online"
+        OFFLINE = "offline"
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    name = models.CharField(max_length=63, unique=True)
+    shared = models.BooleanField(default=False, help_text="Runs everybody's models, not only its owner's.")
+    state = models.CharField(max_length=10, choices=State, default=State.OFFLINE, editable=False)
+    draining = models.BooleanField(default=False, help_text="Gets nothing new; what runs on it is moved away.")
+    labels = models.JSONField(default=dict, blank=True)
+
+    hostname = models.CharField(max_length=255, editable=False)
+    operating_system = models.CharField(max_length=255, editable=False)
+    architecture = models.CharField(max_length=32, editable=False)
+    cpu_cores = models.PositiveIntegerField(editable=False)
+    disk_total_bytes = models.BigIntegerField(editable=False)
+    disk_free_bytes = models.BigIntegerField(editable=False)
+    agent_version = models.CharField(max_length=32, editable=False)
+    formats = models.JSONField(default=list, editable=False)
+    refusals = models.JSONField(default=dict, editable=False, help_text="Format -> why this node cannot run it.")
+
+    boot_id = models.CharField(max_length=64, blank=True, editable=False)
+    joined_at = models.DateTimeField(auto_now_add=True)
+    last_heartbeat_at = models.DateTimeField(null=True, editable=False)
+    token_id = models.CharField(max_length=12, unique=True, editable=False)
+    token_digest = models.CharField(max_length=64, editable=False)
+    # The token before the last rotation stays good until the node has used the new one.
+    previous_token_id = models.CharField(max_length=12, blank=True, db_index=True, editable=False)
+    previous_token_digest = models.CharField(max_length=64, blank=True, editable=False)
+    token_issued_at = models.DateTimeField(editable=False)
+    # Redis takes a SHA-256 in ACL SETUSER, so the node's broker user can be made again without knowing its password.
+    broker_password_digest = models.CharField(max_length=64, editable=False)
+
+    objects = NodeQuerySet.as_manager()
+
+    class Meta(Owned.Meta):
+        ordering = ["name"]
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def hardware_classes(self) -> list[str]:
+        return sorted({device.hardware_class for device in self.devices.all()})
+
+
+class Device(models.Model):
+    """Something on a node that computes. A fact that no probe could read is NULL, and `unknown` says why."""
+
+    class Kind(models.TextChoices):
+        CPU = "cpu"
+        OPENCL = "opencl"
+        CUDA = "cuda"
+
+    node = models.ForeignKey(Node, on_delete=models.CASCADE, related_name="devices")
+    name = models.CharField(max_length=32, help_text="Unique on its node: cpu, cuda:0, opencl:0")
+    kind = models.CharField(max_length=8, choices=Kind)
+    model = models.CharField(max_length=255, null=True)
+    memory_total_bytes = models.BigIntegerField(null=True)
+    memory_available_bytes = models.BigIntegerField(null=True)
+    driver = models.CharField(max_length=64, null=True)
+    cuda_version = models.CharField(max_length=16, null=True)
+    compute_capability = models.CharField(max_length=16, null=True)
+    pcie_generation = models.PositiveSmallIntegerField(null=True)
+    pcie_lanes = models.PositiveSmallIntegerField(null=True)
+    unknown = models.JSONField(default=dict, help_text="Field -> why it is not known.")
+
+    class Meta:
+        ordering = ["node", "name"]
+        constraints = [models.UniqueConstraint(fields=["node", "name"], name="device_name_on_node")]
+
+    def __str__(self) -> str:
+        return f"{self.node.name}/{self.name}"
+
+    @property
+    def hardware_class(self) -> str:
+        return hardware_class(self.kind, self.memory_total_bytes)
+
+
+class Allocation(models.Model):
+    """Memory of a device that is promised to one attempt at a replica or a job, until that has really ended."""
+
+    device = models.ForeignKey(Device, on_delete=models.CASCADE, related_name="allocations")
+    holder = models.CharField(max_length=100, unique=True, help_text="replica:<id>:<fence> or job:<id>:<fence>")
+    memory_bytes = models.BigIntegerField()
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        constraints = [models.CheckConstraint(condition=Q(memory_bytes__gt=0), name="allocation_not_empty")]
+
+    def __str__(self) -> str:
+        return f"{self.holder} on {self.device}"
+
+
+class JoinToken(Owned):
+    """Lets one machine join, once, within fifteen minutes."""
+
+    token_id = models.CharField(max_length=12, unique=True, editable=False)
+    digest = models.CharField(max_length=64, editable=False)
+    node_name = models.CharField(max_length=63, blank=True, help_text="If set, only a node of this name may use it.")
+    shared = models.BooleanField(default=False, help_text="The node will run everybody's models.")
+    labels = models.JSONField(default=dict, blank=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+    expires_at = models.DateTimeField()
+    used_at = models.DateTimeField(null=True, editable=False)
+    used_by = models.ForeignKey(Node, null=True, on_delete=models.SET_NULL, related_name="+", editable=False)
+
+    class Meta(Owned.Meta):
+        ordering = ["-created_at"]
+
+    def __str__(self) -> str:
+        return f"cyxj_{self.token_id}_…"
+
+    @property
+    def is_valid(self) -> bool:
+        return self.used_at is None and self.expires_at > timezone.now()

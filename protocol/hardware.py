@@ -1,0 +1,18 @@
+"""Hardware classes: what a queue is named after. A class is a device kind and, for CUDA, a memory tier."""
+
+GIB = 1024**3
+
+# Cards report a little less than they are sold as ("24 GB" is 23.6 GiB or so), hence the slack below.
+CUDA_TIERS_GIB = (4, 8, 16, 24, 32, 48, 80, 96, 140, 180)
+TIER_SLACK = 0.93
+
+KINDS = ("cpu", "opencl", "cuda")
+CLASSES = ("cpu", "opencl", *(f"cuda-{tier}g" for tier in CUDA_TIERS_GIB))
+
+
+def hardware_class(kind: str, memory_total_bytes: int | None) -> str:
+    """The class of one device: for CUDA the largest tier not above its memory (the smallest tier if unknown)."""
+    if kind != "cuda":
+        return kind
+    fitting = [tier for tier in CUDA_TIERS_GIB if (memory_total_bytes or 0) >= tier * GIB * TIER_SLACK]
+    return f"cuda-{max(fitting, default=CUDA_TIERS_GIB[0])}g"

@@ -1,0 +1,168 @@
+"""The messages of the node API (JSON over HTTPS). A node reports facts; the control plane answers with what should be.
+
+Decoding is strict: a message of the wrong shape raises `BadRequest` naming the field.
+"""
+
+from typing import Literal, TypeVar
+
+import msgspec
+
+from protocol.errors import BadRequest
+
+HEARTBEAT_SECONDS = 10
+LEASE_SECONDS = 30  # a node not heard for this long is offline, and stops serving by itself
+
+
+class Message(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    pass
+
+
+M = TypeVar("M", bound=Message)
+
+
+def decode(body: bytes, kind: type[M]) -> M:
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except msgspec.DecodeError as error:
+        raise BadRequest(f"{kind.__name__} is not valid: {error}") from error
+
+
+def encode(message: Message) -> bytes:
+    return msgspec.json.encode(message)
+
+
+class Failure(Message):
+    """Why something did not work on the node; `code` is one of `errors`, or `out_of_memory`, `runner_died`,
+    `blob_mismatch`, `format_unsupported`."""
+
+    code: str
+    message: str
+
+
+class DeviceFacts(Message):
+    """One device. A field that no probe could read is None, and `unknown` says why."""
+
+    name: str  # unique on the node: "cpu", "cuda:0", "opencl:0"
+    kind: Literal["cpu", "opencl", "cuda"]
+    model: str | None
+    memory_total_bytes: int | None
+    memory_available_bytes: int | None
+    driver: str | None = None
+    cuda_version: str | None = None
+    compute_capability: str | None = None
+    pcie_generation: int | None = None
+    pcie_lanes: int | None = None
+    unknown: dict[str, str] = {}
+
+
+class HardwareFacts(Message):
+    hostname: str
+    operating_system: str
+    architecture: str
+    cpu_cores: int
+    disk_total_bytes: int
+    disk_free_bytes: int
+    agent_version: str
+    formats: list[str]  # which model formats this node can run
+    refusals: dict[str, str] = {}  # format -> why this node cannot run it
+    devices: list[DeviceFacts]
+
+
+class Registration(Message):
+    """POST /api/node/v1/register"""
+
+    token: str
+    name: str | None = None
+    labels: dict[str, str] = {}
+    hardware: HardwareFacts
+
+
+class Registered(Message):
+    node_id: str
+    name: str
+    token: str  # node token, for every later request
+    broker_url: str  # Redis, as this node's own user
+    queues: list[str]  # Celery queues to listen to: its own, and one per hardware class of its devices
+
+
+class ReplicaFacts(Message):
+    id: str
+    fence: int
+    phase: Literal["fetching", "loading", "ready", "failed", "stopping"]
+    fetched_bytes: int = 0
+    total_bytes: int = 0
+    memory_bytes: int | None = None  # resident memory of the runner
+    failure: Failure | None = None
+
+
+class Held(Message):
+    """A job that the node runs (in a heartbeat) or may go on running (in the answer)."""
+
+    id: str
+    fence: int
+
+
+class Heartbeat(Message):
+    """POST /api/node/v1/heartbeat, every HEARTBEAT_SECONDS and whenever something changed."""
+
+    boot_id: str  # new at every start of the agent
+    hardware: HardwareFacts | None = None  # at start, and when it changed
+    memory_available_bytes: dict[str, int] = {}  # by device name
+    link_up: bool = True  # whether the agent reaches Redis
+    replicas: list[ReplicaFacts] = []
+    jobs: list[Held] = []
+
+
+class File(Message):
+    """One file of a model version, or a job's inputs; fetched from GET /api/node/v1/blobs/<sha256>."""
+
+    path: str  # relative, inside the model's folder
+    sha256: str
+    size_bytes: int
+
+
+class ReplicaSpec(Message):
+    """One replica the node should hold loaded."""
+
+    id: str
+    fence: int
+    deployment: str  # name, for logs and people
+    format: str
+    files: list[File]
+    device: str
+    memory_bytes: int  # what was allocated
+    options: dict[str, object] = {}
+
+
+class DesiredState(Message):
+    """The answer to a heartbeat. What is not listed should not run."""
+
+    replicas: list[ReplicaSpec] = []
+    jobs: list[Held] = []
+    queues: list[str] = []
+    token: str | None = None  # a fresh node token: use it from now on
+    send_hardware: bool = False
+    lease_seconds: int = LEASE_SECONDS
+
+
+class JobSpec(Message):
+    """The answer to POST /api/node/v1/jobs/<id>/accept."""
+
+    id: str
+    fence: int
+    model: str
+    format: str
+    files: list[File]
+    device: str
+    memory_bytes: int
+    timeout_seconds: int
+    inputs: File  # an Open Inference Protocol request in its binary form (see `oip`)
+    inputs_header_bytes: int  # Inference-Header-Content-Length of that request
+    options: dict[str, object] = {}
+
+
+class JobFailure(Message):
+    """POST /api/node/v1/jobs/<id>/failure"""
+
+    fence: int
+    failure: Failure

@@ -1,0 +1,39 @@
+"""What a gateway has to know, as the control plane publishes it in Redis (see `names.ROUTES`, `names.KEYS`)."""
+
+import msgspec
+
+from protocol.tensors import TensorSpec
+
+
+class Target(msgspec.Struct, frozen=True):
+    """One ready replica."""
+
+    replica_id: str
+    fence: int
+    node_id: str
+
+
+class Route(msgspec.Struct, frozen=True):
+    """One deployment: who may call it, what it takes and gives, and which replicas are ready."""
+
+    deployment_id: str
+    owner_id: int
+    name: str
+    version: str
+    platform: str  # as Triton names it: "onnxruntime_onnx"
+    state: str
+    reason: str
+    inputs: list[TensorSpec]
+    outputs: list[TensorSpec]
+    targets: list[Target]
+    queue_limit: int = 256  # requests outstanding per replica before 503
+    timeout_seconds: float = 30.0
+
+
+class Key(msgspec.Struct, frozen=True):
+    """One valid API key."""
+
+    key_id: str
+    owner_id: int
+    scopes: list[str]
+    expires_at: float | None  # Unix time

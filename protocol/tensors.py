@@ -1,0 +1,46 @@
+"""Tensors as the Open Inference Protocol names them: datatype, shape, raw little-endian bytes in row-major order."""
+
+from math import prod
+
+import msgspec
+
+# Bytes per element; BYTES elements carry their own length (4-byte little-endian count, then the bytes).
+ELEMENT_BYTES = {
+    "BOOL": 1,
+    "UINT8": 1,
+    "UINT16": 2,
+    "UINT32": 4,
+    "UINT64": 8,
+    "INT8": 1,
+    "INT16": 2,
+    "INT32": 4,
+    "INT64": 8,
+    "FP16": 2,
+    "BF16": 2,
+    "FP32": 4,
+    "FP64": 8,
+}
+DATATYPES = (*ELEMENT_BYTES, "BYTES")
+
+
+class Tensor(msgspec.Struct, frozen=True, array_like=True):
+    """A tensor in flight: `data` is raw bytes in the binary tensor layout."""
+
+    name: str
+    datatype: str
+    shape: list[int]
+    data: bytes
+
+
+class TensorSpec(msgspec.Struct, frozen=True):
+    """A tensor as a model declares it; -1 is a dimension of any size."""
+
+    name: str
+    datatype: str
+    shape: list[int]
+
+
+def data_bytes(datatype: str, shape: list[int]) -> int | None:
+    """How many bytes such a tensor has; None for BYTES, whose elements differ in length."""
+    size = ELEMENT_BYTES.get(datatype)
+    return None if size is None else size * prod(shape)
