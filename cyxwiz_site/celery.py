@@ -5,6 +5,7 @@ import os
 from celery import Celery
 from kombu import Queue
 
+from cyxwiz_site.schedule import BEAT_SCHEDULE
 from protocol import names
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "cyxwiz_site.settings")
@@ -36,6 +37,7 @@ def _configure() -> None:
             "socket_timeout": 30,
             "socket_connect_timeout": 5,
         },
+        beat_schedule=BEAT_SCHEDULE,
         worker_hijack_root_logger=False,
     )
 

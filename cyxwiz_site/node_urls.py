@@ -1,5 +1,7 @@
 """The node API: what node machines call, with their own tokens."""
 
-from django.urls import URLPattern, URLResolver
+from django.urls import include, path
 
-urlpatterns: list[URLPattern | URLResolver] = []
+urlpatterns = [
+    path("", include("nodes.node_api.urls")),
+]

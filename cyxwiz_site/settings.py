@@ -33,7 +33,9 @@ DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 BLOBS_DIR = CYXWIZ_HOME / "blobs"
 FILE_UPLOAD_TEMP_DIR = CYXWIZ_HOME / "tmp"
-FILE_UPLOAD_TEMP_DIR.mkdir(parents=True, exist_ok=True)
+STATIC_ROOT = CYXWIZ_HOME / "static"
+for folder in (FILE_UPLOAD_TEMP_DIR, STATIC_ROOT):
+    folder.mkdir(parents=True, exist_ok=True)
 UPLOAD_LIMIT_BYTES = env.number("UPLOAD_LIMIT_BYTES", 20 * 1024**3)
 BODY_LIMIT_BYTES = env.number("BODY_LIMIT_BYTES", 64 * 1024**2)  # every other request, /v2 included
 DATA_UPLOAD_MAX_MEMORY_SIZE = BODY_LIMIT_BYTES
@@ -84,7 +86,6 @@ TEMPLATES = [
     }
 ]
 STATIC_URL = "static/"
-STATIC_ROOT = CYXWIZ_HOME / "static"
 WHITENOISE_USE_FINDERS = True  # works before, and without, collectstatic
 
 AUTH_USER_MODEL = "accounts.User"

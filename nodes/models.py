@@ -59,7 +59,7 @@ class Node(Owned):
     # Redis takes a SHA-256 in ACL SETUSER, so the node's broker user can be made again without knowing its password.
     broker_password_digest = models.CharField(max_length=64, editable=False)
 
-    objects = NodeQuerySet.as_manager()
+    objects = NodeQuerySet.as_manager()  # type: ignore[misc]
 
     class Meta(Owned.Meta):
         ordering = ["name"]

@@ -13,7 +13,7 @@ HEARTBEAT_SECONDS = 10
 LEASE_SECONDS = 30  # a node not heard for this long is offline, and stops serving by itself
 
 
-class Message(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Message(msgspec.Struct, frozen=True, omit_defaults=True):
     pass
 
 
@@ -31,7 +31,7 @@ def encode(message: Message) -> bytes:
     return msgspec.json.encode(message)
 
 
-class Failure(Message):
+class Failure(Message, frozen=True):
     """Why something did not work on the node; `code` is one of `errors`, or `out_of_memory`, `runner_died`,
     `blob_mismatch`, `format_unsupported`."""
 
@@ -39,7 +39,7 @@ class Failure(Message):
     message: str
 
 
-class DeviceFacts(Message):
+class DeviceFacts(Message, frozen=True):
     """One device. A field that no probe could read is None, and `unknown` says why."""
 
     name: str  # unique on the node: "cpu", "cuda:0", "opencl:0"
@@ -55,7 +55,7 @@ class DeviceFacts(Message):
     unknown: dict[str, str] = {}
 
 
-class HardwareFacts(Message):
+class HardwareFacts(Message, frozen=True):
     hostname: str
     operating_system: str
     architecture: str
@@ -64,20 +64,20 @@ class HardwareFacts(Message):
     disk_free_bytes: int
     agent_version: str
     formats: list[str]  # which model formats this node can run
-    refusals: dict[str, str] = {}  # format -> why this node cannot run it
     devices: list[DeviceFacts]
+    refusals: dict[str, str] = {}  # format -> why this node cannot run it
 
 
-class Registration(Message):
+class Registration(Message, frozen=True):
     """POST /api/node/v1/register"""
 
     token: str
+    hardware: HardwareFacts
     name: str | None = None
     labels: dict[str, str] = {}
-    hardware: HardwareFacts
 
 
-class Registered(Message):
+class Registered(Message, frozen=True):
     node_id: str
     name: str
     token: str  # node token, for every later request
@@ -85,7 +85,7 @@ class Registered(Message):
     queues: list[str]  # Celery queues to listen to: its own, and one per hardware class of its devices
 
 
-class ReplicaFacts(Message):
+class ReplicaFacts(Message, frozen=True):
     id: str
     fence: int
     phase: Literal["fetching", "loading", "ready", "failed", "stopping"]
@@ -95,14 +95,14 @@ class ReplicaFacts(Message):
     failure: Failure | None = None
 
 
-class Held(Message):
+class Held(Message, frozen=True):
     """A job that the node runs (in a heartbeat) or may go on running (in the answer)."""
 
     id: str
     fence: int
 
 
-class Heartbeat(Message):
+class Heartbeat(Message, frozen=True):
     """POST /api/node/v1/heartbeat, every HEARTBEAT_SECONDS and whenever something changed."""
 
     boot_id: str  # new at every start of the agent
@@ -113,7 +113,7 @@ class Heartbeat(Message):
     jobs: list[Held] = []
 
 
-class File(Message):
+class File(Message, frozen=True):
     """One file of a model version, or a job's inputs; fetched from GET /api/node/v1/blobs/<sha256>."""
 
     path: str  # relative, inside the model's folder
@@ -121,7 +121,7 @@ class File(Message):
     size_bytes: int
 
 
-class ReplicaSpec(Message):
+class ReplicaSpec(Message, frozen=True):
     """One replica the node should hold loaded."""
 
     id: str
@@ -134,7 +134,7 @@ class ReplicaSpec(Message):
     options: dict[str, object] = {}
 
 
-class DesiredState(Message):
+class DesiredState(Message, frozen=True):
     """The answer to a heartbeat. What is not listed should not run."""
 
     replicas: list[ReplicaSpec] = []
@@ -145,7 +145,7 @@ class DesiredState(Message):
     lease_seconds: int = LEASE_SECONDS
 
 
-class JobSpec(Message):
+class JobSpec(Message, frozen=True):
     """The answer to POST /api/node/v1/jobs/<id>/accept."""
 
     id: str
@@ -161,7 +161,7 @@ class JobSpec(Message):
     options: dict[str, object] = {}
 
 
-class JobFailure(Message):
+class JobFailure(Message, frozen=True):
     """POST /api/node/v1/jobs/<id>/failure"""
 
     fence: int

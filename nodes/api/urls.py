@@ -1,3 +1,11 @@
-from django.urls import URLPattern, URLResolver
+from django.urls import path
 
-urlpatterns: list[URLPattern | URLResolver] = []
+from nodes.api import views
+
+urlpatterns = [
+    path("", views.NodesView.as_view(), name="nodes"),
+    path("join-tokens/", views.JoinTokensView.as_view(), name="join-tokens"),
+    path("<str:name>/", views.NodeView.as_view(), name="node"),
+    path("<str:name>/drain", views.DrainView.as_view(), name="node-drain"),
+    path("<str:name>/resume", views.ResumeView.as_view(), name="node-resume"),
+]

@@ -1,0 +1,14 @@
+"""What beat sets off, and how often (seconds). Each run that waits longer than its period is dropped: the next one
+does the same work."""
+
+EVERY_SECONDS = {
+    "nodes.tasks.sweep_nodes": 2.0,
+    "nodes.tasks.grant_missing_broker_users": 5.0,
+    "deployments.tasks.sweep_deployments": 2.0,
+    "deployments.tasks.publish_routes": 10.0,
+    "deployments.tasks.roll_up_metrics": 20.0,
+}
+
+BEAT_SCHEDULE = {
+    task: {"task": task, "schedule": period, "options": {"expires": period}} for task, period in EVERY_SECONDS.items()
+}

@@ -1,0 +1,110 @@
+"""Heartbeats: a node says what is, the answer says what should be. And the sweep that notices silent nodes."""
+
+from __future__ import annotations
+
+import logging
+from datetime import timedelta
+from typing import Any
+
+from django.db import transaction
+from django.utils import timezone
+from msgspec import structs
+
+from nodes import broker_users, hardware, joining, signals
+from nodes.models import Device, Node
+from protocol import credentials
+from protocol.messages import LEASE_SECONDS, DesiredState, Heartbeat
+
+log = logging.getLogger(__name__)
+
+LEASE = timedelta(seconds=LEASE_SECONDS)
+GRACE = timedelta(seconds=30)  # between "serves nothing any more" and "place its replicas elsewhere"
+TOKEN_LIFE = timedelta(days=1)
+
+# The brake: when this share of the nodes heard lately goes silent together, the fault is probably ours.
+BRAKE_WINDOW = timedelta(minutes=10)
+BRAKE_SHARE = 0.4
+BRAKE_LEAST_NODES = 3
+
+
+def receive(node: Node, heartbeat: Heartbeat) -> DesiredState:
+    new_boot = node.boot_id != heartbeat.boot_id
+    if heartbeat.hardware:
+        before = node.hardware_classes
+        hardware.store(node, heartbeat.hardware)
+        if node.hardware_classes != before:
+            broker_users.grant(node)
+    fresh = {"state": Node.State.ONLINE, "last_heartbeat_at": timezone.now(), "boot_id": heartbeat.boot_id}
+    if node.state != Node.State.ONLINE:
+        log.info("Node %s is online", node.name)
+    Node.objects.filter(pk=node.pk).update(**fresh)
+    for name, value in fresh.items():
+        setattr(node, name, value)
+    _store_memory(node, heartbeat.memory_available_bytes)
+    if not heartbeat.link_up:
+        broker_users.grant(node)  # Redis may have forgotten its user; granting twice does no harm
+
+    answer = DesiredState(
+        queues=joining.queues(node),
+        token=_rotate_token(node),
+        send_hardware=new_boot and heartbeat.hardware is None,
+    )
+    parts: list[Any] = signals.heartbeat_received.send(Node, node=node, heartbeat=heartbeat)
+    for _, part in parts:
+        answer = structs.replace(answer, **part)
+    return answer
+
+
+def sweep() -> None:
+    """Marks silent nodes offline at once; after a grace says they are lost, unless too many fell silent together."""
+    now = timezone.now()
+    for node in Node.objects.filter(state=Node.State.ONLINE, last_heartbeat_at__lt=now - LEASE):
+        silent_still = Node.objects.filter(pk=node.pk, last_heartbeat_at=node.last_heartbeat_at)
+        with transaction.atomic():
+            if silent_still.update(state=Node.State.OFFLINE):
+                log.warning("Node %s is offline: no heartbeat since %s", node.name, node.last_heartbeat_at)
+                signals.node_offline.send(Node, node=node)
+    lost = Node.objects.filter(
+        state=Node.State.OFFLINE, last_heartbeat_at__lt=now - LEASE - GRACE, devices__allocations__isnull=False
+    ).distinct()
+    if not lost:
+        return
+    if reason := brake():
+        log.error("Nothing is placed elsewhere: %s", reason)
+        return
+    for node in lost:
+        signals.node_lost.send(Node, node=node)
+
+
+def brake() -> str:
+    """Why re-placement is frozen, or nothing."""
+    now = timezone.now()
+    heard = Node.objects.filter(last_heartbeat_at__gt=now - BRAKE_WINDOW)
+    total = heard.count()
+    silent = heard.filter(last_heartbeat_at__lt=now - LEASE).count()
+    if total < BRAKE_LEAST_NODES or silent <= total * BRAKE_SHARE:
+        return ""
+    return f"{silent} of {total} nodes fell silent within ten minutes; the likelier cause is the control plane"
+
+
+def _store_memory(node: Node, available: dict[str, int]) -> None:
+    for device in node.devices.all():
+        now = available.get(device.name)
+        # Small wobbles are not worth a write per node every ten seconds.
+        if now is not None and abs((device.memory_available_bytes or 0) - now) > (device.memory_total_bytes or 0) / 100:
+            Device.objects.filter(pk=device.pk).update(memory_available_bytes=now)
+
+
+def _rotate_token(node: Node) -> str | None:
+    """A fresh token once a day. The one before stays good until the node has used the new one."""
+    if node.previous_token_id or timezone.now() - node.token_issued_at < TOKEN_LIFE:
+        return None
+    credential = credentials.new(credentials.NODE_TOKEN)
+    Node.objects.filter(pk=node.pk).update(
+        previous_token_id=node.token_id,
+        previous_token_digest=node.token_digest,
+        token_id=credential.id,
+        token_digest=credential.digest,
+        token_issued_at=timezone.now(),
+    )
+    return credential.text

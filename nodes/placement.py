@@ -1,0 +1,105 @@
+"""Chooses the device for something that needs memory, or says for every node why not. Pure: plain data in and out."""
+
+from dataclasses import dataclass
+
+GIB = 1024**3
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceOffer:
+    id: int
+    name: str
+    hardware_class: str
+    free_bytes: int | None  # None: no probe could tell how much memory it has
+
+
+@dataclass(frozen=True, slots=True)
+class NodeOffer:
+    id: str
+    name: str
+    online: bool
+    draining: bool
+    formats: frozenset[str]
+    refusals: dict[str, str]  # format -> why the node cannot run it
+    devices: tuple[DeviceOffer, ...]
+    siblings: int = 0  # how much of the same deployment is already there
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    format: str
+    memory_bytes: int
+    hardware_class: str = ""  # empty: any
+    avoid: frozenset[str] = frozenset()  # node ids that failed before: taken only when nothing else fits
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    node_id: str
+    device_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why one node was not chosen; `needed_bytes` and `free_bytes` where it was for want of memory."""
+
+    node: str
+    code: str
+    reason: str
+    needed_bytes: int | None = None
+    free_bytes: int | None = None
+
+
+def choose(need: Need, nodes: list[NodeOffer]) -> Choice | list[Refusal]:
+    """The best device: a node that did not fail before, spread over nodes, cheapest class, then most memory free."""
+    best: tuple[tuple[bool, int, int, int, str], Choice] | None = None
+    refusals = []
+    for node in nodes:
+        found = _fit(need, node)
+        if isinstance(found, Refusal):
+            refusals.append(found)
+            continue
+        free = found.free_bytes or 0
+        score = (node.id in need.avoid, node.siblings, _cost(found.hardware_class), -free, node.name)
+        if best is None or score < best[0]:
+            best = score, Choice(node.id, found.id)
+    return best[1] if best else refusals
+
+
+def explain(refusals: list[Refusal]) -> str:
+    """One line for people."""
+    if not refusals:
+        return "There is no node yet. Join one: `cyxwiz nodes token`."
+    return "; ".join(f"{refusal.node}: {refusal.reason}" for refusal in refusals)
+
+
+def _fit(need: Need, node: NodeOffer) -> DeviceOffer | Refusal:
+    if not node.online:
+        return Refusal(node.name, "offline", "is offline")
+    if node.draining:
+        return Refusal(node.name, "draining", "is draining")
+    if need.format not in node.formats:
+        why = node.refusals.get(need.format, "no runtime for it is installed")
+        return Refusal(node.name, "format", f"cannot run {need.format}: {why}")
+    devices = [device for device in node.devices if need.hardware_class in ("", device.hardware_class)]
+    if not devices:
+        return Refusal(node.name, "hardware_class", f"has no device of class {need.hardware_class}")
+    measured = [device for device in devices if device.free_bytes is not None]
+    if not measured:
+        return Refusal(node.name, "memory_unknown", "does not know how much memory its devices have")
+    roomy = [device for device in measured if (device.free_bytes or 0) >= need.memory_bytes]
+    if not roomy:
+        free = max(max(device.free_bytes or 0 for device in measured), 0)
+        reason = f"has {_gib(free)} free, {_gib(need.memory_bytes)} needed"
+        return Refusal(node.name, "memory", reason, needed_bytes=need.memory_bytes, free_bytes=free)
+    return min(roomy, key=lambda device: (_cost(device.hardware_class), -(device.free_bytes or 0), device.name))
+
+
+def _cost(hardware_class: str) -> int:
+    """What asks for no class leaves the dear devices free: CPU, then OpenCL, then CUDA by memory."""
+    kind, _, tier = hardware_class.partition("-")
+    return {"cpu": 0, "opencl": 1}.get(kind) or (int(tier.rstrip("g")) + 1 if tier else 0)
+
+
+def _gib(size: int) -> str:
+    return f"{size / GIB:.2f} GiB"

@@ -1,0 +1,13 @@
+"""News that upper apps connect to in their `apps.py`. Each is sent again until the rows say it was dealt with."""
+
+from django.dispatch import Signal
+
+# Sent with `node` and `heartbeat` (protocol.messages.Heartbeat) inside the request. A receiver returns a dict of
+# DesiredState fields: its part of the answer.
+heartbeat_received = Signal()
+
+# Sent with `node` when it was silent for longer than its lease: it serves nothing any more, but may come back.
+node_offline = Signal()
+
+# Sent with `node` while it has allocations and was silent for longer than lease and grace: place them elsewhere.
+node_lost = Signal()

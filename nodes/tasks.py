@@ -1,0 +1,15 @@
+"""Sweeps over nodes."""
+
+from celery import shared_task
+
+from nodes import broker_users, heartbeats
+
+
+@shared_task
+def sweep_nodes() -> None:
+    heartbeats.sweep()
+
+
+@shared_task
+def grant_missing_broker_users() -> None:
+    broker_users.grant_missing()

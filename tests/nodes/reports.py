@@ -1,0 +1,58 @@
+"""What a node of the tests says about itself."""
+
+from __future__ import annotations
+
+from django.test import Client
+
+from nodes import joining
+from nodes.models import Node
+from protocol.hardware import GIB
+from protocol.messages import DesiredState, DeviceFacts, HardwareFacts, Heartbeat, Registration, decode, encode
+from tests.cast import Person
+
+
+def hardware(*, memory_bytes: int | None = 8 * GIB, formats: list[str] | None = None) -> HardwareFacts:
+    return HardwareFacts(
+        hostname="box.example",
+        operating_system="Linux",
+        architecture="x86_64",
+        cpu_cores=4,
+        disk_total_bytes=100 * GIB,
+        disk_free_bytes=50 * GIB,
+        agent_version="0.1.0",
+        formats=["onnx", "fake"] if formats is None else formats,
+        devices=[
+            DeviceFacts(
+                name="cpu",
+                kind="cpu",
+                model="Test CPU",
+                memory_total_bytes=memory_bytes,
+                memory_available_bytes=memory_bytes,
+                unknown={} if memory_bytes else {"memory_total_bytes": "no probe in this test"},
+            )
+        ],
+        refusals={"gguf": "llama-cpp-python is not installed"},
+    )
+
+
+class Machine:
+    """A joined node, as the control plane sees it: it registers and sends heartbeats over the real node API."""
+
+    def __init__(self, person: Person, name: str = "box", *, shared: bool = False, **facts: object) -> None:
+        _, token = joining.make_token(user=person.user, shared=shared)
+        self.facts = hardware(**facts)  # type: ignore[arg-type]
+        registration = Registration(token=token, name=name, hardware=self.facts)
+        answer = Client().post("/api/node/v1/register", encode(registration), content_type="application/json")
+        assert answer.status_code == 201, answer.content
+        self.registered = answer.json()
+        self.client = Client(headers={"Authorization": f"Bearer {self.registered['token']}"})
+
+    @property
+    def node(self) -> Node:
+        return Node.objects.get(pk=self.registered["node_id"])
+
+    def heartbeat(self, **said: object) -> DesiredState:
+        report = Heartbeat(**{"boot_id": "boot-1", **said})  # type: ignore[arg-type]
+        answer = self.client.post("/api/node/v1/heartbeat", encode(report), content_type="application/json")
+        assert answer.status_code == 200, answer.content
+        return decode(answer.content, DesiredState)

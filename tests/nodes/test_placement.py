@@ -1,0 +1,58 @@
+"""Placement is a pure function: the best device, or a reason per node."""
+
+from nodes.placement import Choice, DeviceOffer, Need, NodeOffer, choose, explain
+from protocol.hardware import GIB
+
+NEED = Need(format="onnx", memory_bytes=2 * GIB)
+
+
+def node(name: str, *devices: DeviceOffer, **more: object) -> NodeOffer:
+    standard = {"online": True, "draining": False, "formats": frozenset({"onnx"}), "refusals": {}}
+    devices = devices or (cpu(8),)
+    return NodeOffer(id=name, name=name, devices=devices, **{**standard, **more})  # type: ignore[arg-type]
+
+
+def cpu(free_gib: float | None) -> DeviceOffer:
+    return DeviceOffer(1, "cpu", "cpu", None if free_gib is None else int(free_gib * GIB))
+
+
+def cuda(tier: int, free_gib: float) -> DeviceOffer:
+    return DeviceOffer(tier, f"cuda:{tier}", f"cuda-{tier}g", int(free_gib * GIB))
+
+
+def test_every_node_says_why_not():
+    nodes = [
+        node("asleep", online=False),
+        node("leaving", draining=True),
+        node("bare", formats=frozenset(), refusals={"onnx": "onnxruntime is not installed"}),
+        node("small", cpu(1)),
+        node("blind", cpu(None)),
+    ]
+    refusals = choose(NEED, nodes)
+    assert [refusal.code for refusal in refusals] == ["offline", "draining", "format", "memory", "memory_unknown"]
+    assert (refusals[3].needed_bytes, refusals[3].free_bytes) == (2 * GIB, GIB)
+    assert "bare: cannot run onnx: onnxruntime is not installed" in explain(refusals)
+
+
+def test_no_node_at_all_says_what_to_do():
+    assert "cyxwiz nodes token" in explain(choose(NEED, []))
+
+
+def test_the_wanted_class_only():
+    wanted = Need(format="onnx", memory_bytes=GIB, hardware_class="cuda-24g")
+    nodes = [node("a", cpu(64)), node("b", cpu(64), cuda(24, 20), cuda(80, 70))]
+    assert choose(wanted, nodes) == Choice("b", 24)
+    assert choose(wanted, nodes[:1])[0].code == "hardware_class"
+
+
+def test_replicas_spread_then_the_cheapest_class_then_the_most_room():
+    assert choose(NEED, [node("a", cpu(64), siblings=1), node("b", cpu(4))]) == Choice("b", 1)
+    assert choose(NEED, [node("a", cuda(24, 20)), node("b", cpu(4))]) == Choice("b", 1)
+    assert choose(NEED, [node("a", cpu(4)), node("b", cpu(8))]) == Choice("b", 1)
+    assert choose(NEED, [node("b"), node("a")]) == Choice("a", 1)
+
+
+def test_a_node_that_failed_before_is_the_last_resort():
+    avoiding = Need(format="onnx", memory_bytes=GIB, avoid=frozenset({"a"}))
+    assert choose(avoiding, [node("a", cpu(64)), node("b", cpu(2))]) == Choice("b", 1)
+    assert choose(avoiding, [node("a", cpu(64))]) == Choice("a", 1)
