@@ -1,5 +1,24 @@
+from typing import Any
+
 from django.apps import AppConfig
 
 
 class DeploymentsConfig(AppConfig):
     name = "deployments"
+
+    def ready(self) -> None:
+        from deployments import reconcile, reports
+        from nodes import signals
+
+        def heartbeat(node: Any, heartbeat: Any, **_: object) -> object:
+            return reports.receive(node, heartbeat)
+
+        def offline(node: Any, **_: object) -> None:
+            reconcile.node_offline(node)
+
+        def lost(node: Any, **_: object) -> None:
+            reconcile.node_lost(node)
+
+        signals.heartbeat_received.connect(heartbeat, weak=False)
+        signals.node_offline.connect(offline, weak=False)
+        signals.node_lost.connect(lost, weak=False)

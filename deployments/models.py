@@ -48,18 +48,18 @@ class Replica(models.Model):
     deployment = models.ForeignKey(Deployment, on_delete=models.CASCADE, related_name="replicas")
     index = models.PositiveIntegerField()
     state = models.CharField(
-        max_length=10, choices=[(s, s) for s in ReplicaState], default=ReplicaState.WAITING, editable=False
+        max_length=12, choices=[(s, s) for s in ReplicaState], default=ReplicaState.WAITING, editable=False
     )
     reason = models.TextField(blank=True, editable=False)
+    state_since = models.DateTimeField(auto_now_add=True)
     fence = models.PositiveIntegerField(default=0, editable=False)
     node = models.ForeignKey(Node, null=True, on_delete=models.SET_NULL, related_name="replicas", editable=False)
     device = models.ForeignKey(Device, null=True, on_delete=models.SET_NULL, related_name="+", editable=False)
     allocated_bytes = models.BigIntegerField(null=True, editable=False)
     memory_bytes = models.BigIntegerField(null=True, editable=False, help_text="As the node measured it.")
     progress = models.JSONField(default=dict, editable=False, help_text="Bytes fetched and in total, while loading.")
-    failures = models.PositiveIntegerField(default=0, editable=False, help_text="In a row, since it was last ready.")
+    failures = models.PositiveIntegerField(default=0, editable=False, help_text="In a row; being ready long ends it.")
     retry_at = models.DateTimeField(null=True, editable=False)
-    changed_at = models.DateTimeField(auto_now=True)
 
     class Meta:
         ordering = ["deployment", "index"]
@@ -71,10 +71,9 @@ class Replica(models.Model):
     def __str__(self) -> str:
         return f"{self.deployment.name}/{self.index}"
 
-    @property
-    def holder(self) -> str:
-        """Under which name this attempt holds its allocation."""
-        return f"replica:{self.pk}:{self.fence}"
+    def holder(self, fence: int) -> str:
+        """Under which name an attempt holds its allocation."""
+        return f"replica:{self.pk}:{fence}"
 
 
 class DeploymentEvent(models.Model):
@@ -85,8 +84,8 @@ class DeploymentEvent(models.Model):
     replica_index = models.PositiveIntegerField(null=True)
     fence = models.PositiveIntegerField(null=True)
     node = models.ForeignKey(Node, null=True, on_delete=models.SET_NULL, related_name="+")
-    came_from = models.CharField(max_length=10)
-    went_to = models.CharField(max_length=10)
+    came_from = models.CharField(max_length=12, blank=True)
+    went_to = models.CharField(max_length=12)
     reason = models.TextField(blank=True)
     at = models.DateTimeField(auto_now_add=True)
 

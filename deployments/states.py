@@ -6,16 +6,17 @@ from enum import StrEnum
 class ReplicaState(StrEnum):
     """One loaded copy.
 
-    waiting ──► placed ──► loading ──► ready
-       ▲          │           │          │     any of the three ──► failed (retried with a new fence), lost (node gone)
-       └──────────┴───────────┴──────────┘
-    any ──► stopping ──► stopped ──► waiting (start again)
+    waiting ──► placed ──► loading ──► ready        placed, loading, ready ◄──► unreachable (the node is silent)
+       ▲          │           │          │
+       └──────────┴───────────┴──────────┴──► waiting again, with a new fence: it failed, its node is lost or drains
+    any on a node ──► stopping ──► stopped ──► waiting (start again)
     """
 
-    WAITING = "waiting"  # no node has room; `reason` says why, node by node
-    PLACED = "placed"  # memory is allocated, the node does not act yet
+    WAITING = "waiting"  # no node has room, or a failed one waits for its next attempt; `reason` says which
+    PLACED = "placed"  # memory is allocated, the node has not begun
     LOADING = "loading"  # the node fetches blobs or loads
     READY = "ready"
+    UNREACHABLE = "unreachable"  # gets no traffic; comes back with its node, or is placed elsewhere after a grace
     FAILED = "failed"  # given up after too many attempts; `reason` says why
     STOPPING = "stopping"  # the node is told to end it
     STOPPED = "stopped"
@@ -26,17 +27,19 @@ class ReplicaState(StrEnum):
 
     @property
     def is_on_node(self) -> bool:
-        """The node should hold it."""
-        return self in (ReplicaState.PLACED, ReplicaState.LOADING, ReplicaState.READY)
+        """A node is to hold it."""
+        return self in ON_NODE
 
 
 R = ReplicaState
+ON_NODE = frozenset({R.PLACED, R.LOADING, R.READY, R.UNREACHABLE})
 
 REPLICA_MOVES: dict[ReplicaState, frozenset[ReplicaState]] = {
     R.WAITING: frozenset({R.PLACED, R.STOPPED, R.FAILED}),
-    R.PLACED: frozenset({R.LOADING, R.READY, R.WAITING, R.FAILED, R.STOPPING, R.STOPPED}),
-    R.LOADING: frozenset({R.READY, R.WAITING, R.FAILED, R.STOPPING, R.STOPPED}),
-    R.READY: frozenset({R.LOADING, R.WAITING, R.FAILED, R.STOPPING, R.STOPPED}),
+    R.PLACED: frozenset({R.LOADING, R.READY, R.UNREACHABLE, R.WAITING, R.FAILED, R.STOPPING}),
+    R.LOADING: frozenset({R.READY, R.UNREACHABLE, R.WAITING, R.FAILED, R.STOPPING}),
+    R.READY: frozenset({R.LOADING, R.UNREACHABLE, R.WAITING, R.FAILED, R.STOPPING}),
+    R.UNREACHABLE: frozenset({R.LOADING, R.READY, R.WAITING, R.FAILED, R.STOPPING}),
     R.STOPPING: frozenset({R.STOPPED}),
     R.STOPPED: frozenset({R.WAITING}),
     R.FAILED: frozenset({R.WAITING, R.STOPPED}),

@@ -33,6 +33,11 @@ def allocate(
         return device
 
 
+def has_room(*, nodes: QuerySet[Node], need: Need) -> bool:
+    """Whether it would fit now; promises nothing."""
+    return isinstance(choose(need, offers(nodes, {})), Choice)
+
+
 def release(holder: str) -> bool:
     """Ends a promise. Call it when what held the memory has really gone. False if there was none."""
     return Allocation.objects.filter(holder=holder).delete()[0] > 0

@@ -1,0 +1,114 @@
+"""Shapes of deployments in the REST API."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rest_framework import serializers
+
+from deployments.models import Deployment, DeploymentEvent, DeploymentMetric, Replica
+from protocol.hardware import CLASSES
+
+
+class ReplicaSerializer(serializers.ModelSerializer[Replica]):
+    node = serializers.CharField(source="node.name", default=None, read_only=True)
+    device = serializers.CharField(source="device.name", default=None, read_only=True)
+
+    class Meta:
+        model = Replica
+        fields = [
+            "id",
+            "index",
+            "state",
+            "state_since",
+            "reason",
+            "node",
+            "device",
+            "fence",
+            "allocated_bytes",
+            "memory_bytes",
+            "progress",
+            "failures",
+            "retry_at",
+        ]
+
+
+class DeploymentSerializer(serializers.ModelSerializer[Deployment]):
+    model = serializers.CharField(source="version.model.name", read_only=True)
+    version = serializers.IntegerField(source="version.number", read_only=True)
+    format = serializers.CharField(source="version.format", read_only=True)
+    replicas = ReplicaSerializer(many=True, read_only=True)
+
+    class Meta:
+        model = Deployment
+        fields = [
+            "id",
+            "name",
+            "model",
+            "version",
+            "format",
+            "state",
+            "reason",
+            "wanted_running",
+            "replica_count",
+            "hardware_class",
+            "options",
+            "created_at",
+            "replicas",
+        ]
+
+
+class NewDeploymentSerializer(serializers.Serializer[Any]):
+    name = serializers.CharField(max_length=63, help_text="Its model name in /v2.")
+    model = serializers.CharField(max_length=63)
+    version = serializers.IntegerField(min_value=1, required=False, help_text="The newest, if left out.")
+    replicas = serializers.IntegerField(default=1)
+    hardware_class = serializers.ChoiceField(choices=CLASSES, required=False, default="", allow_blank=True)
+    options = serializers.DictField(required=False, default=dict, help_text='For the runtime, as {"threads": 2}.')
+
+    def to_internal_value(self, data: Any) -> Any:
+        if isinstance(data, dict) and (strange := sorted(set(data) - set(self.fields))):
+            known = ", ".join(self.fields)
+            raise serializers.ValidationError(dict.fromkeys(strange, f"There is no such field. Known: {known}."))
+        return super().to_internal_value(data)
+
+
+class ScaleSerializer(serializers.Serializer[Any]):
+    replicas = serializers.IntegerField()
+
+
+class EventSerializer(serializers.ModelSerializer[DeploymentEvent]):
+    replica = serializers.IntegerField(source="replica_index", read_only=True, allow_null=True)
+    node = serializers.CharField(source="node.name", default=None, read_only=True)
+
+    class Meta:
+        model = DeploymentEvent
+        fields = ["at", "replica", "came_from", "went_to", "reason", "node", "fence"]
+
+
+class LineSerializer(serializers.Serializer[Any]):
+    id = serializers.CharField(help_text="Hand it back as `after` to read on.")
+    at = serializers.DateTimeField()
+    replica = serializers.IntegerField()
+    node = serializers.CharField()
+    fence = serializers.IntegerField()
+    source = serializers.CharField()
+    line = serializers.CharField()
+
+
+class LogsSerializer(serializers.Serializer[Any]):
+    lines = LineSerializer(many=True)
+
+
+class MetricSerializer(serializers.ModelSerializer[DeploymentMetric]):
+    class Meta:
+        model = DeploymentMetric
+        fields = [
+            "minute",
+            "requests",
+            "errors",
+            "latency_p50_ms",
+            "latency_p95_ms",
+            "latency_p99_ms",
+            "memory_bytes",
+        ]

@@ -1,0 +1,71 @@
+"""Tells the gateways, through Redis, which deployments there are and which replicas of them are ready."""
+
+from __future__ import annotations
+
+import msgspec
+
+from accounts import live
+from deployments.models import Deployment
+from deployments.states import ReplicaState
+from models_registry import memory
+from nodes.models import Node
+from protocol import names
+from protocol.routes import Route, Target
+from protocol.tensors import TensorSpec
+
+
+def publish(deployment: Deployment) -> None:
+    """Publishes how things are now, not how they were when the caller looked: the last publisher is right."""
+    current = Deployment.objects.select_related("version__model").filter(pk=deployment.pk).first()
+    if current is None:
+        withdraw(deployment)
+        return
+    pipe = live.connection().pipeline()
+    pipe.hset(names.ROUTES, str(current.pk), msgspec.json.encode(route(current)))
+    pipe.publish(names.CHANGES, f"{names.ROUTES} {current.pk}")
+    pipe.execute()
+
+
+def withdraw(deployment: Deployment) -> None:
+    pipe = live.connection().pipeline()
+    pipe.hdel(names.ROUTES, str(deployment.pk))
+    pipe.publish(names.CHANGES, f"{names.ROUTES} {deployment.pk}")
+    pipe.execute()
+
+
+def publish_all() -> None:
+    """For the sweep: Redis may have lost everything, or a publisher died between its commit and its message."""
+    current = {str(row.pk): row for row in Deployment.objects.select_related("version__model")}
+    published = live.connection().hgetall(names.ROUTES)
+    wanted = {id: msgspec.json.encode(route(row)) for id, row in current.items()}
+    pipe = live.connection().pipeline()
+    for field in (key.decode() for key in published):
+        if field not in wanted:
+            pipe.hdel(names.ROUTES, field)
+            pipe.publish(names.CHANGES, f"{names.ROUTES} {field}")
+    for field, entry in wanted.items():
+        if published.get(field.encode()) != entry:
+            pipe.hset(names.ROUTES, field, entry)
+            pipe.publish(names.CHANGES, f"{names.ROUTES} {field}")
+    pipe.execute()
+
+
+def route(deployment: Deployment) -> Route:
+    version = deployment.version
+    ready = deployment.replicas.filter(state=ReplicaState.READY, node__state=Node.State.ONLINE).order_by("index")
+    return Route(
+        deployment_id=str(deployment.pk),
+        owner_id=deployment.owner_id,
+        name=deployment.name,
+        version=str(version.number),
+        platform=memory.platform(version),
+        state=deployment.state,
+        reason=deployment.reason,
+        inputs=_specs(version.metadata["inputs"]),
+        outputs=_specs(version.metadata["outputs"]),
+        targets=[Target(str(row.pk), row.fence, str(row.node_id)) for row in ready],
+    )
+
+
+def _specs(tensors: list[dict[str, object]]) -> list[TensorSpec]:
+    return msgspec.convert(tensors, list[TensorSpec])

@@ -1,0 +1,185 @@
+"""Closes the gap between what deployments want and what nodes hold: places, retries, moves away."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable
+from datetime import timedelta
+
+from django.db.models import Q, QuerySet
+from django.utils import timezone
+
+from deployments.models import Deployment, DeploymentEvent, Replica
+from deployments.states import ON_NODE, ReplicaState
+from deployments.transitions import locked, move
+from models_registry import memory
+from nodes import allocations, doorbells
+from nodes.models import Device, Node
+from nodes.placement import Need, explain
+from protocol.messages import Failure
+
+log = logging.getLogger(__name__)
+
+MOST_FAILURES = 5  # in a row, then the replica is given up until a person starts it again
+STABLE = timedelta(minutes=1)  # being ready for this long makes earlier failures forgotten
+BACKOFF_MOST_SECONDS = 60
+
+
+def place(replica: Replica) -> bool:
+    """Gives a waiting replica a node and a new fence, or writes down for every node why not."""
+    deployment = replica.deployment
+    holder = replica.holder(replica.fence + 1)
+    need = Need(
+        format=deployment.version.format,
+        memory_bytes=memory.estimate_bytes(deployment.version, deployment.options),
+        hardware_class=deployment.hardware_class,
+        avoid=_failed_on(replica),
+    )
+    nodes = Node.objects.visible_to(deployment.owner)
+    found = allocations.allocate(nodes=nodes, need=need, holder=holder, siblings=_siblings(deployment))
+    if not isinstance(found, Device):
+        _keep_waiting(replica, explain(found))
+        return False
+    placed = move(
+        replica,
+        ReplicaState.PLACED,
+        node=found.node,
+        device=found,
+        fence=replica.fence + 1,
+        allocated_bytes=need.memory_bytes,
+        memory_bytes=None,
+        progress={},
+        retry_at=None,
+    )
+    if placed:
+        doorbells.ring_node(found.node)
+    else:
+        allocations.release(holder)
+    return placed
+
+
+def attempt_failed(replica: Replica, failure: Failure) -> None:
+    """The node could not load it, or it died: try again, elsewhere if possible, with growing pauses."""
+    was_stable = replica.state == ReplicaState.READY and timezone.now() - replica.state_since > STABLE
+    failures = 1 if was_stable else replica.failures + 1
+    allocations.release(replica.holder(replica.fence))  # the node says that the process has ended
+    reason = f"{replica.node}: {failure.message}"
+    if failures >= MOST_FAILURES:
+        move(replica, ReplicaState.FAILED, reason=f"given up after {failures} attempts; {reason}", failures=failures)
+        return
+    pause = 0 if failures == 1 else min(2 ** (failures - 1), BACKOFF_MOST_SECONDS)
+    retry_at = timezone.now() + timedelta(seconds=pause)
+    if move(replica, ReplicaState.WAITING, reason=reason, failures=failures, retry_at=retry_at) and not pause:
+        place(replica)
+
+
+def leave_node(replica: Replica, reason: str) -> None:
+    """Has a replica placed anew; what the old attempt holds is released when its node says that it is gone."""
+    if move(replica, ReplicaState.WAITING, reason=reason, retry_at=None):
+        place(replica)
+
+
+def sweep() -> None:
+    """Places what waits and may be tried (again), and moves replicas off draining nodes."""
+    for deployment_id in _ids(_waiting()):
+        place_waiting(deployment_id)
+    draining = Replica.objects.filter(state__in=ON_NODE, node__draining=True, deployment__wanted_running=True)
+    for deployment_id in _ids(draining):
+        with locked(deployment_id) as deployment:
+            for replica in _of(deployment, draining):
+                if _has_room_elsewhere(replica):
+                    leave_node(replica, f"{replica.node} is draining")
+
+
+def place_waiting(deployment_id: object) -> None:
+    with locked(deployment_id) as deployment:
+        for replica in _of(deployment, _waiting()):
+            place(replica)
+
+
+def node_offline(node: Node) -> None:
+    """Its replicas get no more traffic."""
+    _each_on(node, lambda replica: move(replica, ReplicaState.UNREACHABLE, reason=f"{node} is offline"))
+
+
+def node_lost(node: Node) -> None:
+    """It was silent for so long that its own lease has run out: nothing it held serves any more."""
+
+    def place_elsewhere(replica: Replica) -> None:
+        allocations.release(replica.holder(replica.fence))
+        leave_node(replica, f"{node} is lost")
+
+    _each_on(node, place_elsewhere)
+    for holder in allocations.held_on(node, "replica"):  # what was stopping there has certainly stopped
+        allocations.release(holder)
+    for deployment_id in _ids(Replica.objects.filter(node=node, state=ReplicaState.STOPPING)):
+        with locked(deployment_id) as deployment:
+            for replica in _of(deployment, Replica.objects.filter(node=node, state=ReplicaState.STOPPING)):
+                stopped(replica)
+
+
+def stopped(replica: Replica) -> None:
+    """The node holds it no longer. One that was scaled away loses its row."""
+    move(replica, ReplicaState.STOPPED, node=None, device=None, memory_bytes=None, allocated_bytes=None, progress={})
+    if replica.index >= replica.deployment.replica_count:
+        replica.delete()
+
+
+def _waiting() -> QuerySet[Replica]:
+    due = Q(retry_at=None) | Q(retry_at__lte=timezone.now())
+    return Replica.objects.filter(due, state=ReplicaState.WAITING, deployment__wanted_running=True)
+
+
+def _each_on(node: Node, act: Callable[[Replica], object]) -> None:
+    there = Replica.objects.filter(node=node, state__in=ON_NODE)
+    for deployment_id in _ids(there):
+        with locked(deployment_id) as deployment:
+            for replica in _of(deployment, there):
+                act(replica)
+
+
+def _ids(replicas: QuerySet[Replica]) -> list[object]:
+    return list(replicas.order_by("deployment_id").values_list("deployment_id", flat=True).distinct())
+
+
+def _of(deployment: Deployment | None, replicas: QuerySet[Replica]) -> list[Replica]:
+    """Those of one locked deployment, as they are now."""
+    if deployment is None:
+        return []
+    found = list(replicas.filter(deployment=deployment).select_related("node").order_by("index"))
+    for replica in found:
+        replica.deployment = deployment
+    return found
+
+
+def _keep_waiting(replica: Replica, reason: str) -> None:
+    """Not a move: it waited before. Only the reason may be new."""
+    if replica.reason != reason:
+        Replica.objects.filter(pk=replica.pk, state=ReplicaState.WAITING).update(reason=reason)
+        replica.reason = reason
+
+
+def _siblings(deployment: Deployment) -> Counter[str]:
+    held = Replica.objects.filter(deployment=deployment, state__in=ON_NODE)
+    return Counter(str(node_id) for node_id in held.values_list("node_id", flat=True))
+
+
+def _failed_on(replica: Replica) -> frozenset[str]:
+    """Nodes on which the last attempts in a row failed."""
+    if not replica.failures:
+        return frozenset()
+    attempts = DeploymentEvent.objects.filter(
+        replica=replica, went_to=ReplicaState.PLACED, fence__gt=replica.fence - replica.failures
+    )
+    return frozenset(str(node_id) for node_id in attempts.values_list("node_id", flat=True))
+
+
+def _has_room_elsewhere(replica: Replica) -> bool:
+    """Without it, a replica would be taken off a node that still serves it, and wait."""
+    need = Need(
+        format=replica.deployment.version.format,
+        memory_bytes=memory.estimate_bytes(replica.deployment.version, replica.deployment.options),
+        hardware_class=replica.deployment.hardware_class,
+    )
+    return allocations.has_room(nodes=Node.objects.visible_to(replica.deployment.owner), need=need)
