@@ -36,7 +36,7 @@ def read(deployment: Deployment, *, most: int = 200, after: str = "") -> list[Li
         else:
             pipe.xrevrange(stream, count=most)
     lines = [
-        _line(entry_id, fields, index, node)
+        _line(entry_id, fields, index or 0, node)
         for (_, index, _, node), entries in zip(sources, pipe.execute(), strict=True)
         for entry_id, fields in entries
     ]

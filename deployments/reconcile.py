@@ -6,6 +6,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable
 from datetime import timedelta
+from uuid import UUID
 
 from django.db.models import Q, QuerySet
 from django.utils import timezone
@@ -92,7 +93,7 @@ def sweep() -> None:
                     leave_node(replica, f"{replica.node} is draining")
 
 
-def place_waiting(deployment_id: object) -> None:
+def place_waiting(deployment_id: UUID) -> None:
     with locked(deployment_id) as deployment:
         for replica in _of(deployment, _waiting()):
             place(replica)
@@ -139,7 +140,7 @@ def _each_on(node: Node, act: Callable[[Replica], object]) -> None:
                 act(replica)
 
 
-def _ids(replicas: QuerySet[Replica]) -> list[object]:
+def _ids(replicas: QuerySet[Replica]) -> list[UUID]:
     return list(replicas.order_by("deployment_id").values_list("deployment_id", flat=True).distinct())
 
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
+from uuid import UUID
 
 from django.db import transaction
 from django.utils import timezone
@@ -21,7 +23,7 @@ class IllegalTransition(Exception):
 
 
 @contextmanager
-def locked(deployment_id: object) -> Iterator[Deployment | None]:
+def locked(deployment_id: UUID) -> Iterator[Deployment | None]:
     """A transaction that has the deployment to itself; None when it was deleted meanwhile.
 
     At its end the deployment's own state follows its replicas, and the gateways hear of it.
@@ -35,7 +37,7 @@ def locked(deployment_id: object) -> Iterator[Deployment | None]:
             transaction.on_commit(lambda: published_routes.publish(deployment), robust=True)
 
 
-def move(replica: Replica, to: ReplicaState, *, reason: str = "", **fields: object) -> bool:
+def move(replica: Replica, to: ReplicaState, *, reason: str = "", **fields: Any) -> bool:
     """Moves `replica` to `to`, writing `fields` along; False means that somebody else moved it first."""
     came_from = ReplicaState(replica.state)
     if to not in REPLICA_MOVES[came_from]:

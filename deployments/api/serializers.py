@@ -92,7 +92,7 @@ class LineSerializer(serializers.Serializer[Any]):
     replica = serializers.IntegerField()
     node = serializers.CharField()
     fence = serializers.IntegerField()
-    source = serializers.CharField()
+    source = serializers.CharField()  # type: ignore[assignment]  # a field of DRF's Field has this name too
     line = serializers.CharField()
 
 
