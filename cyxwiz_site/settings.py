@@ -85,6 +85,7 @@ TEMPLATES = [
 ]
 STATIC_URL = "static/"
 STATIC_ROOT = CYXWIZ_HOME / "static"
+STATIC_ROOT.mkdir(parents=True, exist_ok=True)  # WhiteNoise warns at every start where it is missing
 WHITENOISE_USE_FINDERS = True  # works before, and without, collectstatic
 
 AUTH_USER_MODEL = "accounts.User"
