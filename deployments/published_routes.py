@@ -39,7 +39,8 @@ def publish_all() -> None:
     published = live.connection().hgetall(names.ROUTES)
     wanted = {id: msgspec.json.encode(route(row)) for id, row in current.items()}
     pipe = live.connection().pipeline()
-    for field in (str(key, "utf-8") for key in published):
+    for key in published:
+        field = key.decode() if isinstance(key, bytes) else key
         if field not in wanted:
             pipe.hdel(names.ROUTES, field)
             pipe.publish(names.CHANGES, f"{names.ROUTES} {field}")
