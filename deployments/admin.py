@@ -1,0 +1,94 @@
+"""Deployments, replicas, events and metrics in the admin."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.contrib import admin
+from django.db.models import QuerySet
+from django.http import HttpRequest
+
+from accounts.staff_admin import ReadOnlyAdmin, ReadOnlyInline, badge, pretty, size
+from deployments import services
+from deployments.models import Deployment, DeploymentEvent, DeploymentMetric, Replica
+
+
+class ReplicaInline(ReadOnlyInline):
+    model = Replica
+    fields = ("index", "state", "state_since", "node", "device", "fence", "allocated", "measured", "failures", "reason")
+    allocated = size("allocated_bytes", "allocated")
+    measured = size("memory_bytes", "measured")
+
+
+class EventInline(ReadOnlyInline):
+    model = DeploymentEvent
+    fields = ("at", "replica_index", "came_from", "went_to", "node", "fence", "reason")
+
+
+@admin.register(Deployment)
+class DeploymentAdmin(ReadOnlyAdmin):
+    list_display = (
+        "name",
+        "state_badge",
+        "owner",
+        "version",
+        "replica_count",
+        "hardware_class",
+        "reason",
+        "created_at",
+    )
+    list_filter = ("state", "wanted_running", "hardware_class", "version__format")
+    search_fields = ("name", "owner__username", "version__model__name")
+    list_select_related = ("version__model",)
+    inlines = (ReplicaInline, EventInline)
+    actions = ("start", "stop", "restart")
+    state_badge = badge("state")
+
+    @admin.action(description="Start", permissions=["act"])
+    def start(self, request: HttpRequest, queryset: QuerySet[Any]) -> None:
+        self.act(request, queryset, services.start, "started")
+
+    @admin.action(description="Stop", permissions=["act"])
+    def stop(self, request: HttpRequest, queryset: QuerySet[Any]) -> None:
+        self.act(request, queryset, services.stop, "told to stop")
+
+    @admin.action(description="Restart: load anew", permissions=["act"])
+    def restart(self, request: HttpRequest, queryset: QuerySet[Any]) -> None:
+        self.act(request, queryset, services.restart, "told to restart")
+
+
+@admin.register(Replica)
+class ReplicaAdmin(ReadOnlyAdmin):
+    list_display = (
+        "__str__",
+        "state_badge",
+        "state_since",
+        "node",
+        "device",
+        "fence",
+        "allocated",
+        "measured",
+        "reason",
+    )
+    list_filter = ("state", "node")
+    search_fields = ("deployment__name", "node__name")
+    list_select_related = ("device__node",)
+    state_badge = badge("state")
+    allocated = size("allocated_bytes", "allocated")
+    measured = size("memory_bytes", "measured")
+    how_far = pretty("progress")
+
+
+@admin.register(DeploymentEvent)
+class DeploymentEventAdmin(ReadOnlyAdmin):
+    list_display = ("at", "deployment", "replica_index", "came_from", "went_to", "node", "fence", "reason")
+    list_filter = ("went_to",)
+    search_fields = ("deployment__name", "node__name", "reason")
+    date_hierarchy = "at"
+
+
+@admin.register(DeploymentMetric)
+class DeploymentMetricAdmin(ReadOnlyAdmin):
+    list_display = ("minute", "deployment", "requests", "errors", "latency_p50_ms", "latency_p95_ms", "latency_p99_ms")
+    search_fields = ("deployment__name",)
+    date_hierarchy = "minute"

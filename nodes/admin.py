@@ -1,0 +1,100 @@
+"""Nodes, devices, allocations and join tokens in the admin."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.contrib import admin, messages
+from django.db.models import QuerySet
+from django.forms import ModelForm
+from django.http import HttpRequest
+
+from accounts.models import User
+from accounts.staff_admin import ReadOnlyAdmin, ReadOnlyInline, StaffAdmin, badge, pretty, size
+from nodes import joining, services
+from nodes.models import Allocation, Device, JoinToken, Node
+
+
+class DeviceInline(ReadOnlyInline):
+    model = Device
+    fields = ("name", "kind", "model", "total", "available", "driver", "cuda_version", "compute_capability", "unknown")
+    total = size("memory_total_bytes", "memory")
+    available = size("memory_available_bytes", "available")
+
+
+@admin.register(Node)
+class NodeAdmin(ReadOnlyAdmin):
+    list_display = (
+        "name",
+        "state_badge",
+        "draining",
+        "shared",
+        "owner",
+        "classes",
+        "agent_version",
+        "last_heartbeat_at",
+    )
+    list_filter = ("state", "draining", "shared", "architecture", "agent_version")
+    search_fields = ("name", "hostname", "owner__username")
+    exclude = ("token_id", "token_digest", "previous_token_id", "previous_token_digest", "broker_password_digest")
+    inlines = (DeviceInline,)
+    actions = ("drain", "resume", "remove")
+    state_badge = badge("state")
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
+        return super().get_queryset(request).prefetch_related("devices")
+
+    @admin.display(description="hardware classes")
+    def classes(self, node: Node) -> str:
+        return ", ".join(node.hardware_classes)
+
+    @admin.action(description="Drain: give nothing new, move what runs", permissions=["act"])
+    def drain(self, request: HttpRequest, queryset: QuerySet[Any]) -> None:
+        self.act(request, queryset, services.drain, "draining")
+
+    @admin.action(description="Resume: take back into service", permissions=["act"])
+    def resume(self, request: HttpRequest, queryset: QuerySet[Any]) -> None:
+        self.act(request, queryset, services.resume, "back in service")
+
+    @admin.action(description="Remove: its token stops working", permissions=["act"])
+    def remove(self, request: HttpRequest, queryset: QuerySet[Any]) -> None:
+        self.act(request, queryset, services.remove, "removed")
+
+
+@admin.register(Device)
+class DeviceAdmin(ReadOnlyAdmin):
+    list_display = ("node", "name", "kind", "model", "hardware_class", "total", "available")
+    list_filter = ("kind",)
+    search_fields = ("node__name", "model")
+    total = size("memory_total_bytes", "memory")
+    available = size("memory_available_bytes", "available")
+    why_unknown = pretty("unknown")
+
+
+@admin.register(Allocation)
+class AllocationAdmin(ReadOnlyAdmin):
+    list_display = ("holder", "device", "memory", "created_at")
+    list_filter = ("device__kind",)
+    search_fields = ("holder", "device__node__name")
+    list_select_related = ("device__node",)
+    memory = size("memory_bytes")
+
+
+@admin.register(JoinToken)
+class JoinTokenAdmin(StaffAdmin):
+    list_display = ("__str__", "owner", "node_name", "shared", "created_at", "expires_at", "used_at", "used_by")
+    list_filter = ("shared",)
+    search_fields = ("node_name", "owner__username")
+    fields = ("node_name", "shared", "labels")
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def save_model(self, request: HttpRequest, obj: JoinToken, form: ModelForm[Any], change: bool) -> None:
+        assert isinstance(request.user, User)
+        row, text = joining.make_token(user=request.user, **form.cleaned_data)
+        obj.pk = row.pk
+        obj.token_id = row.token_id
+        url = request.build_absolute_uri("/").rstrip("/")
+        line = f"Shown this once, good for 15 minutes: cyxwiz-node join {url} --token {text}"
+        self.message_user(request, line, messages.WARNING)
