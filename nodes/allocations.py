@@ -11,6 +11,7 @@ from django.db.models import QuerySet, Sum
 
 from nodes.models import Allocation, Device, Node
 from nodes.placement import Choice, DeviceOffer, Need, NodeOffer, Refusal, choose
+from protocol.hardware import hardware_class
 
 LOCK = 0x6379785F  # any number that no other part uses as an advisory lock
 RESERVE_SHARE = 0.1  # of a device's memory, for the system and for what was estimated too low …
@@ -53,11 +54,16 @@ def offers(nodes: QuerySet[Node], siblings: Mapping[str, int]) -> list[NodeOffer
     """Plain data for `placement`, in three queries however many nodes there are."""
     promised = dict(Allocation.objects.values_list("device").annotate(total=Sum("memory_bytes")).order_by())
     devices: dict[object, list[DeviceOffer]] = defaultdict(list)
-    for device in Device.objects.filter(node__in=nodes).order_by():
-        free = allocatable_bytes(device.memory_total_bytes)
+    facts = (
+        Device.objects.filter(node__in=nodes)
+        .order_by()
+        .values_list("node_id", "pk", "name", "kind", "memory_total_bytes")
+    )  # plain values: a thousand model instances would cost more than the choice itself
+    for node_id, pk, name, kind, total in facts:
+        free = allocatable_bytes(total)
         if free is not None:
-            free -= promised.get(device.pk, 0)
-        devices[device.node_id].append(DeviceOffer(device.pk, device.name, device.hardware_class, free))
+            free -= promised.get(pk, 0)
+        devices[node_id].append(DeviceOffer(pk, name, hardware_class(kind, total), free))
     fields = nodes.order_by("name").values_list("pk", "name", "state", "draining", "formats", "refusals")
     return [
         NodeOffer(

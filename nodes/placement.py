@@ -1,6 +1,7 @@
 """Chooses the device for something that needs memory, or says for every node why not. Pure: plain data in and out."""
 
 from dataclasses import dataclass
+from functools import cache
 
 GIB = 1024**3
 
@@ -95,6 +96,7 @@ def _fit(need: Need, node: NodeOffer) -> DeviceOffer | Refusal:
     return min(roomy, key=lambda device: (_cost(device.hardware_class), -(device.free_bytes or 0), device.name))
 
 
+@cache
 def _cost(hardware_class: str) -> int:
     """What asks for no class leaves the dear devices free: CPU, then OpenCL, then CUDA by memory."""
     kind, _, tier = hardware_class.partition("-")

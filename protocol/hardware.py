@@ -1,5 +1,7 @@
 """Hardware classes: what a queue is named after. A class is a device kind and, for CUDA, a memory tier."""
 
+from functools import cache
+
 GIB = 1024**3
 
 # Cards report a little less than they are sold as ("24 GB" is 23.6 GiB or so), hence the slack below.
@@ -10,6 +12,7 @@ KINDS = ("cpu", "opencl", "cuda")
 CLASSES = ("cpu", "opencl", *(f"cuda-{tier}g" for tier in CUDA_TIERS_GIB))
 
 
+@cache
 def hardware_class(kind: str, memory_total_bytes: int | None) -> str:
     """The class of one device: for CUDA the largest tier not above its memory (the smallest tier if unknown)."""
     if kind != "cuda":
