@@ -60,20 +60,22 @@ def revoke(key: ApiKey) -> None:
 
 
 def publish(key: ApiKey) -> None:
-    entry = routes.Key(
-        key_id=key.key_id,
-        owner_id=key.owner_id,
-        scopes=key.scopes,
-        expires_at=key.expires_at.timestamp() if key.expires_at else None,
-    )
-    pipe = live.connection().pipeline()
-    pipe.hset(names.KEYS, key.digest, msgspec.json.encode(entry))
-    pipe.publish(names.CHANGES, f"{names.KEYS} {key.digest}")
-    pipe.execute()
+    live.announce(names.KEYS, {key.digest: _entry(key)})
 
 
 def withdraw(key: ApiKey) -> None:
-    pipe = live.connection().pipeline()
-    pipe.hdel(names.KEYS, key.digest)
-    pipe.publish(names.CHANGES, f"{names.KEYS} {key.digest}")
-    pipe.execute()
+    live.announce(names.KEYS, {key.digest: None})
+
+
+def publish_all() -> None:
+    """For the sweep: what Redis lost is published again, what ended otherwise (a user was made inactive) withdrawn."""
+    valid = ApiKey.objects.filter(revoked_at=None, owner__is_active=True)
+    valid = valid.exclude(expires_at__lte=timezone.now())
+    live.make_equal(names.KEYS, {key.digest: _entry(key) for key in valid})
+
+
+def _entry(key: ApiKey) -> bytes:
+    expires_at = key.expires_at.timestamp() if key.expires_at else None
+    return msgspec.json.encode(
+        routes.Key(key_id=key.key_id, owner_id=key.owner_id, scopes=key.scopes, expires_at=expires_at)
+    )

@@ -2,6 +2,7 @@
 does the same work."""
 
 EVERY_SECONDS = {
+    "accounts.tasks.publish_keys": 10.0,
     "nodes.tasks.sweep_nodes": 2.0,
     "nodes.tasks.grant_missing_broker_users": 5.0,
     "deployments.tasks.sweep_deployments": 2.0,

@@ -17,38 +17,13 @@ from protocol.tensors import TensorSpec
 def publish(deployment: Deployment) -> None:
     """Publishes how things are now, not how they were when the caller looked: the last publisher is right."""
     current = Deployment.objects.select_related("version__model").filter(pk=deployment.pk).first()
-    if current is None:
-        withdraw(deployment)
-        return
-    pipe = live.connection().pipeline()
-    pipe.hset(names.ROUTES, str(current.pk), msgspec.json.encode(route(current)))
-    pipe.publish(names.CHANGES, f"{names.ROUTES} {current.pk}")
-    pipe.execute()
-
-
-def withdraw(deployment: Deployment) -> None:
-    pipe = live.connection().pipeline()
-    pipe.hdel(names.ROUTES, str(deployment.pk))
-    pipe.publish(names.CHANGES, f"{names.ROUTES} {deployment.pk}")
-    pipe.execute()
+    live.announce(names.ROUTES, {str(deployment.pk): msgspec.json.encode(route(current)) if current else None})
 
 
 def publish_all() -> None:
     """For the sweep: Redis may have lost everything, or a publisher died between its commit and its message."""
-    current = {str(row.pk): row for row in Deployment.objects.select_related("version__model")}
-    published = live.connection().hgetall(names.ROUTES)
-    wanted = {id: msgspec.json.encode(route(row)) for id, row in current.items()}
-    pipe = live.connection().pipeline()
-    for key in published:
-        field = key.decode() if isinstance(key, bytes) else key
-        if field not in wanted:
-            pipe.hdel(names.ROUTES, field)
-            pipe.publish(names.CHANGES, f"{names.ROUTES} {field}")
-    for field, entry in wanted.items():
-        if published.get(field.encode()) != entry:
-            pipe.hset(names.ROUTES, field, entry)
-            pipe.publish(names.CHANGES, f"{names.ROUTES} {field}")
-    pipe.execute()
+    deployments = Deployment.objects.select_related("version__model")
+    live.make_equal(names.ROUTES, {str(row.pk): msgspec.json.encode(route(row)) for row in deployments})
 
 
 def route(deployment: Deployment) -> Route:

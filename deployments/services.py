@@ -121,7 +121,7 @@ def delete(deployment: Deployment) -> None:
             return
         for node in Node.objects.filter(replicas__deployment=current).distinct():
             doorbells.ring_node(node)
-        transaction.on_commit(lambda: published_routes.withdraw(deployment), robust=True)
+        transaction.on_commit(lambda: published_routes.publish(deployment), robust=True)
         current.delete()
 
 

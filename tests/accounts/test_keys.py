@@ -51,3 +51,13 @@ def test_gateways_hear_of_new_and_revoked_keys(owner, empty_redis):
     assert empty_redis.hexists(names.KEYS, row.digest)
     keys.revoke(row)
     assert not empty_redis.hexists(names.KEYS, row.digest)
+
+
+def test_what_redis_lost_is_published_again_and_what_ended_is_withdrawn(owner, outsider, empty_redis):
+    keys.publish_all()
+    assert empty_redis.hlen(names.KEYS) == 2
+    empty_redis.flushall()
+    outsider.user.is_active = False
+    outsider.user.save()
+    keys.publish_all()
+    assert empty_redis.hkeys(names.KEYS) == [ApiKey.objects.get(owner=owner.user).digest.encode()]
