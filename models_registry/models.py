@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from django.db import models
+from django.utils import timezone
 
 from accounts.ownership import Owned
 
@@ -15,6 +16,8 @@ class Blob(models.Model):
     sha256 = models.CharField(max_length=64, primary_key=True)
     size_bytes = models.BigIntegerField()
     created_at = models.DateTimeField(auto_now_add=True)
+    # When these bytes last arrived. A blob that nothing references is kept for a while from here (see `blobs`).
+    put_at = models.DateTimeField(default=timezone.now, db_index=True)
 
     def __str__(self) -> str:
         return f"sha256:{self.sha256[:12]}"
@@ -25,6 +28,8 @@ class Model(Owned):
 
     name = models.CharField(max_length=63)
     description = models.TextField(blank=True)
+    # Numbers are never given twice, even after the newest version was deleted.
+    last_number = models.PositiveIntegerField(default=0, editable=False)
     created_at = models.DateTimeField(auto_now_add=True)
 
     class Meta(Owned.Meta):

@@ -1,3 +1,11 @@
-from django.urls import URLPattern, URLResolver
+from django.urls import path
 
-urlpatterns: list[URLPattern | URLResolver] = []
+from models_registry.api import views
+
+urlpatterns = [
+    path("", views.ModelsView.as_view(), name="models"),
+    path("<str:name>/", views.ModelView.as_view(), name="model"),
+    path("<str:name>/versions/", views.VersionsView.as_view(), name="versions"),
+    path("<str:name>/versions/<int:number>/", views.VersionView.as_view(), name="version"),
+    path("<str:name>/versions/<int:number>/file", views.FileView.as_view(), name="version-file"),
+]

@@ -1,0 +1,97 @@
+"""Shapes of models and versions in the REST API."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from drf_spectacular.utils import extend_schema_field
+from rest_framework import serializers
+
+from models_registry import memory
+from models_registry.models import Model, Version, VersionFile
+
+
+class TensorSerializer(serializers.Serializer[Any]):
+    name = serializers.CharField()
+    datatype = serializers.CharField(help_text="As the Open Inference Protocol names it: FP32, INT64, BYTES, …")
+    shape = serializers.ListField(child=serializers.IntegerField(), help_text="-1 is a dimension of any size.")
+
+
+class FileSerializer(serializers.ModelSerializer[VersionFile]):
+    size_bytes = serializers.IntegerField(source="blob.size_bytes", read_only=True)
+    sha256 = serializers.CharField(source="blob.sha256", read_only=True)
+
+    class Meta:
+        model = VersionFile
+        fields = ["path", "size_bytes", "sha256"]
+
+
+class VersionSerializer(serializers.ModelSerializer[Version]):
+    model = serializers.CharField(source="model.name", read_only=True)
+    platform = serializers.SerializerMethodField(help_text="The format, as the Open Inference Protocol calls it.")
+    sha256 = serializers.SerializerMethodField(help_text="Of the version's file.")
+    files = FileSerializer(many=True, read_only=True)
+    inputs = TensorSerializer(source="metadata.inputs", many=True, read_only=True)
+    outputs = TensorSerializer(source="metadata.outputs", many=True, read_only=True)
+    metadata = serializers.SerializerMethodField(help_text="What else the file says of itself, by format.")
+
+    class Meta:
+        model = Version
+        fields = [
+            "model",
+            "number",
+            "format",
+            "platform",
+            "size_bytes",
+            "sha256",
+            "files",
+            "inputs",
+            "outputs",
+            "metadata",
+            "created_at",
+        ]
+
+    def get_platform(self, version: Version) -> str:
+        return memory.platform(version)
+
+    def get_sha256(self, version: Version) -> str:
+        return version.files.all()[0].blob_id
+
+    def get_metadata(self, version: Version) -> dict[str, Any]:
+        return {key: value for key, value in version.metadata.items() if key not in ("inputs", "outputs")}
+
+
+class LatestSerializer(serializers.ModelSerializer[Version]):
+    class Meta:
+        model = Version
+        fields = ["number", "format", "size_bytes", "created_at"]
+
+
+class ModelSerializer(serializers.ModelSerializer[Model]):
+    latest = serializers.SerializerMethodField(help_text="The newest version; null while there is none.")
+    version_count = serializers.SerializerMethodField()
+
+    class Meta:
+        model = Model
+        fields = ["name", "description", "version_count", "latest", "created_at"]
+        read_only_fields = ["name"]
+
+    @extend_schema_field(LatestSerializer(allow_null=True))
+    def get_latest(self, model: Model) -> dict[str, Any] | None:
+        newest = next(iter(model.versions.all()), None)
+        return dict(LatestSerializer(newest).data) if newest else None
+
+    def get_version_count(self, model: Model) -> int:
+        return len(model.versions.all())
+
+
+class NewModelSerializer(serializers.Serializer[Any]):
+    name = serializers.CharField(help_text="1 to 63 of a-z, 0-9, '-', '_', '.'; no sign at either end.")
+    description = serializers.CharField(required=False, allow_blank=True, default="", max_length=10_000)
+
+
+class UploadSerializer(serializers.Serializer[Any]):
+    """The multipart form of an upload."""
+
+    file = serializers.FileField()
+    sha256 = serializers.CharField(required=False, help_text="If given, what arrives must have this digest.")

@@ -1,0 +1,60 @@
+"""Files that people upload by mistake or in hope, by their first bytes, so that the refusal can say what they are."""
+
+from __future__ import annotations
+
+CONVERT = "export it to ONNX (torch.onnx.export)"
+MAGIC: tuple[tuple[bytes, str], ...] = (
+    (b"GGUF", "a GGUF language model"),
+    (b"\x89HDF\r\n\x1a\n", "an HDF5 file (Keras .h5); convert it with tf2onnx"),
+    (b"\x93NUMPY", "a NumPy array (.npy), not a model"),
+    (b"version https://git-lfs", "a Git LFS pointer, not the file itself; run `git lfs pull` first"),
+    (b"<!DOCTYPE", "a web page; the download probably gave an error page instead of the model"),
+    (b"<!doctype", "a web page; the download probably gave an error page instead of the model"),
+    (b"<html", "a web page; the download probably gave an error page instead of the model"),
+    (b"<?xml", "an XML file (OpenVINO keeps its models so)"),
+    (b"\x1f\x8b", "a gzip archive; unpack it first"),
+    (b"BZh", "a bzip2 archive; unpack it first"),
+    (b"\xfd7zXZ\x00", "an xz archive; unpack it first"),
+    (b"\x28\xb5\x2f\xfd", "a zstd archive; unpack it first"),
+    (b"7z\xbc\xaf\x27\x1c", "a 7z archive; unpack it first"),
+    (b"Rar!", "a RAR archive; unpack it first"),
+    (b"\x7fELF", "a program (ELF)"),
+    (b"MZ", "a program for Windows"),
+    (b"\xcf\xfa\xed\xfe", "a program for macOS"),
+    (b"#!", "a script"),
+    (b"%PDF", "a PDF document"),
+    (b"\x89PNG", "a picture (PNG)"),
+    (b"\xff\xd8\xff", "a picture (JPEG)"),
+)
+
+
+def name(head: bytes, size_bytes: int) -> str | None:
+    """What the file is, as the end of a sentence; None when it may be a model of ours."""
+    for magic, what in MAGIC:
+        if head.startswith(magic):
+            return what
+    if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
+        return _zip(head)
+    if head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
+        return f"a Python pickle, which can run any code when it is loaded; {CONVERT}"
+    if head[4:8] == b"TFL3":
+        return "a TensorFlow Lite model"
+    if head[257:262] == b"ustar":
+        return "a tar archive; unpack it first"
+    if head[:3] == b"\x08\x01\x12" and len(head) > 4 and head[3] >= 0x80 and head[4] >= 0x20:
+        return "a TensorFlow SavedModel (saved_model.pb); convert it with tf2onnx"
+    if head[8:9] == b"{" and 2 <= int.from_bytes(head[:8], "little") <= size_bytes - 8:
+        return f"a safetensors file: weights without a graph; {CONVERT}"
+    return None
+
+
+def _zip(head: bytes) -> str:
+    """By the name of the first entry: reading the whole directory of a stranger's zip is work without a bound."""
+    first = head[30 : 30 + int.from_bytes(head[26:28], "little")]
+    if first.endswith((b"data.pkl", b"/version", b"/byteorder", b".format_version")) or b"/code/" in first:
+        return f"a PyTorch zip (.pt, .pth, .pt2), which is loaded by unpickling; {CONVERT}"
+    if first.endswith(b".npy"):
+        return "a NumPy archive (.npz), not a model"
+    if first in (b"metadata.json", b"config.json"):
+        return "a Keras archive (.keras); convert it with tf2onnx"
+    return "a zip archive; unpack it and upload the model file inside"

@@ -1,0 +1,270 @@
+"""Reads what an ONNX file says of itself: inputs, outputs, operator sets, producer. Why not with the onnx package:
+docs/decisions/003-onnx-header-reader.md.
+
+Weights are not read, only measured. Refused besides broken files: weights in other files (a stranger's path on our
+disk), and inputs or outputs that are no tensors.
+"""
+
+from __future__ import annotations
+
+import mmap
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from models_registry.formats import specs
+from models_registry.formats.wire import LENGTH, VARINT, Malformed, Wire, signed
+from protocol.errors import ModelRefused
+from protocol.tensors import TensorSpec
+
+NAME = "onnx"
+PLATFORM = "onnxruntime_onnx"
+FILENAME = "model.onnx"
+
+SIZE_LIMIT_BYTES = 2 * 1024**3 - 1  # protobuf's own limit for one message
+PARTS_LIMIT = 4_000_000  # large exports have some hundred thousand; this many take a few seconds to walk
+NODES_LIMIT = 100_000
+DEPTH_LIMIT = 16  # graphs within graphs
+TEXT_LIMIT = 4096
+
+FLOAT8 = {17: "FLOAT8E4M3FN", 18: "FLOAT8E4M3FNUZ", 19: "FLOAT8E5M2", 20: "FLOAT8E5M2FNUZ"}
+DATATYPES = {
+    1: "FP32", 2: "UINT8", 3: "INT8", 4: "UINT16", 5: "INT16", 6: "INT32", 7: "INT64", 8: "BYTES", 9: "BOOL",
+    10: "FP16", 11: "FP64", 12: "UINT32", 13: "UINT64", 14: "COMPLEX64", 15: "COMPLEX128", 16: "BF16", **FLOAT8,
+}  # fmt: skip
+ELEMENT_BYTES = {1: 4, 2: 1, 3: 1, 4: 2, 5: 2, 6: 4, 7: 8, 9: 1, 10: 2, 11: 8, 12: 4, 13: 8, 14: 8, 15: 16, 16: 2}
+NOT_TENSORS = {4: "a sequence", 5: "a map", 7: "an opaque value", 8: "a sparse tensor", 9: "an optional value"}
+
+
+def matches(head: bytes) -> bool:
+    return True  # ONNX has no magic number; `read` tells
+
+
+def read(path: Path) -> dict[str, Any]:
+    if path.stat().st_size > SIZE_LIMIT_BYTES:
+        raise ModelRefused("This cannot be an ONNX model: one file of ONNX has less than 2 GiB.")
+    try:
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            header = _Header(Wire(data, PARTS_LIMIT))
+            specs.check(header.inputs, header.outputs)
+    except Malformed as error:
+        raise ModelRefused(f"This is not a valid ONNX model: {error}.") from error
+    return {
+        "inputs": msgspec.to_builtins(header.inputs),
+        "outputs": msgspec.to_builtins(header.outputs),
+        "opset": header.opset,
+        "ir_version": header.ir_version,
+        "producer": header.producer,
+        "nodes": header.nodes,
+    }
+
+
+class _Header:
+    """One walk over the model. Field numbers are those of onnx.proto3."""
+
+    def __init__(self, wire: Wire) -> None:
+        self._wire = wire
+        self.ir_version = 0
+        self.opset: dict[str, int] = {}
+        self.nodes = 0
+        self._domains: set[str] = set()
+        self._initializers: set[str] = set()
+        self._inputs: list[tuple[str, str, list[int] | None]] = []
+        self._outputs: list[tuple[str, str, list[int] | None]] = []
+        producer = {2: "", 3: ""}
+        graphs = 0
+        for number, kind, a, b in wire.fields(0, wire.end):
+            if number == 1 and kind == VARINT:
+                self.ir_version = signed(a)
+            elif number in producer and kind == LENGTH:
+                producer[number] = wire.text(a, b, TEXT_LIMIT)
+            elif number == 7 and kind == LENGTH:
+                graphs += 1
+                self._graph(a, b)
+            elif number == 8 and kind == LENGTH:
+                domain, version = self._operator_set(a, b)
+                self.opset[domain or "ai.onnx"] = version
+            elif number == 25 and kind == LENGTH:
+                self._function(a, b)
+        if self.ir_version < 1:
+            raise Malformed("it does not give the version of its format (ir_version)")
+        if graphs != 1:
+            raise Malformed("it has no graph" if not graphs else f"it has {graphs} graphs")
+        if not self.opset:
+            raise Malformed("it names no operator set (opset_import); perhaps its end is missing")
+        if missing := sorted(self._domains - set(self.opset)):
+            raise Malformed(
+                f"it uses operators of {', '.join(missing)} without importing them; perhaps its end is missing"
+            )
+        self.producer = "".join(c for c in " ".join(filter(None, producer.values())) if c.isprintable())
+        self.inputs = [self._input(*entry) for entry in self._inputs if entry[0] not in self._initializers]
+        # An output may leave its rank open: nothing is checked against it.
+        self.outputs = [TensorSpec(name, type, [-1] if shape is None else shape) for name, type, shape in self._outputs]
+
+    def _input(self, name: str, datatype: str, shape: list[int] | None) -> TensorSpec:
+        if shape is None:
+            raise ModelRefused(
+                f"The input {name!r} has no shape, so no request could be checked against it. "
+                "Export it with a shape whose open dimensions are symbolic."
+            )
+        return TensorSpec(name, datatype, shape)
+
+    def _graph(self, start: int, end: int) -> None:
+        for number, kind, a, b in self._wire.fields(start, end):
+            if kind != LENGTH:
+                continue
+            if number == 1:
+                self._node(a, b)
+            elif number == 5:
+                self._initializers.add(self._tensor(a, b))
+            elif number == 15:
+                self._initializers.add(self._sparse_tensor(a, b))
+            elif number == 11:
+                self._inputs.append(self._value(a, b, "input"))
+            elif number == 12:
+                self._outputs.append(self._value(a, b, "output"))
+
+    def _node(self, start: int, end: int) -> None:
+        self.nodes += 1
+        if self.nodes > NODES_LIMIT:
+            raise Malformed(f"its graph has more than {NODES_LIMIT:,} nodes")
+        operator = domain = ""
+        for number, kind, a, b in self._wire.fields(start, end):
+            if number == 4 and kind == LENGTH:
+                operator = self._wire.text(a, b, TEXT_LIMIT)
+            elif number == 7 and kind == LENGTH:
+                domain = self._wire.text(a, b, TEXT_LIMIT)
+        if not operator:
+            raise Malformed(f"the node at byte {start:,} has no operator")
+        self._domains.add(domain or "ai.onnx")
+        # Attributes hold tensors and whole graphs. They matter here only where weights may lie in another file, and
+        # then this word is among their bytes, however they are encoded.
+        if self._wire.contains(b"location", start, end):
+            self._look_into_node(start, end, DEPTH_LIMIT)
+
+    def _look_into_node(self, start: int, end: int, depth: int) -> None:
+        if depth == 0:
+            raise Malformed(f"it has graphs within graphs more than {DEPTH_LIMIT} deep")
+        for number, kind, a, b in self._wire.fields(start, end):
+            if number == 5 and kind == LENGTH:
+                self._attribute(a, b, depth)
+
+    def _attribute(self, start: int, end: int, depth: int) -> None:
+        for number, kind, a, b in self._wire.fields(start, end):
+            if kind != LENGTH:
+                continue
+            if number in (5, 10):
+                self._tensor(a, b)
+            elif number in (22, 23):
+                self._sparse_tensor(a, b)
+            elif number in (6, 11):
+                self._inner_graph(a, b, depth)
+
+    def _inner_graph(self, start: int, end: int, depth: int) -> None:
+        for number, kind, a, b in self._wire.fields(start, end):
+            if kind != LENGTH:
+                continue
+            if number == 1:
+                self._look_into_node(a, b, depth - 1)
+            elif number == 5:
+                self._tensor(a, b)
+            elif number == 15:
+                self._sparse_tensor(a, b)
+
+    def _function(self, start: int, end: int) -> None:
+        for number, kind, a, b in self._wire.fields(start, end):
+            if number == 7 and kind == LENGTH and self._wire.contains(b"location", a, b):
+                self._look_into_node(a, b, DEPTH_LIMIT)
+
+    def _sparse_tensor(self, start: int, end: int) -> str:
+        name = ""
+        for number, kind, a, b in self._wire.fields(start, end):
+            if number == 1 and kind == LENGTH:
+                name = self._tensor(a, b)
+            elif number == 2 and kind == LENGTH:
+                self._tensor(a, b)
+        return name
+
+    def _tensor(self, start: int, end: int) -> str:
+        """Its name. The size that its shape asks for must be there: else a few bytes could ask a node for terabytes."""
+        name, element_type, dims, raw_bytes = "", 0, [], None
+        for number, kind, a, b in self._wire.fields(start, end):
+            if number == 1 and kind == VARINT:
+                dims.append(signed(a))
+            elif number == 1 and kind == LENGTH:  # packed, as writers that follow onnx.proto3 do
+                dims.extend(signed(size) for size in self._wire.varints(a, b))
+            elif number == 2 and kind == VARINT:
+                element_type = a
+            elif number == 8 and kind == LENGTH:
+                name = self._wire.text(a, b, TEXT_LIMIT)
+            elif number == 9 and kind == LENGTH:
+                raw_bytes = b - a
+            elif number == 13 or (number == 14 and kind == VARINT and a == 1):
+                raise ModelRefused(
+                    f"The weights of tensor {name!r} are in another file (external data); CyxWiz takes models of one "
+                    "file so far. Save it with onnx.save(model, path, save_as_external_data=False)."
+                )
+            if len(dims) > specs.RANK_LIMIT:
+                raise Malformed(f"the tensor at byte {start:,} has more than {specs.RANK_LIMIT} dimensions")
+        if any(size < 0 for size in dims):
+            raise Malformed(f"the tensor {name!r} has a negative dimension")
+        elements = prod(dims)
+        width = ELEMENT_BYTES.get(element_type)
+        if raw_bytes is not None and width is not None and raw_bytes != elements * width:
+            raise Malformed(
+                f"the tensor {name!r} has {raw_bytes:,} bytes where its shape asks for {elements * width:,}"
+            )
+        if elements > 8 * (end - start):  # eight: the densest types pack that many or fewer into a byte
+            raise Malformed(f"the tensor {name!r} has fewer elements than its shape asks for")
+        return name
+
+    def _operator_set(self, start: int, end: int) -> tuple[str, int]:
+        domain, version = "", 0
+        for number, kind, a, b in self._wire.fields(start, end):
+            if number == 1 and kind == LENGTH:
+                domain = self._wire.text(a, b, TEXT_LIMIT)
+            elif number == 2 and kind == VARINT:
+                version = signed(a)
+        if not domain.isprintable() or not 0 < version < 2**31:
+            raise Malformed(f"the operator set at byte {start:,} is not valid")
+        return domain, version
+
+    def _value(self, start: int, end: int, role: str) -> tuple[str, str, list[int] | None]:
+        """Name, datatype and shape of an input or output; the shape is None where not even the rank is given."""
+        name = ""
+        type_at: tuple[int, int] | None = None
+        for number, kind, a, b in self._wire.fields(start, end):
+            if number == 1 and kind == LENGTH:
+                name = self._wire.text(a, b, TEXT_LIMIT)
+            elif number == 2 and kind == LENGTH:
+                type_at = a, b
+        tensor_at: tuple[int, int] | None = None
+        for number, kind, a, b in self._wire.fields(*(type_at or (0, 0))):
+            if number == 1 and kind == LENGTH:
+                tensor_at = a, b
+            elif number in NOT_TENSORS and kind == LENGTH:
+                advice = " For scikit-learn, convert with options={'zipmap': False}." if number in (4, 5) else ""
+                raise ModelRefused(
+                    f"The {role} {name!r} is {NOT_TENSORS[number]}, and only tensors can be served.{advice}"
+                )
+        if tensor_at is None:
+            raise Malformed(f"the {role} {name!r} has no type")
+        element_type, shape = 0, None
+        for number, kind, a, b in self._wire.fields(*tensor_at):
+            if number == 1 and kind == VARINT:
+                element_type = a
+            elif number == 2 and kind == LENGTH:
+                shape = self._shape(a, b)
+        return name, DATATYPES.get(element_type, f"of element type {element_type}"), shape
+
+    def _shape(self, start: int, end: int) -> list[int]:
+        shape: list[int] = []
+        for number, kind, a, b in self._wire.fields(start, end):
+            if number == 1 and kind == LENGTH:
+                values = [signed(value) for n, k, value, _ in self._wire.fields(a, b) if n == 1 and k == VARINT]
+                shape.append(max(values[-1], -1) if values else -1)  # old exporters write -1 for "any"
+                if len(shape) > specs.RANK_LIMIT:
+                    raise Malformed(f"the shape at byte {start:,} has more than {specs.RANK_LIMIT} dimensions")
+        return shape

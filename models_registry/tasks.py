@@ -1,0 +1,15 @@
+"""What beat sets off here."""
+
+import logging
+
+from celery import shared_task
+
+from models_registry import blobs
+
+log = logging.getLogger(__name__)
+
+
+@shared_task
+def sweep_blobs() -> None:
+    if removed := blobs.sweep():
+        log.info("Removed %s files that nothing references", removed)

@@ -1,0 +1,102 @@
+"""From a request's body to a file in the blob store's folder: multipart or raw, hashed on the way, never in memory.
+
+Under ASGI Django has written the whole body to a temporary file before a view runs, and gives up by itself when the
+sender goes away half-way. From there each byte is copied once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from django.core.files.uploadedfile import UploadedFile
+from django.core.files.uploadhandler import FileUploadHandler
+from django.http import HttpRequest
+from django.http.multipartparser import MultiPartParserError
+
+from models_registry.blobs import Incoming
+from protocol.errors import BadRequest
+
+FIELD = "file"
+CHUNK_BYTES = 1024**2
+
+
+@dataclass(frozen=True)
+class Received:
+    incoming: Incoming
+    filename: str
+    sha256: str | None
+
+
+class ToBlobStore(FileUploadHandler):
+    """Writes the field `file` of a multipart body straight into the store's folder; refuses any other file."""
+
+    chunk_size = CHUNK_BYTES
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.incoming: Incoming | None = None
+
+    def new_file(self, *args: Any, **kwargs: Any) -> None:
+        super().new_file(*args, **kwargs)
+        if self.field_name != FIELD:
+            raise BadRequest(f"There is a file in the field {self.field_name!r}; the model goes into {FIELD!r}.")
+        if self.incoming is not None:
+            raise BadRequest(f"There are two files in the field {FIELD!r}; a version has one so far.")
+        self.incoming = Incoming()
+
+    def receive_data_chunk(self, raw_data: bytes, start: int) -> None:
+        if self.incoming is not None:
+            self.incoming.write(raw_data)
+
+    def file_complete(self, file_size: int) -> UploadedFile:
+        return UploadedFile(name=self.file_name, size=file_size)
+
+    def discard(self) -> None:
+        if self.incoming is not None:
+            self.incoming.discard()
+
+
+@contextmanager
+def prepared(request: HttpRequest) -> Iterator[None]:
+    """To be entered before anything looks into the body, else Django copies the file to its own temporary folder. What
+    was not kept is gone after the `with` block."""
+    handler = ToBlobStore()
+    request.upload_handlers = [handler]
+    try:
+        yield
+    finally:
+        handler.discard()
+
+
+@contextmanager
+def received(request: HttpRequest) -> Iterator[Received]:
+    """The uploaded file of a prepared request."""
+    if request.content_type == "multipart/form-data":
+        yield _multipart(request)
+        return
+    with Incoming() as incoming:
+        while chunk := request.read(CHUNK_BYTES):
+            incoming.write(chunk)
+        _check_complete(request, incoming)
+        yield Received(incoming, request.GET.get("filename", ""), request.GET.get("sha256"))
+
+
+def _multipart(request: HttpRequest) -> Received:
+    (handler,) = request.upload_handlers
+    assert isinstance(handler, ToBlobStore)
+    try:
+        file, sha256 = request.FILES.get(FIELD), request.POST.get("sha256") or request.GET.get("sha256")
+    except MultiPartParserError as error:
+        raise BadRequest(f"The multipart body is not valid: {error}") from error
+    if file is None or handler.incoming is None:
+        raise BadRequest(f"There is no file in the field {FIELD!r} of the multipart body.")
+    return Received(handler.incoming, file.name or "", sha256)
+
+
+def _check_complete(request: HttpRequest, incoming: Incoming) -> None:
+    announced = request.headers.get("Content-Length", "")
+    if announced.isdigit() and int(announced) != incoming.size_bytes:
+        raise BadRequest(f"The upload was cut off: {incoming.size_bytes:,} of {int(announced):,} bytes arrived.")

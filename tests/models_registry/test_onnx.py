@@ -1,0 +1,250 @@
+"""What an ONNX file says of itself is read right, and everything else is refused: quickly, with the reason."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import TensorProto, helper, numpy_helper
+
+from models_registry.formats import recognise
+from models_registry.formats.onnx import PARTS_LIMIT
+from protocol.errors import ModelRefused
+from tests.models_registry import samples
+from tests.models_registry.samples import linear, passing, value, written
+
+LINEAR = linear().SerializeToString()
+
+
+def read(folder: Path, content: onnx.ModelProto | bytes) -> dict:
+    found = recognise(written(folder, content))
+    assert found.format.NAME == "onnx"
+    return found.metadata
+
+
+def refusal(folder: Path, content: onnx.ModelProto | bytes) -> str:
+    with pytest.raises(ModelRefused) as refused:
+        recognise(written(folder, content))
+    return refused.value.message
+
+
+def test_inputs_outputs_and_origin_are_read(tmp_path):
+    assert read(tmp_path, linear()) == {
+        "inputs": [{"name": "x", "datatype": "FP32", "shape": [-1, 4]}],
+        "outputs": [
+            {"name": "label", "datatype": "INT64", "shape": [-1]},
+            {"name": "scores", "datatype": "FP32", "shape": [-1, 3]},
+        ],
+        "opset": {"ai.onnx": 17},
+        "ir_version": 9,
+        "producer": "tests",
+        "nodes": 2,
+    }
+
+
+def test_it_says_the_same_as_onnxruntime(tmp_path):
+    header = read(tmp_path, linear())
+    session = onnxruntime.InferenceSession(LINEAR, providers=["CPUExecutionProvider"])
+    for ours, theirs in ((header["inputs"], session.get_inputs()), (header["outputs"], session.get_outputs())):
+        assert [tensor["name"] for tensor in ours] == [tensor.name for tensor in theirs]
+        shapes = [[size if isinstance(size, int) else -1 for size in tensor.shape] for tensor in theirs]
+        assert [tensor["shape"] for tensor in ours] == shapes
+
+
+@pytest.mark.parametrize(
+    ("element_type", "datatype"),
+    [
+        *[("FLOAT", "FP32"), ("FLOAT16", "FP16"), ("BFLOAT16", "BF16"), ("DOUBLE", "FP64"), ("STRING", "BYTES")],
+        *((name, name) for name in ("BOOL", "INT8", "INT16", "INT32", "INT64", "UINT8", "UINT16", "UINT32", "UINT64")),
+    ],
+)
+def test_every_datatype_has_its_name_in_the_inference_protocol(tmp_path, element_type, datatype):
+    tensor = value("t", TensorProto.DataType.Value(element_type), [2, "n", None])
+    header = read(tmp_path, passing([tensor], [tensor]))
+    assert header["inputs"] == [{"name": "t", "datatype": datatype, "shape": [2, -1, -1]}]
+
+
+def test_a_scalar_has_an_empty_shape_and_an_output_may_leave_its_shape_open(tmp_path):
+    header = read(tmp_path, passing([value("x", TensorProto.FLOAT, [])], [value("y", TensorProto.FLOAT, None)]))
+    assert header["inputs"][0]["shape"] == []
+    assert header["outputs"][0]["shape"] == [-1]
+
+
+def test_weights_listed_as_inputs_are_no_inputs(tmp_path):
+    weights = numpy_helper.from_array(np.ones(3, np.float32), "weights")
+    x, y = value("x", TensorProto.FLOAT, [3]), value("y", TensorProto.FLOAT, [3])
+    listed = value("weights", TensorProto.FLOAT, [3])
+    header = read(tmp_path, passing([x, listed], [y], initializer=[weights]))
+    assert [tensor["name"] for tensor in header["inputs"]] == ["x"]
+
+
+def test_a_model_whose_inputs_are_all_weights_has_none(tmp_path):
+    weights = numpy_helper.from_array(np.ones(3, np.float32), "weights")
+    listed = value("weights", TensorProto.FLOAT, [3])
+    header = read(tmp_path, passing([listed], [value("y", TensorProto.FLOAT, [3])], initializer=[weights]))
+    assert header["inputs"] == []
+
+
+def test_every_truncation_is_refused(tmp_path):
+    for length in range(len(LINEAR)):
+        refusal(tmp_path, LINEAR[:length])
+    read(tmp_path, LINEAR)
+
+
+def test_a_cut_off_model_is_told_so(tmp_path):
+    assert "cut off" in refusal(tmp_path, LINEAR[: len(LINEAR) // 2])
+
+
+def test_a_model_cut_between_its_operator_sets_is_refused(tmp_path):
+    sets = [helper.make_opsetid("", 17), helper.make_opsetid("ai.onnx.ml", 3)]
+    graph = linear().graph
+    graph.node.append(helper.make_node("Scaler", ["x"], ["z"], domain="ai.onnx.ml"))
+    whole = samples.model(graph, opset_imports=sets)
+    assert read(tmp_path, whole)["opset"] == {"ai.onnx": 17, "ai.onnx.ml": 3}
+    del whole.opset_import[1]
+    assert "ai.onnx.ml" in refusal(tmp_path, whole)
+
+
+def test_bytes_after_the_end_are_refused(tmp_path):
+    refusal(tmp_path, LINEAR + b"\x00")
+    refusal(tmp_path, LINEAR + LINEAR)
+
+
+@settings(max_examples=400, deadline=1000)
+@given(st.binary(max_size=2000))
+def test_random_bytes_are_refused_and_nothing_else_happens(content):
+    _survives(content)
+
+
+@settings(max_examples=600, deadline=1000)
+@given(st.data())
+def test_a_damaged_model_is_read_or_refused_and_nothing_else_happens(data):
+    content = bytearray(LINEAR)
+    for _ in range(data.draw(st.integers(1, 6))):
+        at = data.draw(st.integers(0, len(content) - 1))
+        content[at : at + data.draw(st.integers(0, 4))] = data.draw(st.binary(max_size=5))
+    _survives(bytes(content))
+
+
+def _survives(content: bytes) -> None:
+    with tempfile.TemporaryDirectory() as folder, suppress(ModelRefused):
+        recognise(written(Path(folder), content))
+
+
+def test_a_file_made_of_countless_parts_is_refused_soon(tmp_path):
+    before = time.monotonic()
+    assert "parts" in refusal(tmp_path, b"\x18\x00" * (PARTS_LIMIT + 1))
+    assert time.monotonic() - before < 30
+
+
+def test_graphs_deep_within_graphs_are_refused(tmp_path):
+    inner = helper.make_node("Constant", [], ["location"], value=numpy_helper.from_array(np.ones(1, np.float32)))
+    for _ in range(20):
+        branch = helper.make_graph([inner], "g", [], [value("y", TensorProto.FLOAT, [1])])
+        inner = helper.make_node("If", ["c"], ["location"], then_branch=branch)
+    outputs = [value("y", TensorProto.FLOAT, [1])]
+    deep = samples.model(helper.make_graph([inner], "g", [value("c", TensorProto.BOOL, [1])], outputs))
+    assert "deep" in refusal(tmp_path, deep)
+
+
+def _external(tensor: onnx.TensorProto) -> onnx.TensorProto:
+    tensor.ClearField("raw_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="../../etc/passwd")
+    return tensor
+
+
+def test_weights_in_other_files_are_refused_wherever_they_hide(tmp_path):
+    plain = linear()
+    _external(plain.graph.initializer[0])
+    assert "external data" in refusal(tmp_path, plain)
+
+    constant = helper.make_node("Constant", [], ["w"], value=_external(numpy_helper.from_array(np.ones(1), "w")))
+    in_a_node = linear()
+    in_a_node.graph.node.append(constant)
+    assert "external data" in refusal(tmp_path, in_a_node)
+
+    branch = helper.make_graph([constant], "branch", [], [value("w", TensorProto.DOUBLE, [1])])
+    in_a_branch = linear()
+    in_a_branch.graph.node.append(helper.make_node("If", ["c"], ["z"], then_branch=branch, else_branch=branch))
+    assert "external data" in refusal(tmp_path, in_a_branch)
+
+    function = helper.make_function("mine", "F", [], ["w"], [constant], [helper.make_opsetid("", 17)])
+    in_a_function = linear()
+    in_a_function.functions.append(function)
+    assert "external data" in refusal(tmp_path, in_a_function)
+
+
+def test_inputs_and_outputs_that_are_no_tensors_are_refused(tmp_path):
+    x = value("x", TensorProto.FLOAT, [3])
+    sequence = helper.make_value_info("s", helper.make_sequence_type_proto(x.type))
+    probabilities = helper.make_value_info(
+        "p", helper.make_sequence_type_proto(helper.make_map_type_proto(TensorProto.INT64, x.type))
+    )
+    optional = helper.make_value_info("o", helper.make_optional_type_proto(x.type))
+    assert "'s' is a sequence" in refusal(tmp_path, passing([sequence], [x]))
+    assert "zipmap" in refusal(tmp_path, passing([x], [probabilities]))
+    assert "'o' is an optional" in refusal(tmp_path, passing([optional], [x]))
+
+
+@pytest.mark.parametrize("element_type", ["COMPLEX64", "FLOAT8E4M3FN", "INT4"])
+def test_a_datatype_that_the_inference_protocol_lacks_is_refused(tmp_path, element_type):
+    odd = value("x", TensorProto.DataType.Value(element_type), [3])
+    assert "'x'" in refusal(tmp_path, passing([odd], [odd]))
+
+
+def test_what_cannot_be_served_is_refused(tmp_path):
+    x, y = value("x", TensorProto.FLOAT, [3]), value("y", TensorProto.FLOAT, [3])
+    assert "no output" in refusal(tmp_path, passing([x], []))
+    assert "no shape" in refusal(tmp_path, passing([value("x", TensorProto.FLOAT, None)], [y]))
+    assert "Two inputs" in refusal(tmp_path, passing([x, x], [y]))
+    assert "name" in refusal(tmp_path, passing([value("x\0", TensorProto.FLOAT, [3])], [y]))
+    assert "operator set" in refusal(tmp_path, samples.model(passing([x], [y]).graph, opset_imports=[]))
+
+
+def test_a_tensor_smaller_than_its_shape_is_refused(tmp_path):
+    lying = linear()
+    lying.graph.initializer[0].dims[:] = [2**40, 2**20]
+    assert "asks for" in refusal(tmp_path, lying)
+    empty = linear()
+    empty.graph.initializer[0].dims[:] = [2**40]
+    empty.graph.initializer[0].ClearField("raw_data")
+    assert "fewer elements" in refusal(tmp_path, empty)
+
+
+def test_sizes_may_be_packed_as_other_writers_do(tmp_path):
+    weights = linear().graph.initializer[0].SerializeToString()
+    packed = weights.replace(b"\x08\x04\x08\x03", b"\x0a\x02\x04\x03")
+    assert packed != weights
+    old, new = (b"\x2a" + bytes([len(weights)]) + text for text in (weights, packed))
+    assert LINEAR.count(old) == 1
+    read(tmp_path, LINEAR.replace(old, new))
+
+
+MEASURE = """
+import resource, sys
+from pathlib import Path
+from models_registry.formats import recognise
+start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+recognise(Path(sys.argv[1]))
+print(start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+def test_two_hundred_megabytes_of_weights_are_not_held_in_memory(tmp_path):
+    large = linear(features=25_000, classes=2_000)
+    path = written(tmp_path, large)
+    assert path.stat().st_size > 190_000_000
+    measured = subprocess.run([sys.executable, "-c", MEASURE, path], capture_output=True, text=True, check=True)
+    start, peak = (int(number) for number in measured.stdout.split())
+    assert peak < start * 1.5
