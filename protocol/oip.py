@@ -187,6 +187,7 @@ def write_response(
         tensor = given.get(output.name)
         if tensor is None:
             raise RunFailed(f"The model gave no output '{output.name}'.")
+        _check_given(tensor)
         if output.binary:
             heads.append(_binary_head(tensor))
             raw.append(tensor.data)
@@ -199,6 +200,17 @@ def write_response(
     head["outputs"] = heads
     body = _encode(head)
     return (b"".join([body, *raw]), len(body)) if raw else (body, None)
+
+
+def _check_given(tensor: Tensor) -> None:
+    """A node is a stranger: what it sends must not break the encoding, nor the client behind it."""
+    where = f"Output '{tensor.name}'"
+    try:
+        if tensor.datatype not in DATATYPES:
+            raise BadRequest(f"{where}: unknown datatype '{tensor.datatype}'.")
+        _check_length(tensor.data, tensor.datatype, tensor.shape, where)
+    except BadRequest as error:
+        raise RunFailed(f"The model gave a broken answer. {error.message}") from error
 
 
 def _decode(decoder: msgspec.json.Decoder[_T], body: bytes, header_bytes: int | None) -> _T:
