@@ -41,7 +41,7 @@ def _describe(error: Exception) -> tuple[dict[str, Any] | None, dict[str, str]]:
         error = Unavailable("Redis does not answer; nothing was changed. Try again shortly.")
     if isinstance(error, CyxwizError):
         headers = {"Retry-After": str(error.retry_after_seconds)} if isinstance(error, Unavailable) else {}
-        return _body(error.status, error.code, error.message) | error.details, headers
+        return problem_body(error.status, error.code, error.message) | error.details, headers
     if isinstance(error, Http404):
         error = exceptions.NotFound("There is nothing at this address that you may see.")
     if isinstance(error, PermissionDenied):
@@ -49,7 +49,7 @@ def _describe(error: Exception) -> tuple[dict[str, Any] | None, dict[str, str]]:
     if isinstance(error, exceptions.ValidationError):
         fields = error.detail if isinstance(error.detail, dict) else {"": error.detail}
         lines = [f"{name}: {_first(why)}" if name else _first(why) for name, why in fields.items()]
-        return _body(400, "bad_request", " ".join(lines)) | {"errors": error.detail}, {}
+        return problem_body(400, "bad_request", " ".join(lines)) | {"errors": error.detail}, {}
     if isinstance(error, exceptions.APIException):
         headers = {}
         if header := getattr(error, "auth_header", None):
@@ -57,7 +57,7 @@ def _describe(error: Exception) -> tuple[dict[str, Any] | None, dict[str, str]]:
         if wait := getattr(error, "wait", None):
             headers["Retry-After"] = str(int(wait) + 1)
         code = error.get_codes()
-        return _body(
+        return problem_body(
             error.status_code, code if isinstance(code, str) else error.default_code, str(error.detail)
         ), headers
     return None, {}
@@ -69,7 +69,7 @@ def _first(why: Any) -> str:
     return str(why)
 
 
-def _body(status: int, code: str, detail: str) -> dict[str, Any]:
+def problem_body(status: int, code: str, detail: str) -> dict[str, Any]:
     return {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "code": code, "detail": detail}
 
 
@@ -82,5 +82,5 @@ def server_error(request: HttpRequest) -> JsonResponse:
 
 
 def _plain(request: HttpRequest, status: int, code: str, detail: str) -> JsonResponse:
-    body = _body(status, code, detail) | {"request_id": request.META.get("REQUEST_ID", "")}
+    body = problem_body(status, code, detail) | {"request_id": request.META.get("REQUEST_ID", "")}
     return JsonResponse(body, status=status, content_type=PROBLEM)

@@ -1,4 +1,4 @@
-"""The web process: Django and the gateway behind one port."""
+"""The web process: the gateway (/v2), Django (everything else) and, in time, websockets behind one port."""
 
 import os
 
@@ -6,4 +6,34 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "cyxwiz_site.settings")
 
 from django.core.asgi import get_asgi_application
 
-application = get_asgi_application()
+django = get_asgi_application()
+
+from channels.routing import ProtocolTypeRouter
+from django.conf import settings
+
+from cyxwiz_site.body_limit import BodyLimit
+from gateway.asgi import Gateway
+from gateway.http import Receive, Scope, Send
+from protocol import VERSION
+
+gateway = Gateway(redis_url=settings.REDIS_URL, body_limit_bytes=settings.BODY_LIMIT_BYTES, version=VERSION)
+django_within_limits = BodyLimit(
+    django, limit_bytes=settings.BODY_LIMIT_BYTES, upload_limit_bytes=settings.UPLOAD_LIMIT_BYTES
+)
+
+
+async def http(scope: Scope, receive: Receive, send: Send) -> None:
+    path = scope["path"]
+    if path.startswith("/v2/") or path == "/v2":
+        await gateway(scope, receive, send)
+    else:
+        await django_within_limits(scope, receive, send)
+
+
+async def websocket(scope: Scope, receive: Receive, send: Send) -> None:
+    """None is served yet: refused before it opens, which a browser sees as 403."""
+    await receive()
+    await send({"type": "websocket.close"})
+
+
+application = ProtocolTypeRouter({"http": http, "websocket": websocket})

@@ -35,6 +35,7 @@ class Reply(msgspec.Struct, frozen=True, array_like=True):
     compute_us: int = 0
 
 
+DecodeError = msgspec.DecodeError  # what unpacking raises for a frame that is none
 _encoder = msgspec.msgpack.Encoder()
 _request = msgspec.msgpack.Decoder(Request)
 _reply = msgspec.msgpack.Decoder(Reply)

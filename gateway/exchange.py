@@ -1,0 +1,145 @@
+"""Requests out to nodes as frames, replies in. What is sent within one turn of the loop goes to Redis as one push per
+node; a reply finds its caller by a random request id."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from functools import partial
+from typing import Any
+
+from gateway.broker import Broker
+from gateway.routes import Deployment, Replica
+from protocol import errors, frames
+from protocol.errors import CyxwizError, QueueFull, ReplicaLost, RunFailed, TimedOut, Unavailable
+
+# Over all replicas: frames wait in Redis, and its memory is everybody's.
+MOST_BYTES_OUTSTANDING = 256 * 1024**2
+# A node that pops keeps its inbox short. One that does not leaves frames that nobody will want: they go after a while.
+LONG_INBOX = 64
+FRAME_LIFE_SECONDS = 120
+
+
+class Waiting:
+    """One request on its way."""
+
+    __slots__ = ("answer", "bytes", "replica")
+
+    def __init__(self, answer: asyncio.Future[bytes], replica: Replica, bytes: int) -> None:
+        self.answer = answer
+        self.replica = replica
+        self.bytes = bytes
+
+
+class Exchange:
+    def __init__(self, gateway_id: bytes) -> None:
+        self.broker: Broker
+        self._gateway_id = gateway_id
+        self._loop = asyncio.get_running_loop()
+        self._waiting: dict[bytes, Waiting] = {}
+        self._outgoing: dict[str, list[tuple[bytes, bytes]]] = {}  # inbox -> (request id, frame)
+        self._bytes = 0
+        self._turn = 0
+
+    async def run(self, deployment: Deployment, request: frames.Request) -> frames.Reply:
+        """Runs it on a ready replica; on another one where the first was lost under it."""
+        ends_at = self._loop.time() + request.timeout_ms / 1000
+        replica = deployment.pick()
+        try:
+            return await self._send(deployment, replica, request, ends_at)
+        except ReplicaLost as lost:
+            try:
+                other = deployment.pick(besides=replica)
+            except Unavailable as none:
+                raise ReplicaLost(f"{lost.message} {none.message}") from lost
+            return await self._send(deployment, other, request, ends_at)
+
+    async def _send(
+        self, deployment: Deployment, replica: Replica, request: frames.Request, ends_at: float
+    ) -> frames.Reply:
+        if not self.broker.is_up:
+            raise Unavailable("The message broker (Redis) does not answer. Try again shortly.")
+        name, limit = deployment.route.name, deployment.route.queue_limit
+        if replica.outstanding >= limit:
+            raise QueueFull(f"Deployment '{name}' has {limit} requests waiting per replica, which is its limit.")
+        request_id = os.urandom(8)
+        frame = frames.pack_request(replica.key, self._gateway_id, request_id, request)
+        if self._bytes + len(frame) > MOST_BYTES_OUTSTANDING and self._waiting:
+            raise QueueFull("Requests of too many bytes are under way at once.")
+        waiting = Waiting(self._loop.create_future(), replica, len(frame))
+        self._begin(request_id, waiting, frame)
+        timer = self._loop.call_at(ends_at, self._time_out, waiting, name, request.timeout_ms)
+        try:
+            return _reply(await waiting.answer)
+        finally:
+            timer.cancel()
+            self._end(request_id, waiting)
+
+    def _begin(self, request_id: bytes, waiting: Waiting, frame: bytes) -> None:
+        replica = waiting.replica
+        self._turn += 1
+        replica.used = self._turn
+        replica.outstanding += 1
+        self._bytes += waiting.bytes
+        self._waiting[request_id] = waiting
+        if not self._outgoing:
+            self._loop.call_soon(self._flush)
+        self._outgoing.setdefault(replica.inbox, []).append((request_id, frame))
+
+    def _end(self, request_id: bytes, waiting: Waiting) -> None:
+        waiting.replica.outstanding -= 1
+        self._bytes -= waiting.bytes
+        self._waiting.pop(request_id, None)
+
+    def _flush(self) -> None:
+        outgoing, self._outgoing = self._outgoing, {}
+        for inbox, sent in outgoing.items():
+            ids = [request_id for request_id, _ in sent]
+            try:
+                pushed = self.broker.command("RPUSH", inbox, *(frame for _, frame in sent))
+            except Unavailable as error:
+                self._fail(ids, error)
+            else:
+                pushed.add_done_callback(partial(self._pushed, inbox, ids))
+
+    def _pushed(self, inbox: str, ids: list[bytes], pushed: asyncio.Future[Any]) -> None:
+        if error := pushed.exception():
+            self._fail(ids, Unavailable(f"The message broker (Redis) did not take the request: {error}"))
+        elif pushed.result() > LONG_INBOX and self.broker.is_up:
+            self.broker.command("EXPIRE", inbox, FRAME_LIFE_SECONDS).add_done_callback(lambda done: done.exception())
+
+    def received(self, frame: bytes) -> None:
+        waiting = self._waiting.get(frame[frames.REPLY_PREFIX.size - 8 : frames.REPLY_PREFIX.size])
+        if waiting is not None and not waiting.answer.done():  # else: too late, nobody waits any more
+            waiting.answer.set_result(frame)
+
+    def replica_gone(self, deployment: Deployment, replica: Replica) -> None:
+        """It is no longer ready. It may still answer what it has; with another one ready, that is the safer bet."""
+        if deployment.replicas:
+            lost = [id for id, waiting in self._waiting.items() if waiting.replica is replica]
+            self._fail(lost, ReplicaLost("The replica that had the request was lost."))
+
+    def link_down(self) -> None:
+        self._fail(list(self._waiting), Unavailable("The connection to the message broker (Redis) was lost."))
+
+    def _fail(self, request_ids: list[bytes], error: CyxwizError) -> None:
+        for request_id in request_ids:
+            waiting = self._waiting.get(request_id)
+            if waiting is not None and not waiting.answer.done():
+                waiting.answer.set_exception(type(error)(error.message))
+
+    def _time_out(self, waiting: Waiting, name: str, timeout_ms: int) -> None:
+        if not waiting.answer.done():
+            waiting.answer.set_exception(
+                TimedOut(f"Deployment '{name}' did not answer within {timeout_ms / 1000:g} s.")
+            )
+
+
+def _reply(frame: bytes) -> frames.Reply:
+    try:
+        _, reply = frames.unpack_reply(frame)
+    except frames.DecodeError as error:
+        raise RunFailed(f"The node's answer is not readable: {error}") from error
+    if reply.error_code:
+        raise errors.BY_CODE.get(reply.error_code, RunFailed)(reply.error)
+    return reply

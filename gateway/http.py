@@ -1,0 +1,119 @@
+"""The little HTTP that the gateway needs on top of ASGI: bodies within a limit, compression, answers."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import msgspec
+
+from protocol.errors import BadRequest, CyxwizError, NotAuthenticated, TooLarge, Unavailable, Unsupported
+
+Scope = dict[str, Any]
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+Headers = list[tuple[bytes, bytes]]
+
+_WINDOW_BITS = {b"gzip": 31, b"deflate": 15}  # "deflate" of HTTP is zlib's format
+_WORTH_COMPRESSING_BYTES = 1024
+
+encode = msgspec.json.Encoder().encode
+
+
+class Disconnected(Exception):
+    """The caller went away before the request was complete."""
+
+
+class MethodNotAllowed(CyxwizError):
+    code, status = "method_not_allowed", 405
+
+
+class Answer:
+    __slots__ = ("body", "headers", "status")
+
+    def __init__(self, status: int, body: bytes, headers: Headers) -> None:
+        self.status = status
+        self.body = body
+        self.headers = headers
+
+
+def json(content: object) -> Answer:
+    return Answer(200, encode(content), [(b"content-type", b"application/json")])
+
+
+def error(problem: CyxwizError) -> Answer:
+    headers = [(b"content-type", b"application/json")]
+    if isinstance(problem, Unavailable):
+        headers.append((b"retry-after", str(problem.retry_after_seconds).encode()))
+    elif isinstance(problem, NotAuthenticated):
+        headers.append((b"www-authenticate", b'Bearer realm="cyxwiz"'))
+    elif isinstance(problem, MethodNotAllowed):
+        headers.append((b"allow", str(problem.details["allow"]).encode()))
+    return Answer(problem.status, encode({"error": problem.message}), headers)
+
+
+async def read_body(headers: dict[bytes, bytes], receive: Receive, limit: int) -> bytes:
+    """The body, unpacked. Never more than `limit` bytes of it are held, packed or unpacked."""
+    if int(headers.get(b"content-length") or 0) > limit:
+        raise _too_large(limit)
+    message = await receive()
+    if message["type"] == "http.disconnect":
+        raise Disconnected
+    body: bytes = message.get("body", b"")
+    if message.get("more_body"):
+        body = await _read_rest(body, receive, limit)
+    elif len(body) > limit:
+        raise _too_large(limit)
+    encoding = headers.get(b"content-encoding")
+    return body if encoding is None else _unpack(body, encoding.strip().lower(), limit)
+
+
+async def _read_rest(first: bytes, receive: Receive, limit: int) -> bytes:
+    parts = [first]
+    size = len(first)
+    more = True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise Disconnected
+        parts.append(message.get("body", b""))
+        size += len(parts[-1])
+        if size > limit:
+            raise _too_large(limit)
+        more = message.get("more_body", False)
+    return b"".join(parts)
+
+
+def _unpack(body: bytes, encoding: bytes, limit: int) -> bytes:
+    if encoding in (b"", b"identity"):
+        return body
+    bits = _WINDOW_BITS.get(encoding)
+    if bits is None:
+        raise Unsupported(f"Content-Encoding '{encoding.decode('latin-1')}' is not supported; use gzip or deflate.")
+    unpacker = zlib.decompressobj(bits)
+    try:
+        unpacked = unpacker.decompress(body, limit + 1)
+    except zlib.error as problem:
+        raise BadRequest(f"The body is not {encoding.decode()} data: {problem}.") from problem
+    if len(unpacked) > limit:
+        raise _too_large(limit)
+    if not unpacker.eof:
+        raise BadRequest(f"The {encoding.decode()} data of the body ends too soon.")
+    return unpacked
+
+
+def _too_large(limit: int) -> TooLarge:
+    return TooLarge(f"The body is larger than {limit} bytes, which is the limit.")
+
+
+def pack(answer: Answer, accept_encoding: bytes | None) -> None:
+    """Compresses for a caller that asks for one encoding and nothing else, as tritonclient does. Callers that merely
+    list what they could read get it plain: that costs both of us less."""
+    if accept_encoding is None or len(answer.body) < _WORTH_COMPRESSING_BYTES:
+        return
+    bits = _WINDOW_BITS.get(accept_encoding.strip().lower())
+    if bits is not None:
+        packer = zlib.compressobj(1, wbits=bits)
+        answer.body = packer.compress(answer.body) + packer.flush()
+        answer.headers.append((b"content-encoding", accept_encoding.strip().lower()))
