@@ -1,5 +1,5 @@
-"""The node API of the control plane, over HTTPS. Every refusal is one of `protocol.errors` with the words of the control
-plane; one that does not answer is `Unavailable`."""
+"""The node API of the control plane, over HTTPS. Every refusal is one of `protocol.errors`, in its own words; no answer
+is `Unavailable`."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import msgspec
 
 from protocol import messages, oip
 from protocol.errors import BY_CODE, CyxwizError, Failed, Unavailable
+from protocol.messages import HEARTBEAT_SECONDS
 
 PATH = "/api/node/v1"
-HEARTBEAT_TIMEOUT_SECONDS = 8.0
 
 M = TypeVar("M", bound=messages.Message)
 
@@ -39,8 +39,10 @@ class ControlPlane:
     def register(self, registration: messages.Registration) -> messages.Registered:
         return messages.decode(self._post("/register", messages.encode(registration)), messages.Registered)
 
-    def heartbeat(self, heartbeat: messages.Heartbeat) -> messages.DesiredState:
-        body = self._post("/heartbeat", messages.encode(heartbeat), timeout=HEARTBEAT_TIMEOUT_SECONDS)
+    def heartbeat(
+        self, heartbeat: messages.Heartbeat, timeout_seconds: float = HEARTBEAT_SECONDS
+    ) -> messages.DesiredState:
+        body = self._post("/heartbeat", messages.encode(heartbeat), timeout=timeout_seconds)
         return messages.decode(body, messages.DesiredState)
 
     def accept(self, job_id: str) -> messages.JobSpec:

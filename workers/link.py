@@ -43,7 +43,7 @@ class Link:
         self._stopping = threading.Event()
         self._outbox: deque[bytes] = deque()
         self._pushing = threading.Lock()
-        self._push_connection = broker.connect(broker_url, answer_seconds=5)
+        self._push_connection = broker.Connection(broker_url, answer_seconds=5)
         self._thread = threading.Thread(target=self._run, name="link", daemon=True)
 
     def start(self) -> None:
@@ -79,24 +79,23 @@ class Link:
 
     def _run(self) -> None:
         """Pops frames for as long as the agent lives, whatever happens to Redis."""
-        connection = broker.connect(self._broker_url, answer_seconds=WAIT_SECONDS + 8)
-        pop = connection.pack_commands([("BLPOP", self._inbox, WAIT_SECONDS), ("LPOP", self._inbox, MOST_AT_ONCE)])
+        connection = broker.Connection(self._broker_url, answer_seconds=WAIT_SECONDS + 8)
+        pop = connection.pack([("BLPOP", self._inbox, WAIT_SECONDS), ("LPOP", self._inbox, MOST_AT_ONCE)])
         backoff = Backoff(0.1, 5)
         fresh = True
         while not self._stopping.is_set():
             try:
                 if fresh:  # what was meant for the agent before us nobody waits for any more
-                    connection.send_command("DEL", self._inbox)
-                    connection.read_response()
+                    connection.run([("DEL", self._inbox)])
                     fresh = False
-                connection.send_packed_command(pop)
+                connection.send(pop)
                 if not self.up:
                     self._turn(up=True)
                     backoff.reset()
-                first = connection.read_response()
-                more = connection.read_response()
+                first = connection.read()
+                more = connection.read()
             except RedisError as error:
-                connection.disconnect()
+                connection.close()
                 if backoff.is_first:
                     log.warning("Redis does not answer: %s", error)
                 self._turn(up=False)
@@ -105,7 +104,7 @@ class Link:
             found = [first[1], *(more or ())] if first else more
             if found:
                 self._forward(found)
-        connection.disconnect()
+        connection.close()
 
     def _turn(self, *, up: bool) -> None:
         if self.up != up:
@@ -150,18 +149,15 @@ class Link:
         while self._outbox:
             reply = self._outbox.popleft()
             by_gateway.setdefault(reply[:16], []).append(reply)
-        commands: list[tuple[str | bytes | int, ...]] = []
+        commands: list[broker.Command] = []
         for gateway, replies in by_gateway.items():
             inbox = names.gateway_inbox(gateway.hex())
             commands += ("RPUSH", inbox, *replies), ("EXPIRE", inbox, INBOX_LIVES_SECONDS)
         for attempt in (1, 2):  # a connection may have died of old age; a reply that comes twice does no harm
             try:
-                connection = self._push_connection
-                connection.send_packed_command(connection.pack_commands(commands))
-                for _ in commands:
-                    connection.read_response()
+                self._push_connection.run(commands)
             except RedisError as error:
-                self._push_connection.disconnect()
+                self._push_connection.close()
                 if attempt == 2:
                     log.warning("%s replies are lost: Redis does not answer: %s", len(commands) // 2, error)
             else:

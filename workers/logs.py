@@ -20,7 +20,7 @@ RETRY_SECONDS = 2.0
 class LogShipper:
     def __init__(self, broker_url: str, node_id: str) -> None:
         self._node_id = node_id
-        self._connection = broker.connect(broker_url, answer_seconds=5)
+        self._connection = broker.Connection(broker_url, answer_seconds=5)
         self._waiting: dict[str, deque[tuple[int, str, str]]] = {}
         self._changed = threading.Condition()
         self._stopping = False
@@ -54,7 +54,7 @@ class LogShipper:
             try:
                 self._ship(some)
             except RedisError:
-                self._connection.disconnect()
+                self._connection.close()
                 if stopping:
                     return
                 with self._changed:
@@ -67,7 +67,7 @@ class LogShipper:
                     return
 
     def _ship(self, some: dict[str, list[tuple[int, str, str]]]) -> None:
-        commands: list[tuple[str | int, ...]] = []
+        commands: list[broker.Command] = []
         for id, lines in some.items():
             stream = names.replica_log(self._node_id, id)
             for fence, source, line in lines:
@@ -75,9 +75,7 @@ class LogShipper:
                 commands.append(("XADD", stream, "MAXLEN", "~", KEPT_LINES, "*", *text))
             commands.append(("EXPIRE", stream, KEPT_SECONDS))
         if commands:
-            self._connection.send_packed_command(self._connection.pack_commands(commands))
-            for _ in commands:
-                self._connection.read_response()
+            self._connection.run(commands)
 
     def _forget(self, id: str, shipped: list[tuple[int, str, str]]) -> None:
         waiting = self._waiting[id]

@@ -1,4 +1,4 @@
-"""A folder of its own for each attempt at a replica or a job: the model's files under their names, and room to write."""
+"""A folder for each attempt at a replica or a job: the model's files under their names, and room to write."""
 
 from __future__ import annotations
 

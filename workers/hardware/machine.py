@@ -7,10 +7,14 @@ import shutil
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from protocol.messages import DeviceFacts, HardwareFacts
-from workers.hardware import cpu
+from msgspec.structs import replace
+
+from protocol.messages import HardwareFacts
+from workers.hardware import cpu, memory
+from workers.hardware.probing import attempt
 from workers.runtimes import catalogue
 
+AVAILABLE = {cpu.DEVICE: memory.available_bytes}  # cheap enough for every heartbeat
 PROBES = (cpu.device,)  # one per kind of device; a machine without such a device has a probe that gives nothing
 
 
@@ -32,11 +36,20 @@ def facts(home: Path) -> HardwareFacts:
     )
 
 
-def available_bytes(devices: list[DeviceFacts]) -> dict[str, int]:
+def available_bytes() -> dict[str, int]:
     """Of each device now; a device whose probe cannot tell is left out."""
-    return {
-        device.name: device.memory_available_bytes for device in devices if device.memory_available_bytes is not None
-    }
+    found: dict[str, int] = {}
+    for device, probe in AVAILABLE.items():
+        available = attempt(device, probe, {})
+        if available is not None:
+            found[device] = available
+    return found
+
+
+def lasting(hardware: HardwareFacts) -> HardwareFacts:
+    """Without what changes all the time: two of these differ only when something was built in, out or over."""
+    devices = [replace(device, memory_available_bytes=None) for device in hardware.devices]
+    return replace(hardware, devices=devices, disk_free_bytes=0)
 
 
 def operating_system() -> str:
