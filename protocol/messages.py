@@ -111,6 +111,7 @@ class Heartbeat(Message, frozen=True):
     link_up: bool = True  # whether the agent reaches Redis
     replicas: list[ReplicaFacts] = []
     jobs: list[Held] = []
+    stopping: bool = False  # the agent's last: it has ended all it ran and goes
 
 
 class File(Message, frozen=True):

@@ -1,0 +1,182 @@
+"""The node agent: tells the control plane what is, by heartbeats, and does what the answers say should be."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import random
+import signal
+import threading
+import time
+from types import FrameType
+from uuid import uuid4
+
+from msgspec.structs import replace
+
+from protocol.errors import CyxwizError, NotAuthenticated
+from protocol.messages import HEARTBEAT_SECONDS, DesiredState, HardwareFacts, Heartbeat
+from workers import app, workspace
+from workers.backoff import Backoff
+from workers.blobs import BlobCache
+from workers.control_plane import ControlPlane
+from workers.hardware import machine
+from workers.jobs import Jobs
+from workers.journal import Journal
+from workers.link import Link
+from workers.logs import LogShipper
+from workers.settings import Home
+from workers.supervisor import Supervisor
+
+log = logging.getLogger(__name__)
+
+GATHER_SECONDS = 0.02  # changes come in groups: one heartbeat for all
+REFUSED_SECONDS = 30.0  # between tries with a token that is not taken
+PROBE_SECONDS = 300.0  # how often the hardware is looked at again
+RUNNERS_STOP_SECONDS = 6.5  # politely for five, then killed
+
+
+class Agent:
+    def __init__(self, home: Home) -> None:
+        self._home = home
+        self._identity = identity = home.read()
+        self._boot_id = uuid4().hex
+        self._control_plane = ControlPlane(identity.url, identity.token)
+        self._link = Link(identity.broker_url, identity.node_id, self.sync)
+        self._logs = LogShipper(identity.broker_url, identity.node_id)
+        workspace.clear(home.attempts)
+        blobs = BlobCache(home.blobs, self._control_plane)
+        self._supervisor = Supervisor(
+            attempts=home.attempts, blobs=blobs, link=self._link, logs=self._logs, changed=self.sync
+        )
+        self._jobs = Jobs(
+            attempts=home.attempts,
+            journal=Journal(home.results),
+            blobs=blobs,
+            logs=self._logs,
+            control_plane=self._control_plane,
+            changed=self.sync,
+        )
+        app.configure(identity.broker_url, identity.node_id)
+        app.app.doorbells = self
+        self._worker = app.DoorbellWorker(identity.node_id)
+        self._hardware = machine.facts(home.path)
+        self._hardware_told: HardwareFacts | None = None
+        self._probed = time.monotonic()
+        # SimpleQueue, because its `put` may be called from a signal handler; an Event's `set` may not.
+        self._wake: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._stop: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._stopping = False
+        self._heart = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+
+    def run(self) -> None:
+        """Until SIGTERM or SIGINT; then ends all it has started, within ten seconds."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._told_to_stop)
+        log.info("Node %s serves %s.", self._identity.name, self._identity.url)
+        self._logs.start()
+        self._link.start()
+        self._jobs.start()
+        self._heart.start()
+        self._worker.listen(self._identity.queues)
+        self._stop.get()
+        self._end()
+
+    def sync(self) -> None:
+        """Something changed, here or there: a heartbeat, now."""
+        self._wake.put(None)
+
+    def job_waits(self, job_id: str) -> None:
+        self._jobs.doorbell(job_id)
+
+    def _told_to_stop(self, number: int, frame: FrameType | None) -> None:
+        self._stop.put(None)
+
+    def _beat(self) -> None:
+        backoff = Backoff(0.5, HEARTBEAT_SECONDS)
+        while not self._stopping:
+            try:
+                self._heartbeat()
+            except NotAuthenticated as error:
+                log.error(
+                    "The control plane does not take this node's token: %s If the node was removed there, let it join "
+                    "again: cyxwiz-node join %s --force --home %s",
+                    error.message,
+                    self._identity.url,
+                    self._home.path,
+                )
+                self._pause(REFUSED_SECONDS, hurry=False)
+            except CyxwizError as error:
+                log.warning("Heartbeat failed: %s", error.message)
+                self._pause(backoff.seconds(), hurry=False)
+            except Exception:  # without heartbeats the node is lost, so no error of ours may end them
+                log.exception("Heartbeat failed.")
+                self._pause(backoff.seconds(), hurry=False)
+            else:
+                backoff.reset()
+                self._pause(HEARTBEAT_SECONDS * random.uniform(0.9, 1.0), hurry=True)  # noqa: S311
+
+    def _pause(self, seconds: float, *, hurry: bool) -> None:
+        """`hurry`: until something changed, at most."""
+        until = time.monotonic() + seconds
+        try:
+            self._wake.get(timeout=seconds)
+            while not self._stopping:
+                self._wake.get(timeout=GATHER_SECONDS if hurry else max(0, until - time.monotonic()))
+        except queue.Empty:
+            pass
+
+    def _heartbeat(self) -> None:
+        self._probe()
+        told = self._jobs.held()
+        heartbeat = Heartbeat(
+            boot_id=self._boot_id,
+            hardware=None if self._hardware == self._hardware_told else self._hardware,
+            memory_available_bytes=machine.available_bytes(),
+            link_up=self._link.up,
+            replicas=self._supervisor.facts(),
+            jobs=told,
+        )
+        sent = time.monotonic()
+        state = self._control_plane.heartbeat(heartbeat)
+        if heartbeat.hardware is not None:
+            self._hardware_told = heartbeat.hardware
+        # From the sending on: the control plane counts from when it heard us, which is later.
+        self._link.lease_until = sent + state.lease_seconds
+        self._obey(state, heartbeat)
+
+    def _obey(self, state: DesiredState, heartbeat: Heartbeat) -> None:
+        if state.token is not None:
+            self._identity = replace(self._identity, token=state.token)
+            self._home.write(self._identity)  # before it is used: once used, the old one is void
+            self._control_plane.use_token(state.token)
+        if state.send_hardware:
+            self._hardware_told = None
+            self.sync()
+        self._supervisor.want(state.replicas)
+        self._jobs.keep(state.jobs, heartbeat.jobs)
+        self._worker.listen(state.queues)
+
+    def _probe(self) -> None:
+        if time.monotonic() - self._probed < PROBE_SECONDS:
+            return
+        self._probed = time.monotonic()
+        found = machine.facts(self._home.path)
+        if machine.lasting(found) != machine.lasting(self._hardware):
+            self._hardware = found
+
+    def _end(self) -> None:
+        log.info("Stopping.")
+        self._stopping = True
+        self.sync()
+        self._worker.stop(0)
+        runners = threading.Thread(target=self._supervisor.stop, args=[RUNNERS_STOP_SECONDS], daemon=True)
+        runners.start()
+        self._jobs.stop(1)
+        runners.join(RUNNERS_STOP_SECONDS)
+        self._link.stop()
+        self._logs.stop(0.5)
+        try:
+            self._control_plane.heartbeat(Heartbeat(boot_id=self._boot_id, stopping=True), timeout_seconds=1)
+        except CyxwizError as error:
+            log.info("The control plane could not be told: %s", error.message)
+        log.info("Stopped.")

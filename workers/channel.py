@@ -1,0 +1,61 @@
+"""The agent's way to one runner: request frames in, and which of them have no answer yet."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from collections import deque
+
+from workers import wire
+
+MOST_WAITING_BYTES = 256 * 1024**2
+
+
+class Channel:
+    def __init__(self, replica: bytes, sock: socket.socket) -> None:
+        self.replica = replica
+        self.open = True
+        self.in_flight: set[bytes] = set()  # reply keys
+        self._sock = sock
+        self._lock = threading.Lock()
+        self._waiting: deque[bytes] = deque()
+        self._waiting_bytes = 0
+
+    def send(self, frames: list[bytes], arrived_ns: int) -> bool:
+        """Never waits, because other runners' frames come behind. False when too much waits already."""
+        head = wire.TO_RUNNER.pack
+        data = b"".join([part for frame in frames for part in (head(len(frame), arrived_ns), frame)])
+        with self._lock:
+            if self._waiting:
+                if self._waiting_bytes + len(data) > MOST_WAITING_BYTES:
+                    return False
+                self._wait(data)
+                return True
+            try:
+                sent = self._sock.send(data, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+            except BlockingIOError:
+                sent = 0
+            except OSError:
+                return True  # it has ended: whoever reads from it answers for all that is in flight
+            if sent < len(data):
+                self._wait(data[sent:])
+                threading.Thread(target=self._drain, name="channel", daemon=True).start()
+        return True
+
+    def _wait(self, data: bytes) -> None:
+        self._waiting.append(data)
+        self._waiting_bytes += len(data)
+
+    def _drain(self) -> None:
+        """Sends what the socket's buffer had no room for."""
+        while True:
+            with self._lock:
+                if not self._waiting:
+                    return
+                data = self._waiting[0]
+            with contextlib.suppress(OSError):
+                self._sock.sendall(data, socket.MSG_NOSIGNAL)
+            with self._lock:
+                self._waiting.popleft()
+                self._waiting_bytes -= len(data)

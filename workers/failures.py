@@ -1,0 +1,33 @@
+"""Why an attempt at a replica or a job failed, as a fact to report. What follows from it the control plane decides."""
+
+from __future__ import annotations
+
+import errno
+
+from protocol.errors import CyxwizError
+from protocol.messages import Failure
+
+LONGEST_MESSAGE = 2000
+
+
+class AttemptFailed(Exception):
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.failure = Failure(code=code, message=message[:LONGEST_MESSAGE])
+
+
+class Stopped(Exception):
+    """Nobody wants this attempt any more: no failure."""
+
+
+def describe(error: Exception, otherwise: str) -> Failure:
+    """`otherwise` is the code for errors that say nothing better of themselves."""
+    if isinstance(error, AttemptFailed):
+        return error.failure
+    if isinstance(error, CyxwizError):
+        return AttemptFailed(error.code, error.message).failure
+    if isinstance(error, MemoryError):
+        return AttemptFailed("out_of_memory", str(error) or "The memory did not suffice.").failure
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return AttemptFailed(otherwise, f"The node's disk is full ({error.filename}).").failure
+    return AttemptFailed(otherwise, f"{type(error).__name__}: {error}").failure

@@ -1,0 +1,262 @@
+"""Runs jobs: asks for those whose doorbell rang while there is room, runs each in a runner process of its own, and
+sends what came of it until the control plane has it."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+
+from protocol.errors import CyxwizError, NotAuthenticated, RunFailed, TimedOut, Unavailable
+from protocol.messages import Held, JobFailure, JobSpec
+from workers.backoff import Backoff
+from workers.blobs import BlobCache
+from workers.control_plane import ControlPlane
+from workers.failures import AttemptFailed, Stopped, describe
+from workers.journal import Entry, Journal, Outcome
+from workers.logs import LogShipper
+from workers.runner.orders import Order, Run
+from workers.runner_process import RunnerProcess
+from workers.runtimes import catalogue
+from workers.workspace import Workspace, workspace
+
+log = logging.getLogger(__name__)
+
+MOST_RUNNING = 4
+MOST_WAITING = 64  # doorbells remembered; the control plane rings again for what we forget
+
+# The control plane may take the same result later; any other answer to it is final.
+LATER = (Unavailable, NotAuthenticated)
+
+
+class Jobs:
+    def __init__(
+        self,
+        *,
+        attempts: Path,
+        journal: Journal,
+        blobs: BlobCache,
+        logs: LogShipper,
+        control_plane: ControlPlane,
+        changed: Callable[[], None],
+    ) -> None:
+        self._attempts = attempts
+        self._journal = journal
+        self._blobs = blobs
+        self._logs = logs
+        self._control_plane = control_plane
+        self._changed = changed
+        self._lock = threading.Lock()
+        self._running: dict[tuple[str, int], _Attempt] = {}
+        self._asking: set[str] = set()
+        self._waiting: deque[str] = deque(maxlen=MOST_WAITING)
+        self._stopping = False
+        self._news = threading.Event()
+        self._sender = threading.Thread(target=self._send_results, name="results", daemon=True)
+
+    def start(self) -> None:
+        self._sender.start()
+
+    def doorbell(self, job_id: str) -> None:
+        """Asks for the job now, or when there is room."""
+        with self._lock:
+            if self._stopping or job_id in self._asking or any(id == job_id for id, _ in self._running):
+                return
+            if len(self._running) + len(self._asking) >= MOST_RUNNING:
+                if job_id not in self._waiting:
+                    self._waiting.append(job_id)
+                return
+            self._asking.add(job_id)
+        try:
+            self._accept(job_id)
+        finally:
+            with self._lock:
+                self._asking.discard(job_id)
+
+    def held(self) -> list[Held]:
+        """Running, or finished and not sent yet."""
+        with self._lock:
+            running = [Held(id=id, fence=fence) for id, fence in self._running]
+        known = {(held.id, held.fence) for held in running}
+        return running + [e.held for e in self._journal.entries() if (e.held.id, e.held.fence) not in known]
+
+    def keep(self, allowed: list[Held], told: list[Held]) -> None:
+        """Ends what the control plane does not want of that which it was told. (What began after it was told, it could
+        not answer for.)"""
+        unwanted = {(held.id, held.fence) for held in told} - {(held.id, held.fence) for held in allowed}
+        with self._lock:
+            ended = [attempt for key, attempt in self._running.items() if key in unwanted]
+        for attempt in ended:
+            attempt.stop()
+        for entry in self._journal.entries():
+            if (entry.outcome.job_id, entry.outcome.fence) in unwanted:
+                self._journal.remove(entry)
+
+    def stop(self, timeout_seconds: float) -> None:
+        with self._lock:
+            self._stopping = True
+            self._waiting.clear()
+            attempts = list(self._running.values())
+        self._news.set()
+        for attempt in attempts:
+            attempt.stop()
+        for attempt in attempts:
+            attempt.thread.join(timeout_seconds / len(attempts))
+
+    def _accept(self, job_id: str) -> None:
+        try:
+            spec = self._control_plane.accept(job_id)
+        except CyxwizError as error:  # another node has it, it was cancelled, …: nothing to do here
+            log.info("Job %s is not for this node: %s", job_id[:8], error.message)
+            return
+        attempt = _Attempt(spec, self._attempts, self._blobs, self._logs, self._over, self._journal)
+        with self._lock:
+            if self._stopping:
+                return
+            self._running[spec.id, spec.fence] = attempt
+        attempt.thread.start()
+        self._changed()
+
+    def _over(self, attempt: _Attempt) -> None:
+        with self._lock:
+            self._running.pop((attempt.spec.id, attempt.spec.fence), None)
+            next_one = self._waiting.popleft() if self._waiting and not self._stopping else None
+        self._news.set()
+        self._changed()
+        if next_one is not None:
+            self.doorbell(next_one)
+
+    def _send_results(self) -> None:
+        backoff = Backoff(0.5, 15)
+        while not self._stopping:
+            self._news.clear()
+            waiting = [entry for entry in self._journal.entries() if not self._send(entry)]
+            if waiting:
+                self._news.wait(backoff.seconds())
+            else:
+                backoff.reset()
+                self._news.wait()
+
+    def _send(self, entry: Entry) -> bool:
+        """False: try again later."""
+        outcome = entry.outcome
+        try:
+            if outcome.failure is not None:
+                failure = JobFailure(fence=outcome.fence, failure=outcome.failure)
+                self._control_plane.send_failure(outcome.job_id, failure)
+            else:
+                self._control_plane.send_result(outcome.job_id, outcome.fence, entry.result, outcome.header_bytes)
+        except LATER as error:
+            log.warning("The result of job %s waits: %s", outcome.job_id[:8], error.message)
+            return False
+        except CyxwizError as error:
+            log.warning("The control plane does not want the result of job %s: %s", outcome.job_id[:8], error.message)
+        except FileNotFoundError:  # cancelled meanwhile
+            pass
+        self._journal.remove(entry)
+        self._changed()
+        return True
+
+
+class _Attempt:
+    """One run of one job: a thread that fetches, runs, and puts the outcome into the journal."""
+
+    def __init__(
+        self,
+        spec: JobSpec,
+        attempts: Path,
+        blobs: BlobCache,
+        logs: LogShipper,
+        over: Callable[[_Attempt], None],
+        journal: Journal,
+    ) -> None:
+        self.spec = spec
+        self._attempts = attempts
+        self._blobs = blobs
+        self._logs = logs
+        self._over = over
+        self._journal = journal
+        self._stopped = threading.Event()
+        self._timed_out = False
+        self._lock = threading.Lock()
+        self._runner: RunnerProcess | None = None
+        self.thread = threading.Thread(target=self._run, name=f"job-{spec.id[:8]}", daemon=True)
+
+    def stop(self) -> None:
+        with self._lock:
+            self._stopped.set()
+            if self._runner is not None:
+                self._runner.kill()
+
+    def _run(self) -> None:
+        spec = self.spec
+        failure = None
+        with workspace(self._attempts, f"job-{spec.id}-{spec.fence}") as folder:
+            result = folder.scratch / "result"
+            header_bytes = 0
+            try:
+                header_bytes = self._outcome(folder, result)
+            except Stopped:
+                pass
+            except Exception as error:
+                failure = describe(error, RunFailed.code)
+            if not self._stopped.is_set():
+                outcome = Outcome(job_id=spec.id, fence=spec.fence, header_bytes=header_bytes, failure=failure)
+                self._journal.add(outcome, None if failure else result)
+                self._say(f"failed: {failure.message}" if failure else "finished")
+        self._blobs.forget(spec.inputs.sha256)
+        self._over(self)
+
+    def _outcome(self, folder: Workspace, result: Path) -> int:
+        """Writes `result`; returns how long its JSON is."""
+        spec = self.spec
+        if spec.format not in catalogue.RUNTIMES or spec.format in catalogue.refusals():
+            raise AttemptFailed("format_unsupported", f"This node cannot run the format {spec.format}.")
+        for file in spec.files:
+            folder.add(file.path, self._blobs.fetch(file, lambda _: None, self._stopped))
+        inputs = self._blobs.fetch(spec.inputs, lambda _: None, self._stopped)
+        order = Order(
+            format=spec.format,
+            folder=str(folder.model),
+            files=[file.path for file in spec.files],
+            device=spec.device,
+            memory_bytes=spec.memory_bytes,
+            options=spec.options,
+            run=Run(spec.model, str(inputs), spec.inputs_header_bytes, str(result)),
+        )
+        runner = RunnerProcess(folder.scratch, lambda source, line: self._logs.line(spec.id, spec.fence, source, line))
+        with self._lock:
+            self._runner = runner
+            if self._stopped.is_set():
+                runner.kill()
+        clock = threading.Timer(spec.timeout_seconds, self._time_out, [runner])
+        clock.daemon = True
+        clock.start()
+        try:
+            return self._finish(runner, order)
+        except AttemptFailed as error:
+            if self._timed_out:
+                raise TimedOut(f"The job ran longer than its {spec.timeout_seconds} s.") from error
+            raise
+        finally:
+            clock.cancel()
+            runner.kill()
+            runner.wait()
+
+    def _finish(self, runner: RunnerProcess, order: Order) -> int:
+        runner.load(order, self.spec.timeout_seconds + 1)
+        finished = runner.finish()
+        if finished is None:
+            raise runner.died()
+        if finished.failure is not None:
+            raise AttemptFailed(finished.failure.code, finished.failure.message)
+        return finished.header_bytes
+
+    def _time_out(self, runner: RunnerProcess) -> None:
+        self._timed_out = True
+        runner.kill()
+
+    def _say(self, line: str) -> None:
+        self._logs.line(self.spec.id, self.spec.fence, "agent", line)

@@ -1,0 +1,48 @@
+"""What agent and runner say to each other besides request frames: one order at the start, and what became of it."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import msgspec
+
+from protocol.messages import Failure
+
+
+class Run(msgspec.Struct, frozen=True):
+    """Run once over a file of inputs, instead of serving."""
+
+    model: str
+    inputs: str  # path of an Open Inference Protocol request in binary form
+    inputs_header_bytes: int
+    result: str  # path to write the response to
+
+
+class Order(msgspec.Struct, frozen=True):
+    format: str
+    folder: str
+    files: list[str]
+    device: str
+    memory_bytes: int
+    options: dict[str, object] = {}
+    run: Run | None = None
+
+
+class Loaded(msgspec.Struct, frozen=True):
+    failure: Failure | None = None
+
+
+class Finished(msgspec.Struct, frozen=True):
+    """Of a `Run`."""
+
+    header_bytes: int = 0
+    failure: Failure | None = None
+
+
+M = TypeVar("M", bound=msgspec.Struct)
+
+encode = msgspec.json.encode
+
+
+def decode(frame: bytes, kind: type[M]) -> M:
+    return msgspec.json.decode(frame, type=kind)

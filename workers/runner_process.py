@@ -1,0 +1,211 @@
+"""Starts, watches and ends one runner process. Knows nothing of replicas, jobs or Redis."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from workers import settings, wire
+from workers.failures import AttemptFailed
+from workers.hardware import memory
+from workers.runner import orders
+
+POLITE_SECONDS = 5.0
+LONGEST_LINE_BYTES = 8192
+SOCKET_BUFFER_BYTES = 4 * 1024**2
+
+# A runner is killed when the *thread* that started it ends (PR_SET_PDEATHSIG), so one thread, which lives as long as
+# the agent, starts them all.
+_spawner = ThreadPoolExecutor(max_workers=1, thread_name_prefix="spawner")
+
+OnLine = Callable[[str, str], None]  # source (stdout or stderr), line
+
+
+class RunnerProcess:
+    def __init__(self, folder: Path, on_line: OnLine) -> None:
+        """`folder`: where it may write, and its working directory."""
+        self._on_line = on_line
+        self.last_lines: deque[str] = deque(maxlen=5)
+        self._oom_kills = memory.oom_kills()
+        self._finished = threading.Event()
+        self._reaping = threading.Lock()
+        self._early: list[bytes] = []
+        self.socket, theirs = socket.socketpair()
+        for end in (self.socket, theirs):
+            for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
+                end.setsockopt(socket.SOL_SOCKET, option, SOCKET_BUFFER_BYTES)
+        with theirs:
+            command = [sys.executable, "-P", "-m", "workers.runner", "--fd", str(theirs.fileno())]
+            self._process = _spawner.submit(self._spawn, command, folder, theirs.fileno()).result()
+        self.pid = self._process.pid
+        self._reader = wire.FrameReader(self.socket, wire.TO_AGENT)
+        threading.Thread(target=self._watch, name=f"watch-{self.pid}", daemon=True).start()
+
+    @staticmethod
+    def _spawn(command: list[str], folder: Path, fd: int) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(  # noqa: S603  (our own program)
+            [*command, "--parent", str(os.getpid())],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            cwd=folder,
+            env=settings.runner_environment(folder),
+            pass_fds=[fd],
+            start_new_session=True,  # a Ctrl-C in our terminal is for us; and its children can be ended with it
+        )
+
+    def load(self, order: orders.Order, timeout_seconds: float) -> None:
+        """Raises AttemptFailed."""
+        give_up = threading.Timer(timeout_seconds, self.kill)
+        give_up.daemon = True
+        give_up.start()
+        started = time.monotonic()
+        try:
+            self.send(orders.encode(order))
+            frames = self.read()
+        finally:
+            give_up.cancel()
+        if not frames:
+            if time.monotonic() - started >= timeout_seconds:
+                raise AttemptFailed("load_failed", f"The model did not load within {timeout_seconds:.0f} s.")
+            raise self.died()
+        loaded = orders.decode(frames[0], orders.Loaded)
+        self._early = frames[1:]
+        if loaded.failure is not None:
+            raise AttemptFailed(loaded.failure.code, loaded.failure.message)
+
+    def finish(self) -> orders.Finished | None:
+        """Waits for what came of an order to run once. None: it died."""
+        frames = self._early or self.read()
+        return orders.decode(frames[0], orders.Finished) if frames else None
+
+    def send(self, frame: bytes) -> None:
+        with contextlib.suppress(OSError):  # whoever reads the answer finds out
+            self.socket.sendall(wire.TO_RUNNER.pack(len(frame), time.monotonic_ns()) + frame)
+
+    def read(self) -> list[bytes]:
+        """Reply frames; none when it has ended."""
+        try:
+            return [frame for _, frame in self._reader.read()]
+        except wire.BrokenFrame:
+            self.kill()
+            return []
+
+    def end(self) -> None:
+        """Politely: it answers what it has and goes; after a while it is killed. Returns at once."""
+        with contextlib.suppress(OSError):
+            self.socket.shutdown(socket.SHUT_WR)
+        last = threading.Timer(POLITE_SECONDS, self.kill)
+        last.daemon = True
+        last.start()
+
+    def kill(self) -> None:
+        with self._reaping:
+            if self._process.returncode is None:  # else its number may be somebody else's by now
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(self.pid, signal.SIGKILL)
+
+    def wait(self, timeout_seconds: float = POLITE_SECONDS + 1) -> None:
+        """Until it and all that it started are gone. Kills what does not go by itself."""
+        if not self._finished.wait(timeout_seconds):
+            self.kill()
+            self._finished.wait(timeout_seconds)
+
+    def died(self) -> AttemptFailed:
+        """Why it ended, where nobody had asked it to."""
+        self.wait(1)
+        code = self._process.returncode
+        last = f" Its last line: {self.last_lines[-1]}" if self.last_lines else ""
+        if code == -signal.SIGKILL and memory.oom_kills() > self._oom_kills:
+            return AttemptFailed("out_of_memory", f"The kernel ended the model's process for lack of memory.{last}")
+        if code is not None and code < 0:
+            return AttemptFailed("runner_died", f"The model's process was ended by {signal.Signals(-code).name}.{last}")
+        return AttemptFailed("runner_died", f"The model's process ended with exit code {code}.{last}")
+
+    @property
+    def memory_bytes(self) -> int | None:
+        return memory.resident_bytes(self.pid)
+
+    def _watch(self) -> None:
+        """Collects its output; when it has ended, ends what it left behind and closes the socket for the reader."""
+        assert self._process.stdout is not None
+        assert self._process.stderr is not None
+        exited = os.pidfd_open(self.pid)
+        with selectors.DefaultSelector() as selector:
+            selector.register(exited, selectors.EVENT_READ)
+            for pipe, source in ((self._process.stdout, "stdout"), (self._process.stderr, "stderr")):
+                os.set_blocking(pipe.fileno(), False)
+                selector.register(pipe, selectors.EVENT_READ, _Lines(source, self._line))
+            running = True
+            while running:
+                for key, _ in selector.select():
+                    if key.fileobj == exited:
+                        running = False
+                    elif not key.data.read(key.fd):
+                        selector.unregister(key.fileobj)
+            # Still a zombie here, so its number cannot have gone to another process group.
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.pid, signal.SIGKILL)
+            for key in list(selector.get_map().values()):
+                if key.fileobj != exited:
+                    key.data.read(key.fd)
+                    key.data.close()
+        os.close(exited)
+        with self._reaping:
+            self._process.wait()
+        self._process.stdout.close()
+        self._process.stderr.close()
+        self._finished.set()
+        with contextlib.suppress(OSError):
+            self.socket.shutdown(socket.SHUT_RDWR)
+
+    def _line(self, source: str, line: str) -> None:
+        if source == "stderr" and line.strip():
+            self.last_lines.append(line)
+        self._on_line(source, line)
+
+
+class _Lines:
+    """Cuts what comes out of a pipe into lines."""
+
+    def __init__(self, source: str, on_line: OnLine) -> None:
+        self._source = source
+        self._on_line = on_line
+        self._rest = b""
+
+    def read(self, fd: int) -> bool:
+        """All that is there. False at the end."""
+        while True:
+            try:
+                chunk = os.read(fd, 65536)
+            except BlockingIOError:
+                return True
+            if not chunk:
+                self.close()
+                return False
+            *lines, self._rest = (self._rest + chunk).split(b"\n")
+            for line in lines:
+                self._give(line)
+            if len(self._rest) > LONGEST_LINE_BYTES:
+                self.close()
+            if len(chunk) < 65536:
+                return True
+
+    def close(self) -> None:
+        if self._rest:
+            self._give(self._rest)
+            self._rest = b""
+
+    def _give(self, line: bytes) -> None:
+        self._on_line(self._source, line[:LONGEST_LINE_BYTES].decode(errors="replace").rstrip("\r"))

@@ -1,0 +1,42 @@
+"""Which runtime runs which format. Imports none of them: a runtime's library belongs into a runner process only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, cast
+
+if TYPE_CHECKING:
+    from workers.runtimes.base import Runtime
+
+
+@dataclass(frozen=True)
+class Entry:
+    runtime: str  # "module:Class"
+    libraries: tuple[str, ...]
+
+
+RUNTIMES = {
+    "onnx": Entry("workers.runtimes.onnx:OnnxRuntime", ("onnxruntime", "numpy")),
+    "fake": Entry("workers.runtimes.fake:FakeRuntime", ("numpy",)),
+}
+
+
+def refusals() -> dict[str, str]:
+    """Format -> why this node cannot run it. A format that is not here, it can."""
+    missing = {
+        format: [library for library in entry.libraries if find_spec(library) is None]
+        for format, entry in RUNTIMES.items()
+    }
+    return {format: _not_installed(names) for format, names in missing.items() if names}
+
+
+def load(format: str) -> type[Runtime]:
+    """The runtime's class. In a runner only."""
+    module, _, name = RUNTIMES[format].runtime.partition(":")
+    return cast("type[Runtime]", getattr(import_module(module), name))
+
+
+def _not_installed(names: list[str]) -> str:
+    return f"{' and '.join(names)} {'is' if len(names) == 1 else 'are'} not installed on this node"

@@ -1,0 +1,70 @@
+"""The runtime for trying out a fleet without a model: it gives back its inputs, and misbehaves on request.
+
+Options of the deployment:  load_seconds, fail_load, exit_on_load, out_of_memory, sleep_seconds (for every request)
+Commands, in a BYTES input named `command`:  "sleep 0.5", "fail WORDS", "bad WORDS", "exit 3", "abort", "print WORDS"
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+from protocol.errors import BadRequest, LoadFailed, RunFailed
+from protocol.tensors import TensorSpec
+from workers.runtimes.base import Arrays, Artifact, Inputs
+
+COMMAND = "command"
+
+
+class FakeRuntime:
+    inputs: list[TensorSpec] = []
+    outputs: list[TensorSpec] = []
+
+    def __init__(self) -> None:
+        self._sleep_seconds = 0.0
+
+    def load(self, artifact: Artifact) -> None:
+        options = artifact.options
+        self._sleep_seconds = float(str(options.get("sleep_seconds", 0)))
+        print(f"fake model loading from {len(artifact.files)} files", flush=True)
+        time.sleep(float(str(options.get("load_seconds", 0))))
+        if "exit_on_load" in options:
+            os._exit(int(str(options["exit_on_load"])))
+        if options.get("out_of_memory"):
+            raise MemoryError("The fake model wants more memory than there is.")
+        if "fail_load" in options:
+            raise LoadFailed(str(options["fail_load"]))
+
+    def run(self, batch: list[Inputs]) -> list[Arrays]:
+        return [self._run(inputs) for inputs in batch]
+
+    def _run(self, inputs: Inputs) -> Arrays:
+        if self._sleep_seconds:
+            time.sleep(self._sleep_seconds)
+        if COMMAND in inputs.arrays:
+            for command in inputs.arrays[COMMAND].flat:
+                _obey(*str(command).partition(" ")[::2])
+        if strange := [name for name in inputs.wanted if name not in inputs.arrays]:
+            raise BadRequest(f"The model has no output '{strange[0]}'.")
+        return {name: inputs.arrays[name] for name in inputs.wanted or inputs.arrays}
+
+    def unload(self) -> None:
+        pass
+
+
+def _obey(verb: str, rest: str) -> None:
+    match verb:
+        case "sleep":
+            time.sleep(float(rest))
+        case "fail":
+            raise RunFailed(rest)
+        case "bad":
+            raise BadRequest(rest)
+        case "exit":
+            os._exit(int(rest))
+        case "abort":
+            os.abort()
+        case "print":
+            print(rest, flush=True)
+        case _:
+            raise BadRequest(f"The fake model knows no command '{verb}'.")

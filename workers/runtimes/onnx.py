@@ -1,0 +1,96 @@
+"""ONNX models by onnxruntime, on the CPU."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import onnxruntime as ort
+
+from protocol.errors import BadRequest, LoadFailed, RunFailed
+from protocol.tensors import TensorSpec
+from workers.failures import AttemptFailed
+from workers.runtimes.base import Arrays, Artifact, Inputs, whole_number
+
+DATATYPES = {
+    "tensor(bool)": "BOOL",
+    "tensor(uint8)": "UINT8",
+    "tensor(uint16)": "UINT16",
+    "tensor(uint32)": "UINT32",
+    "tensor(uint64)": "UINT64",
+    "tensor(int8)": "INT8",
+    "tensor(int16)": "INT16",
+    "tensor(int32)": "INT32",
+    "tensor(int64)": "INT64",
+    "tensor(float16)": "FP16",
+    "tensor(float)": "FP32",
+    "tensor(double)": "FP64",
+    "tensor(string)": "BYTES",
+}
+OUT_OF_MEMORY = ("bad_alloc", "Failed to allocate memory", "out of memory")  # as onnxruntime words it
+
+
+class OnnxRuntime:
+    inputs: list[TensorSpec] = []
+    outputs: list[TensorSpec] = []
+
+    def __init__(self) -> None:
+        self._session: Any = None
+
+    def load(self, artifact: Artifact) -> None:
+        options = ort.SessionOptions()
+        # Few threads that sleep when idle: a node holds many models, and spinning threads of one starve the others.
+        options.intra_op_num_threads = whole_number(artifact.options, "threads", 1, 1, 256)
+        options.inter_op_num_threads = 1
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.log_severity_level = 3
+        try:
+            self._session = ort.InferenceSession(
+                str(artifact.folder / _model_file(artifact.files)), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:
+            if any(words in str(error) for words in OUT_OF_MEMORY):
+                raise AttemptFailed("out_of_memory", f"onnxruntime: {error}") from error
+            raise LoadFailed(f"onnxruntime: {error}") from error
+        self.inputs = [_spec("input", value) for value in self._session.get_inputs()]
+        self.outputs = [_spec("output", value) for value in self._session.get_outputs()]
+        self._all_outputs = [spec.name for spec in self.outputs]
+
+    def run(self, batch: list[Inputs]) -> list[Arrays]:
+        return [self._run(inputs) for inputs in batch]
+
+    def _run(self, inputs: Inputs) -> Arrays:
+        names = inputs.wanted or self._all_outputs
+        try:
+            found = self._session.run(names, inputs.arrays)
+        except Exception as error:
+            # Its own classes for a wrong name, type or shape, and ValueError for a missing input; the rest is the
+            # model failing on values that fit.
+            if isinstance(error, ValueError) or type(error).__name__ == "InvalidArgument":
+                raise BadRequest(_readable(error)) from error
+            raise RunFailed(_readable(error)) from error
+        return dict(zip(names, found, strict=True))
+
+    def unload(self) -> None:
+        self._session = None
+
+
+def _model_file(files: tuple[str, ...]) -> str:
+    """External data lies beside it under other names."""
+    if len(files) == 1:
+        return files[0]
+    models = [file for file in files if file.endswith(".onnx")]
+    if len(models) != 1:
+        raise LoadFailed(f"Of the files {', '.join(files) or '(none)'} exactly one must end in .onnx.")
+    return models[0]
+
+
+def _spec(kind: str, value: Any) -> TensorSpec:
+    datatype = DATATYPES.get(value.type)
+    if datatype is None:
+        raise LoadFailed(f"The model's {kind} '{value.name}' is {value.type}, for which the protocol has no type.")
+    return TensorSpec(value.name, datatype, [size if isinstance(size, int) else -1 for size in value.shape])
+
+
+def _readable(error: Exception) -> str:
+    """onnxruntime's message without its own prefix: '[ONNXRuntimeError] : 2 : INVALID_ARGUMENT : …'."""
+    return str(error).rsplit(" : ", 1)[-1].strip()

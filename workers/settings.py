@@ -1,0 +1,137 @@
+"""What one node knows of itself, kept in its home folder. The only reader of the environment on the node.
+
+NODE_HOME/node.json   who this node is, with its secrets (0600); written by `join`
+          blobs/      files by their SHA-256 (see `blobs`)
+          attempts/   one folder per running replica or job, removed with it (see `workspace`)
+          results/    results that the control plane has not taken yet (see `journal`)
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from protocol.errors import CyxwizError
+
+
+class BadSetting(CyxwizError):
+    code = "bad_setting"
+
+
+def default_home() -> Path:
+    return Path(os.environ.get("NODE_HOME") or "~/.cyxwiz-node").expanduser().resolve()
+
+
+def join_token() -> str | None:
+    """So that it need not be on a command line, where every user of the machine can read it."""
+    return os.environ.get("CYXWIZ_JOIN_TOKEN")
+
+
+def log_level() -> str:
+    return os.environ.get("LOG_LEVEL", "INFO").upper()
+
+
+def runner_environment(folder: Path) -> dict[str, str]:
+    """All that a runner may know of our environment: no secret of ours is in it."""
+    kept = ("PATH", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH")
+    packages = Path(__file__).resolve().parents[1]
+    return {
+        **{name: os.environ[name] for name in kept if name in os.environ},
+        "PYTHONPATH": str(packages),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTHONUNBUFFERED": "1",  # a line printed just before a crash is the one that explains it
+        "HOME": str(folder),
+        "TMPDIR": str(folder),
+    }
+
+
+class Identity(msgspec.Struct, frozen=True, kw_only=True):
+    node_id: str
+    name: str
+    url: str
+    token: str
+    broker_url: str
+    queues: list[str]
+
+    def __repr__(self) -> str:  # never the token, nor the password in broker_url
+        return f"Identity({self.name}, {self.node_id}, {self.url})"
+
+
+@dataclass(frozen=True)
+class Home:
+    path: Path
+
+    @property
+    def identity_file(self) -> Path:
+        return self.path / "node.json"
+
+    @property
+    def blobs(self) -> Path:
+        return self.path / "blobs"
+
+    @property
+    def attempts(self) -> Path:
+        return self.path / "attempts"
+
+    @property
+    def results(self) -> Path:
+        return self.path / "results"
+
+    def read(self) -> Identity:
+        try:
+            return msgspec.json.decode(self.identity_file.read_bytes(), type=Identity)
+        except FileNotFoundError:
+            raise BadSetting(
+                f"{self.path} holds no node. Join first: cyxwiz-node join URL --home {self.path}"
+            ) from None
+        except (msgspec.DecodeError, OSError) as error:
+            raise BadSetting(f"Cannot read {self.identity_file}: {error}") from error
+
+    def write(self, identity: Identity) -> None:
+        """All or nothing: a crash leaves the old file or the new one."""
+        handle, name = tempfile.mkstemp(dir=self.path, prefix=".node-")  # mkstemp makes it 0600
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(msgspec.json.format(msgspec.json.encode(identity)))
+                file.flush()
+                os.fsync(file.fileno())
+            Path(name).replace(self.identity_file)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+
+    @contextmanager
+    def ready_to_join(self, *, force: bool) -> Iterator[None]:
+        """Proves that the home can be written before a join token is spent; leaves no new folder behind on failure."""
+        if self.identity_file.exists() and not force:
+            raise BadSetting(f"{self.path} already holds node {self.read().name}. Use --force to join anew.")
+        missing = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
+        try:
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.path):
+                pass
+            yield
+        except BaseException as error:
+            for folder in missing:
+                if folder.is_dir() and not any(folder.iterdir()):
+                    folder.rmdir()
+            if isinstance(error, OSError):
+                raise BadSetting(f"Cannot write to {self.path}: {error.strerror}") from error
+            raise
+
+    @contextmanager
+    def only_agent(self) -> Iterator[None]:
+        """Two agents that are one node would end each other's replicas."""
+        with (self.path / "agent.lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise BadSetting(f"An agent already runs on {self.path}.") from None
+            yield

@@ -1,0 +1,48 @@
+"""A folder for each attempt at a replica or a job: the model's files under their names, and room to write."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+
+from workers.failures import AttemptFailed
+
+
+class Workspace:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.model = path / "model"
+        self.scratch = path / "scratch"  # the runner's working directory, home and TMPDIR
+        self.model.mkdir(mode=0o700, parents=True)
+        self.scratch.mkdir(mode=0o700)
+
+    def add(self, name: str, blob: Path) -> None:
+        """A link to the blob, so that large models are on disk once."""
+        parts = PurePosixPath(name).parts
+        if not parts or name.startswith("/") or ".." in parts or "\0" in name:
+            raise AttemptFailed("load_failed", f"The model has a file named '{name}', which leads out of its folder.")
+        target = self.model.joinpath(*parts)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(blob, target)
+        except OSError:  # another file system, or one without links
+            shutil.copyfile(blob, target)
+
+
+@contextmanager
+def workspace(attempts: Path, name: str) -> Iterator[Workspace]:
+    path = attempts / name
+    shutil.rmtree(path, ignore_errors=True)
+    try:
+        yield Workspace(path)
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def clear(attempts: Path) -> None:
+    """What an agent that was killed has left behind. Only when no other agent runs on this home."""
+    shutil.rmtree(attempts, ignore_errors=True)
+    attempts.mkdir(mode=0o700, parents=True)
