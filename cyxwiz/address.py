@@ -2,7 +2,7 @@
 
 from urllib.parse import urlsplit
 
-from cyxwiz.errors import NotConfigured
+from cyxwiz.errors import BadInput
 
 
 def checked_url(text: str) -> str:
@@ -13,7 +13,7 @@ def checked_url(text: str) -> str:
     except ValueError:  # the port is no number
         valid = False
     if not valid or parts.query or parts.fragment:
-        raise NotConfigured(f"{text!r} is not a server address. It looks like http://127.0.0.1:8080")
+        raise BadInput(f"{text!r} is not a server address. It looks like http://127.0.0.1:8080")
     if parts.username or parts.password:
-        raise NotConfigured("Put no user name or password into the address: the API key says who you are.")
+        raise BadInput("Put no user name or password into the address: the API key says who you are.")
     return parts.geturl().rstrip("/")

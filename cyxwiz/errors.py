@@ -5,7 +5,7 @@ CyxwizError
 ├── Unreachable         there was no server, or no whole answer from it
 ├── NotUnderstood       the answer is not what this client knows
 ├── NotConfigured       no address or no key
-├── BadInput            what was given cannot be sent
+├── BadInput            what was given cannot be used
 ├── DeploymentFailed    a deployment that was waited for will not run
 ├── JobFailed           a job that was waited for did not succeed
 └── TimedOut            something that was waited for is not there yet
