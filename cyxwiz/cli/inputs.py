@@ -1,0 +1,66 @@
+"""Tensors from the command line: `x=[[1,2]]`, `x=@x.npy`, `x=@all.npz:x`, `x=@x.json`, `x=@-`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from cyxwiz.cli.session import pairs
+
+
+def read_inputs(texts: list[str]) -> dict[str, Any]:
+    return {
+        name: _from_file(name, value[1:]) if value[:1] == "@" else _json(name, value)
+        for name, value in pairs(texts, "input").items()
+    }
+
+
+def _json(name: str, text: str | bytes, source: str = "") -> Any:
+    import msgspec
+
+    try:
+        return msgspec.json.decode(text)
+    except msgspec.DecodeError as error:
+        where = f"{source} is" if source else "its value is"
+        raise typer.BadParameter(
+            f"input {name!r}: {where} not JSON ({error}). For a file write {name}=@FILE."
+        ) from None
+
+
+def _from_file(name: str, given: str) -> Any:
+    if given == "-":
+        return _json(name, sys.stdin.buffer.read(), "stdin")
+    file, colon, member = given.rpartition(":")
+    path = Path(file if colon and file.endswith(".npz") else given)
+    try:
+        if path.suffix in (".npy", ".npz"):
+            return _array(name, path, member if path != Path(given) else "")
+        return _json(name, path.read_bytes(), str(path))
+    except OSError as error:
+        raise typer.BadParameter(f"input {name!r}: {path}: {error.strerror or error}.") from None
+
+
+def _array(name: str, path: Path, member: str) -> Any:
+    try:
+        import numpy as np
+    except ImportError:
+        raise typer.BadParameter(
+            f"input {name!r}: {path.suffix} files need NumPy (pip install numpy); JSON does not."
+        ) from None
+    try:
+        # Pickled arrays could run code: they stay refused.
+        loaded = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise typer.BadParameter(f"input {name!r}: {path} holds no array: {error}") from None
+    if path.suffix == ".npy":
+        return loaded
+    with loaded:
+        member = member or name
+        if member not in loaded:
+            raise typer.BadParameter(
+                f"input {name!r}: {path} has no {member!r}. Write {name}=@{path}:ONE_OF, of {', '.join(loaded)}."
+            )
+        return loaded[member]

@@ -1,0 +1,86 @@
+"""`cyxwiz models …`"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cyxwiz.cli.output import age, emit, say, size, table
+from cyxwiz.cli.session import Json, connect, model_and_version
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Upload models and look at them.")
+
+
+@app.command()
+def push(
+    context: typer.Context,
+    file: Annotated[Path, typer.Argument(help="The model file.", exists=True, dir_okay=False, readable=True)],
+    name: Annotated[
+        str | None, typer.Option(metavar="NAME", show_default=False, help="Default: the file's name without ending.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Upload a file as the newest version of a model.
+
+    Example: cyxwiz models push digits.onnx --name digits
+    """
+    from cyxwiz.cli.progress import upload_bar
+
+    with connect(context) as client, upload_bar(file.name) as progress:
+        version = client.models.push(file, name=name, progress=progress)
+    if json:
+        emit(version.raw)
+        return
+    say(f"{version.model}@{version.number}: {version.format}, {size(version.size_bytes)}")
+    say(f"Deploy it: cyxwiz deploy {version.model} --model {version.model}@{version.number}")
+
+
+@app.command("ls")
+def list_models(context: typer.Context, json: Json = False) -> None:
+    """List your models.
+
+    Example: cyxwiz models ls
+    """
+    with connect(context) as client:
+        models = list(client.models.list())
+    if json:
+        emit([model.raw for model in models])
+        return
+    rows = [(m.name, m.latest_version, age(m.created_at), m.description) for m in models]
+    table(("NAME", "LATEST", "AGE", "DESCRIPTION"), rows)
+
+
+@app.command()
+def show(
+    context: typer.Context,
+    model: Annotated[str, typer.Argument(metavar="NAME[@VERSION]", show_default=False)],
+    json: Json = False,
+) -> None:
+    """Show a model's versions, and what one of them (by default the newest) takes and gives.
+
+    Example: cyxwiz models show digits@2
+    """
+    name, number = model_and_version(model)
+    with connect(context) as client:
+        found = client.models.get(name)
+        versions = list(client.models.versions(name))
+        chosen = client.models.version(name, number) if versions or number else None
+    if json:
+        emit({**found.raw, "versions": [v.raw for v in versions], "version": chosen.raw if chosen else None})
+        return
+    say(f"{found.name}  {found.description}".rstrip())
+    table(
+        ("VERSION", "FORMAT", "SIZE", "AGE"),
+        [(v.number, v.format, size(v.size_bytes), age(v.created_at)) for v in versions],
+    )
+    if chosen:
+        say(f"\nVersion {chosen.number}")
+        tensors = [("in", t) for t in chosen.metadata.get("inputs", [])]
+        tensors += [("out", t) for t in chosen.metadata.get("outputs", [])]
+        table(("", "TENSOR", "DATATYPE", "SHAPE"), [(way, t["name"], t["datatype"], _shape(t)) for way, t in tensors])
+
+
+def _shape(tensor: dict[str, Any]) -> str:
+    return "[" + ", ".join(str(size) for size in tensor["shape"]) + "]"

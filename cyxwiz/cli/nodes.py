@@ -1,0 +1,73 @@
+"""`cyxwiz nodes …`"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cyxwiz.cli.output import age, clock, emit, note, size, table
+from cyxwiz.cli.session import Json, connect, pairs
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from cyxwiz.nodes import Node
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The machines that run models.")
+
+
+@app.command("ls")
+def list_nodes(context: typer.Context, json: Json = False) -> None:
+    """List the nodes you may use, with their devices.
+
+    Example: cyxwiz nodes ls
+    """
+    with connect(context) as client:
+        nodes = list(client.nodes.list())
+    if json:
+        emit([node.raw for node in nodes])
+        return
+    headers = ("NAME", "STATE", "SEEN", "DEVICE", "MODEL", "MEMORY", "AVAILABLE", "ALLOCATED", "FORMATS")
+    table(headers, [row for node in nodes for row in _rows(node)])
+
+
+@app.command()
+def token(
+    context: typer.Context,
+    name: Annotated[
+        str | None, typer.Option(metavar="NAME", show_default=False, help="Only a node of this name may use it.")
+    ] = None,
+    shared: Annotated[
+        bool, typer.Option("--shared", help="The node will run everybody's models (staff only).")
+    ] = False,
+    label: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="A label for the node. Repeatable.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Make a token by which one machine can join, and print the line to run there.
+
+    Example: cyxwiz nodes token --name gpu-1
+    """
+    labels = pairs(label or [], "label")
+    with connect(context) as client:
+        made = client.nodes.create_join_token(node_name=name, shared=shared, labels=labels)
+    if json:
+        emit(made.raw)
+        return
+    note(f"Run this on the machine. It works once, until {clock(made.expires_at)}:")
+    print(made.command)
+
+
+def _rows(node: Node) -> Iterator[tuple[object, ...]]:
+    """One line per device; the node's own facts stand in its first."""
+    state = f"{node.state}, draining" if node.draining else node.state
+    own: tuple[object, ...] = (node.name, state, age(node.last_heartbeat_at))
+    formats = " ".join(node.formats)
+    if not node.devices:
+        yield (*own, None, None, None, None, None, formats)
+    for device in node.devices:
+        amounts = (device.memory_total_bytes, device.memory_available_bytes, device.allocated_bytes or 0)
+        yield (*own, device.name, device.model or "unknown", *map(size, amounts), formats)
+        own, formats = ("", "", ""), ""

@@ -1,0 +1,159 @@
+"""Deployments: `client.deployments`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import quote
+
+from cyxwiz.errors import DeploymentFailed, TimedOut
+from cyxwiz.transport import Transport, read
+
+PATH = "/api/v1/deployments/"
+POLL_SECONDS = 0.25
+FOLLOW_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Replica:
+    index: int
+    state: str
+    id: str = ""
+    reason: str = ""
+    node: str | None = None
+    device: str | None = None
+    fence: int = 0
+    allocated_bytes: int | None = None
+    memory_bytes: int | None = None
+    progress: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Deployment:
+    name: str
+    model: str
+    version: int
+    state: str
+    reason: str = ""
+    id: str = ""
+    replicas: Sequence[Replica] = ()
+    hardware_class: str = ""
+    options: dict[str, Any] = field(default_factory=dict)
+    wanted_running: bool = True
+    created_at: str = ""
+    raw: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def ready(self) -> int:
+        return sum(replica.state == "ready" for replica in self.replicas)
+
+    @property
+    def why(self) -> str:
+        """The reason in words, from the deployment or else from its replicas."""
+        return self.reason or next((replica.reason for replica in self.replicas if replica.reason), "")
+
+
+class Deployments:
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    def create(
+        self,
+        name: str,
+        *,
+        model: str,
+        version: int | None = None,
+        replicas: int = 1,
+        hardware_class: str | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> Deployment:
+        body: dict[str, Any] = {"name": name, "model": model, "replicas": replicas, "options": dict(options or {})}
+        if version is not None:
+            body["version"] = version
+        if hardware_class:
+            body["hardware_class"] = hardware_class
+        return read(self._transport.json("POST", PATH, body=body), Deployment)
+
+    def list(self) -> Iterator[Deployment]:
+        return (read(raw, Deployment) for raw in self._transport.pages(PATH))
+
+    def get(self, name: str) -> Deployment:
+        return read(self._transport.json("GET", _at(name)), Deployment)
+
+    def start(self, name: str) -> Deployment:
+        return self._act(name, "start")
+
+    def stop(self, name: str) -> Deployment:
+        return self._act(name, "stop")
+
+    def restart(self, name: str) -> Deployment:
+        return self._act(name, "restart")
+
+    def scale(self, name: str, replicas: int) -> Deployment:
+        return self._act(name, "scale", {"replicas": replicas})
+
+    def _act(self, name: str, verb: str, body: dict[str, Any] | None = None) -> Deployment:
+        answer = self._transport.json("POST", f"{_at(name)}{verb}", body=body or {})
+        return read(answer, Deployment) if answer else self.get(name)
+
+    def delete(self, name: str) -> None:
+        # Not repeated: the second try would say 404 about a deletion that worked.
+        self._transport.json("DELETE", _at(name), repeatable=False)
+
+    def wait_until_running(
+        self,
+        name: str,
+        *,
+        timeout: float | None = None,
+        on_change: Callable[[Deployment], None] = lambda _: None,
+    ) -> Deployment:
+        """`on_change` gets the deployment whenever what is seen of it has changed."""
+        give_up = None if timeout is None else time.monotonic() + timeout
+        seen: dict[str, Any] = {}
+        while True:
+            now = self.get(name)
+            if now.raw != seen:
+                on_change(now)
+                seen = now.raw
+            if now.state == "running":
+                return now
+            if _will_not_run(now):
+                raise DeploymentFailed(f"Deployment {name!r} is {now.state}: {now.why or 'no reason was given'}")
+            if give_up is not None and time.monotonic() >= give_up:
+                why = f": {now.why}" if now.why else "."
+                raise TimedOut(
+                    f"After {timeout:g} s deployment {name!r} is still {now.state}{why}",
+                    for_room=now.state == "pending",
+                )
+            time.sleep(POLL_SECONDS)
+
+    def events(self, name: str) -> Iterator[dict[str, Any]]:
+        """The newest first."""
+        return self._transport.pages(f"{_at(name)}events")
+
+    def logs(self, name: str, *, lines: int = 100) -> Iterator[dict[str, Any]]:
+        answer = self._transport.json("GET", f"{_at(name)}logs", params={"lines": lines})
+        return iter(answer["lines"])
+
+    def follow_logs(self, name: str, *, lines: int = 100) -> Iterator[dict[str, Any]]:
+        """The last lines and then those that come, without end."""
+        last: str | None = None
+        while True:
+            answer = self._transport.json("GET", f"{_at(name)}logs", params={"lines": lines, "after": last})
+            for line in answer["lines"]:
+                last = line["id"]
+                yield line
+            time.sleep(FOLLOW_SECONDS)
+
+
+def _will_not_run(deployment: Deployment) -> bool:
+    """As it stands, and unless somebody acts."""
+    if not deployment.wanted_running or deployment.state in ("failed", "stopping", "stopped"):
+        return True
+    return deployment.state == "degraded" and any(replica.state == "failed" for replica in deployment.replicas)
+
+
+def _at(name: str) -> str:
+    return f"{PATH}{quote(name, safe='')}/"

@@ -1,0 +1,110 @@
+"""Jobs, one run of a model over given inputs: `client.jobs`."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import quote
+
+from cyxwiz import oip
+from cyxwiz.errors import JobFailed, TimedOut
+from cyxwiz.models import Models
+from cyxwiz.oip import Prediction
+from cyxwiz.tensors import TensorSpec, from_value
+from cyxwiz.transport import Transport, read
+
+PATH = "/api/v1/jobs/"
+POLL_SECONDS = 0.25
+FINAL = ("succeeded", "failed", "cancelled")
+
+
+@dataclass(frozen=True)
+class Job:
+    id: str
+    state: str
+    reason: str = ""
+    model: str = ""
+    version: int | None = None
+    hardware_class: str = ""
+    queue: str = ""
+    node: str | None = None
+    attempts: int = 0
+    created_at: str = ""
+    started_at: str | None = None
+    finished_at: str | None = None
+    raw: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def is_final(self) -> bool:
+        return self.state in FINAL
+
+
+class Jobs:
+    def __init__(self, transport: Transport, models: Models) -> None:
+        self._transport = transport
+        self._models = models
+
+    def submit(
+        self,
+        model: str,
+        inputs: Mapping[str, Any],
+        *,
+        version: int | None = None,
+        hardware_class: str | None = None,
+        idempotency_key: str | None = None,
+    ) -> Job:
+        """`inputs` as for `Client.predict`. With the same `idempotency_key` the same job is answered, not a second
+        one; without one, each call is a new job, however often the connection breaks on the way."""
+        declared = self._models.version(model, version).metadata.get("inputs", [])
+        specs = {spec.name: spec for spec in (read(raw, TensorSpec) for raw in declared)}
+        tensors = [from_value(name, value, specs.get(name)) for name, value in inputs.items()]
+        body: dict[str, Any] = {"model": model, "inputs": oip.json_inputs(tensors)}
+        if version is not None:
+            body["version"] = version
+        if hardware_class:
+            body["hardware_class"] = hardware_class
+        headers = {"Idempotency-Key": idempotency_key or uuid.uuid4().hex}
+        return read(self._transport.json("POST", PATH, body=body, headers=headers, repeatable=True), Job)
+
+    def list(self) -> Iterator[Job]:
+        """The newest first."""
+        return (read(raw, Job) for raw in self._transport.pages(PATH))
+
+    def get(self, id: str) -> Job:
+        return read(self._transport.json("GET", _at(id)), Job)
+
+    def cancel(self, id: str) -> Job:
+        answer = self._transport.json("POST", f"{_at(id)}cancel", body={}, repeatable=True)
+        return read(answer, Job) if answer else self.get(id)
+
+    def result(self, id: str) -> Prediction:
+        """Of a job that succeeded."""
+        response = self._transport.send("GET", f"{_at(id)}result", headers={"Accept": "application/octet-stream"})
+        return oip.read_prediction(response.content, response.headers.get(oip.HEADER_LENGTH))
+
+    def wait(self, id: str, *, timeout: float | None = None, on_change: Callable[[Job], None] = lambda _: None) -> Job:
+        """The succeeded job. `on_change` gets it whenever what is seen of it has changed."""
+        give_up = None if timeout is None else time.monotonic() + timeout
+        seen: dict[str, Any] = {}
+        while True:
+            now = self.get(id)
+            if now.raw != seen:
+                on_change(now)
+                seen = now.raw
+            if now.state == "succeeded":
+                return now
+            if now.is_final:
+                raise JobFailed(f"Job {id} has {'been ' if now.state == 'cancelled' else ''}{now.state}: {now.reason}")
+            if give_up is not None and time.monotonic() >= give_up:
+                why = f": {now.reason}" if now.reason else "."
+                raise TimedOut(
+                    f"After {timeout:g} s job {id} is still {now.state}{why}", for_room=now.state == "queued"
+                )
+            time.sleep(POLL_SECONDS)
+
+
+def _at(id: str) -> str:
+    return f"{PATH}{quote(id, safe='')}/"
