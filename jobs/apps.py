@@ -1,5 +1,20 @@
+from typing import Any
+
 from django.apps import AppConfig
 
 
 class JobsConfig(AppConfig):
     name = "jobs"
+
+    def ready(self) -> None:
+        from jobs import leases
+        from nodes import signals
+
+        def heartbeat(node: Any, heartbeat: Any, **_: object) -> dict[str, object]:
+            return {"jobs": leases.renew(node, heartbeat.jobs)}
+
+        def lost(node: Any, **_: object) -> None:
+            leases.node_lost(node)
+
+        signals.heartbeat_received.connect(heartbeat, weak=False)
+        signals.node_lost.connect(lost, weak=False)

@@ -52,6 +52,12 @@ class Job(Owned):
             models.UniqueConstraint(fields=["owner", "idempotency_key"], name="job_idempotency_key_of_owner"),
             models.CheckConstraint(condition=Q(state__in=list(JobState)), name="job_state_known"),
         ]
+        # Sweeps and heartbeats look at what is not over, however many jobs there have been.
+        indexes = [
+            models.Index(fields=["hardware_class", "rung_at"], condition=Q(state="queued"), name="job_waiting"),
+            models.Index(fields=["node"], condition=Q(state="running"), name="job_running_on_node"),
+            models.Index(fields=["owner", "-created_at"], name="job_of_owner"),
+        ]
 
     def __str__(self) -> str:
         return f"job {str(self.pk)[:8]}"
@@ -68,7 +74,7 @@ class JobEvent(models.Model):
     job = models.ForeignKey(Job, on_delete=models.CASCADE, related_name="events")
     fence = models.PositiveIntegerField()
     node = models.ForeignKey(Node, null=True, on_delete=models.SET_NULL, related_name="+")
-    came_from = models.CharField(max_length=10)
+    came_from = models.CharField(max_length=10, blank=True)
     went_to = models.CharField(max_length=10)
     reason = models.TextField(blank=True)
     at = models.DateTimeField(auto_now_add=True)

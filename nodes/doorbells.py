@@ -26,6 +26,11 @@ def ring_class(hardware_class: str, *, job_id: str) -> None:
     _ring_on_commit(names.JOB_WAITS, names.class_queue(hardware_class), {"job_id": job_id})
 
 
+def ring_node_for_job(node_id: str, *, job_id: str) -> None:
+    """After this transaction: tell one node that a job waits which it could take."""
+    _ring_on_commit(names.JOB_WAITS, names.node_queue(node_id), {"job_id": job_id})
+
+
 def _ring_on_commit(task: str, queue: str, arguments: dict[str, str]) -> None:
     transaction.on_commit(lambda: _send(task, queue, arguments))
 

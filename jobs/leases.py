@@ -1,0 +1,215 @@
+"""Who runs a job: a node accepts it, keeps its lease by heartbeats, and ends it with a result or a failure.
+
+An attempt is (job, fence). Whatever a node says about another fence than the row's changes nothing, so of all attempts at
+a job at most one brings a result. The memory of an attempt stays allocated until its node no longer lists it, or said
+how it ended, or is lost.
+"""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections.abc import Iterable
+from datetime import timedelta
+
+from django.db import transaction
+from django.utils import timezone
+
+from jobs import queueing, results
+from jobs.models import Job, JobEvent
+from jobs.states import JobState
+from jobs.transitions import move
+from models_registry.models import VersionFile
+from nodes import allocations
+from nodes.models import Allocation, Device, Node
+from nodes.placement import explain
+from protocol.errors import Conflict, NotFound
+from protocol.messages import LEASE_SECONDS, Failure, File, Held, JobSpec
+
+log = logging.getLogger(__name__)
+
+LEASE = timedelta(seconds=LEASE_SECONDS)
+MOST_ATTEMPTS = 3
+# An attempt this young need not be in a heartbeat yet: that may have been written before the node accepted.
+SETTLING = timedelta(seconds=15)
+# What would go wrong on every node; anything else is tried again elsewhere.
+PERMANENT_FAILURES = frozenset(
+    {"bad_request", "too_large", "unprocessable", "model_refused", "unsupported", "load_failed", "run_failed", "timed_out"}
+)
+
+
+def accept(*, job_id: uuid.UUID, node: Node) -> JobSpec:
+    """Gives the job to `node`: fence, lease, memory, inputs. Raises Conflict with the reason why not."""
+    job = _job(job_id)
+    _check_waits(job)
+    try:
+        with transaction.atomic():
+            # One node at a time looks at this job; the others then find it taken.
+            job = Job.objects.select_for_update(of=("self",)).select_related(*RELATED).get(pk=job.pk)
+            _check_waits(job)
+            device = _allocate(job, node)
+            move(
+                job,
+                JobState.RUNNING,
+                fence=job.fence + 1,
+                attempts=job.attempts + 1,
+                node=node,
+                device=device,
+                lease_until=timezone.now() + LEASE,
+            )
+    except queueing.NotThisNode:
+        queueing.hand_on(job)
+        raise
+    return _spec(job, device)
+
+
+def renew(node: Node, held: Iterable[Held]) -> list[Held]:
+    """Takes what a heartbeat lists, answers with the attempts that `node` should be running. The node ends what it
+    listed and does not find here."""
+    listed = {(one.id, one.fence) for one in held}
+    settled = timezone.now() - SETTLING
+    right = []
+    for job in Job.objects.filter(node=node, state=JobState.RUNNING).select_related(*RELATED):
+        assert job.started_at is not None
+        if (str(job.pk), job.fence) in listed or job.started_at > settled:
+            right.append(job)
+        else:
+            lose(job, code="forgotten", reason="the node no longer knows of it; it was restarted, or never heard")
+    fresh = [job.pk for job in right if (str(job.pk), job.fence) in listed]
+    if fresh:
+        mine = Job.objects.filter(pk__in=fresh, node=node, state=JobState.RUNNING)
+        mine.update(lease_until=timezone.now() + LEASE)
+    _release_ended(node, {f"job:{id}:{fence}" for id, fence in listed} | {job.holder for job in right}, settled)
+    return [Held(id=str(job.pk), fence=job.fence) for job in right]
+
+
+def finish(*, job_id: uuid.UUID, node: Node, fence: int, body: bytes, header_bytes: int | None) -> None:
+    """Takes the result of an attempt whose runner has ended. Raises Conflict if it is not the current one; to be told the
+    same twice is fine."""
+    job = _job(job_id)
+    if _is_mine(job, node, fence) and job.state == JobState.SUCCEEDED:
+        return
+    _check_runs(job, node, fence)
+    result = results.check(job, body, header_bytes)
+    with transaction.atomic():
+        stored = results.store(result)
+        if not move(job, JobState.SUCCEEDED, **stored):
+            raise Conflict("The job was ended or given away in this moment; this result is dropped.")
+        _release(node, job.holder)
+
+
+def fail(*, job_id: uuid.UUID, node: Node, fence: int, failure: Failure) -> None:
+    """Takes the failure of an attempt whose runner has ended: permanent ones end the job, after others the next attempt
+    is made elsewhere."""
+    job = _job(job_id)
+    if _is_mine(job, node, fence) and job.state == JobState.FAILED:
+        return
+    _check_runs(job, node, fence)
+    code, reason = failure.code[:32], failure.message[:2000]
+    holder = job.holder
+    with transaction.atomic():
+        if code in PERMANENT_FAILURES:
+            moved = move(job, JobState.FAILED, reason=reason, error_code=code)
+        else:
+            moved = lose(job, code=code, reason=reason)
+        if not moved:
+            raise Conflict("The job was ended or given away in this moment.")
+        _release(node, holder)
+
+
+def lose(job: Job, *, code: str, reason: str) -> bool:
+    """Ends an attempt that brought nothing: the job waits again, or has failed when that was the last attempt."""
+    name = job.node.name if job.node else "a node that was removed"
+    reason = f"Attempt {job.attempts} on {name}: {code}: {reason}".rstrip(".") + "."
+    if job.attempts < MOST_ATTEMPTS:
+        with transaction.atomic():
+            moved = move(job, JobState.QUEUED, reason=reason, node=None, device=None, rung_at=timezone.now())
+            if moved:
+                queueing.hand_on(job)
+        return moved
+    earlier = JobEvent.objects.filter(job=job, went_to=JobState.QUEUED).order_by("id").values_list("reason", flat=True)
+    return move(job, JobState.FAILED, reason=" ".join([*earlier, reason]), error_code=code)
+
+
+def expire() -> None:
+    """For the sweep: attempts whose lease ran out are lost; those that run far beyond their time have failed."""
+    now = timezone.now()
+    running = Job.objects.filter(state=JobState.RUNNING).select_related(*RELATED)
+    for job in running.filter(lease_until__lt=now):
+        lose(job, code="lease_expired", reason=f"no heartbeat named it for {LEASE_SECONDS} s")
+
+
+def node_lost(node: Node) -> None:
+    """What ran on it runs elsewhere; its memory is free, for whatever that is still worth."""
+    for job in Job.objects.filter(node=node, state=JobState.RUNNING).select_related(*RELATED):
+        lose(job, code="node_lost", reason="the node fell silent")
+    for holder in allocations.held_on(node, "job"):
+        allocations.release(holder)
+
+
+RELATED = ("version__model", "inputs_blob", "node", "owner")
+
+
+def _job(job_id: uuid.UUID) -> Job:
+    job = Job.objects.select_related(*RELATED).filter(pk=job_id).first()
+    if job is None:
+        raise NotFound("There is no such job.")
+    return job
+
+
+def _check_waits(job: Job) -> None:
+    if job.state != JobState.QUEUED:
+        raise Conflict(f"The job does not wait: it is {job.state}.", state=job.state)
+
+
+def _is_mine(job: Job, node: Node, fence: int) -> bool:
+    return job.fence == fence and job.node_id == node.pk
+
+
+def _check_runs(job: Job, node: Node, fence: int) -> None:
+    if job.state != JobState.RUNNING or not _is_mine(job, node, fence):
+        raise Conflict(
+            f"Attempt {fence} is over: the job is {job.state}, its fence is {job.fence}. What it brought is dropped.",
+            state=job.state,
+            fence=job.fence,
+        )
+
+
+def _allocate(job: Job, node: Node) -> Device:
+    queueing.check_not_failed_here(job, node)
+    need = queueing.need(job)
+    holder = f"job:{job.pk}:{job.fence + 1}"
+    found = allocations.allocate(nodes=Node.objects.visible_to(job.owner).filter(pk=node.pk), need=need, holder=holder)
+    if not isinstance(found, Device):
+        raise queueing.NotThisNode(explain(found) if found else f"{node.name}: runs no jobs of this owner.")
+    queueing.check_slot(node)  # after `allocate`, whose lock lets one job at a time come here
+    return found
+
+
+def _release(node: Node, holder: str) -> None:
+    if allocations.release(holder):
+        queueing.ring_next(node)
+
+
+def _release_ended(node: Node, alive: set[str], settled: object) -> None:
+    held = Allocation.objects.filter(device__node=node, holder__startswith="job:", created_at__lt=settled)
+    for holder in held.values_list("holder", flat=True):
+        if holder not in alive:
+            _release(node, holder)
+
+
+def _spec(job: Job, device: Device) -> JobSpec:
+    files = VersionFile.objects.filter(version=job.version).select_related("blob")
+    return JobSpec(
+        id=str(job.pk),
+        fence=job.fence,
+        model=job.version.model.name,
+        format=job.version.format,
+        files=[File(path=one.path, sha256=one.blob_id, size_bytes=one.blob.size_bytes) for one in files],
+        device=device.name,
+        memory_bytes=queueing.need(job).memory_bytes,
+        timeout_seconds=job.timeout_seconds,
+        inputs=File(path="inputs", sha256=job.inputs_blob_id, size_bytes=job.inputs_blob.size_bytes),
+        inputs_header_bytes=job.inputs_header_bytes,
+        options=job.options,
+    )

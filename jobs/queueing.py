@@ -1,0 +1,206 @@
+"""Waiting jobs: which node could take one, whom to ring, and why one still waits.
+
+The doorbell in the class queue is heard by *some* node of the class, perhaps one that has no room or serves another owner.
+Then the job is handed on: the node that placement would choose is rung on its own queue.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from datetime import timedelta
+
+from django.db.models import Count, F, Q, QuerySet
+from django.utils import timezone
+
+from accounts import live
+from jobs.models import Job, JobEvent
+from jobs.states import JobState
+from models_registry import memory
+from nodes import allocations, doorbells
+from nodes.models import Node
+from nodes.placement import Choice, Need, NodeOffer, choose, explain
+from protocol import names
+from protocol.errors import Conflict
+from protocol.hardware import CLASSES
+
+RING_AGAIN = timedelta(seconds=3)
+RING_AGAIN_LATER = timedelta(seconds=10)
+YOUNG = timedelta(seconds=30)  # for so long a job is rung for at the quicker pace
+MOST_RINGS = 100  # per class and sweep
+EXPLAINED_ONE_BY_ONE = 100
+
+
+class NotThisNode(Conflict):
+    """The job goes on waiting; another node may be able to take it."""
+
+
+def need(job: Job) -> Need:
+    return Need(
+        format=job.version.format,
+        memory_bytes=memory.estimate_bytes(job.version, job.options),
+        hardware_class=job.hardware_class,
+        avoid=_failed_on(job),
+    )
+
+
+def ring(job: Job) -> None:
+    """After this transaction: tells the class that the job waits."""
+    Job.objects.filter(pk=job.pk).update(rung_at=timezone.now())
+    doorbells.ring_class(job.hardware_class, job_id=str(job.pk))
+
+
+def hand_on(job: Job) -> None:
+    """After this transaction: rings the node that could take the job now, if there is one."""
+    choice = choose(need(job), allocations.offers(_with_slot(Node.objects.visible_to(job.owner)), {}))
+    if isinstance(choice, Choice):
+        Job.objects.filter(pk=job.pk).update(rung_at=timezone.now())
+        doorbells.ring_node_for_job(choice.node_id, job_id=str(job.pk))
+
+
+def ring_next(node: Node) -> None:
+    """After this transaction: rings for the job that waits longest of those the node might take, as it has room now."""
+    mine = Job.objects.filter(state=JobState.QUEUED, hardware_class__in=node.hardware_classes)
+    if not node.shared:
+        mine = mine.filter(owner=node.owner)
+    if job := mine.order_by(*LONGEST_SILENT).first():
+        ring(job)
+
+
+def ring_again() -> None:
+    """For the sweep: makes good lost doorbells, and those that nobody could follow. Never rings into queues that nobody
+    hears, nor more often than there is room: doorbells would pile up there."""
+    now = timezone.now()
+    waiting = Job.objects.filter(state=JobState.QUEUED)
+    due = waiting.filter(
+        Q(rung_at=None)
+        | Q(rung_at__lt=now - RING_AGAIN_LATER)
+        | Q(rung_at__lt=now - RING_AGAIN, created_at__gt=now - YOUNG)
+    )
+    slots = free_slots()
+    totals = waiting.values("hardware_class").annotate(total=Count("pk")).order_by()
+    for hardware_class, total in totals.values_list("hardware_class", "total"):
+        unheard = live.connection().llen(names.class_queue(hardware_class))
+        assert isinstance(unheard, int)
+        most = min(slots[hardware_class], total - unheard, MOST_RINGS)
+        if most > 0:
+            for job in due.filter(hardware_class=hardware_class).order_by(*LONGEST_SILENT)[:most]:
+                ring(job)
+
+
+LONGEST_SILENT = (F("rung_at").asc(nulls_first=True), "created_at")
+
+
+def pick_class(need: Need, nodes: QuerySet[Node]) -> str:
+    """The cheapest class that can take it now; else that of a node that could, were it not full or away; else cpu."""
+    offers = allocations.offers(nodes, {})
+    choice = choose(need, offers)
+    if isinstance(choice, Choice):
+        return next(
+            device.hardware_class for offer in offers for device in offer.devices if device.id == choice.device_id
+        )
+    fitting = [offer for offer in offers if need.format in offer.formats]
+    online = [offer for offer in fitting if offer.online]
+    classes = {device.hardware_class for offer in online or fitting for device in offer.devices}
+    return min(classes, key=CLASSES.index, default="cpu")
+
+
+def check_not_failed_here(job: Job, node: Node) -> None:
+    """A node on which the job failed gets it again only where no other could take it."""
+    wanted = need(job)
+    if str(node.pk) not in wanted.avoid:
+        return
+    choice = choose(wanted, allocations.offers(_with_slot(Node.objects.visible_to(job.owner)), {}))
+    if isinstance(choice, Choice) and choice.node_id not in wanted.avoid:
+        raise NotThisNode(f"The job failed on {node.name} before, and another node can take it.")
+
+
+def check_slot(node: Node) -> None:
+    running = Job.objects.filter(node=node, state=JobState.RUNNING).count()
+    if running >= slots(node):
+        raise NotThisNode(f"{node.name} runs {running} jobs, which is as many as it may.")
+
+
+def slots(node: Node) -> int:
+    """How many jobs a node runs at a time: more than it has cores would only slow each other down."""
+    return max(node.cpu_cores, 1)
+
+
+def free_slots() -> Counter[str]:
+    """By hardware class, on the nodes that would hear a doorbell."""
+    running = _running_by_node()
+    free: Counter[str] = Counter()
+    for node in Node.objects.filter(state=Node.State.ONLINE, draining=False).prefetch_related("devices"):
+        for hardware_class in node.hardware_classes:
+            free[hardware_class] += max(slots(node) - running[node.pk], 0)
+    return free
+
+
+def explain_all() -> None:
+    """For the sweep: writes down why jobs wait. Of jobs alike, one is looked at and all are told."""
+    fresh = Job.objects.filter(state=JobState.QUEUED, attempts=0)
+    for alike in fresh.order_by().values("owner", "version", "hardware_class").distinct():
+        group = fresh.filter(**alike)
+        if job := group.select_related("version__model", "owner").first():
+            reason = why_waiting(job)
+            group.exclude(reason=reason).update(reason=reason)
+    tried = Job.objects.filter(state=JobState.QUEUED, attempts__gt=0).select_related("version__model", "owner")
+    for job in tried.order_by("created_at")[:EXPLAINED_ONE_BY_ONE]:
+        explain_one(job)
+
+
+def explain_one(job: Job) -> None:
+    reason = why_waiting(job)
+    if job.state == JobState.QUEUED and job.reason != reason:
+        Job.objects.filter(pk=job.pk, state=JobState.QUEUED).update(reason=reason)
+        job.reason = reason
+
+
+def why_waiting(job: Job) -> str:
+    """What the last attempt came to, and what now keeps it from the next. Nothing when a node is about to take it."""
+    last = JobEvent.objects.filter(job=job, went_to=JobState.QUEUED).first() if job.attempts else None
+    nodes = Node.objects.visible_to(job.owner)
+    offers = allocations.offers(nodes, {})
+    of_class = [offer for offer in offers if job.hardware_class in _classes([offer])]
+    wanted = need(job)
+    found = choose(wanted, of_class)
+    if not of_class:
+        why = _no_such_class(job.hardware_class, offers)
+    elif not isinstance(found, Choice):
+        why = f"No node of class {job.hardware_class} can take it now: {explain(found)}."
+    elif not isinstance(choose(wanted, allocations.offers(_with_slot(nodes), {})), Choice):
+        why = "Every node that could take it runs as many jobs as it may."
+    else:
+        why = ""
+    return " ".join(part for part in (last.reason if last else "", why) if part)
+
+
+def _no_such_class(hardware_class: str, offers: list[NodeOffer]) -> str:
+    online = _classes(offer for offer in offers if offer.online)
+    others = [f"{name} ({online[name]} online)" for name in sorted(_classes(offers), key=CLASSES.index)]
+    have = f"There are {', '.join(others)}." if others else "There is no node at all. Join one: `cyxwiz nodes token`."
+    return f"Waits for a node of class {hardware_class}: none that you may use has joined. {have}"
+
+
+def _classes(offers: Iterable[NodeOffer]) -> Counter[str]:
+    """How many nodes have a device of each class."""
+    return Counter(name for offer in offers for name in {device.hardware_class for device in offer.devices})
+
+
+def _with_slot(nodes: QuerySet[Node]) -> QuerySet[Node]:
+    running = _running_by_node()
+    cores = dict(Node.objects.filter(pk__in=running).values_list("pk", "cpu_cores"))
+    return nodes.exclude(pk__in=[pk for pk, count in running.items() if count >= max(cores.get(pk, 0), 1)])
+
+
+def _running_by_node() -> Counter[object]:
+    rows = Job.objects.filter(state=JobState.RUNNING, node__isnull=False).values("node").annotate(running=Count("pk"))
+    return Counter(dict(rows.order_by().values_list("node", "running")))
+
+
+def _failed_on(job: Job) -> frozenset[str]:
+    """Nodes on which earlier attempts came to nothing."""
+    if not job.attempts:
+        return frozenset()
+    events = JobEvent.objects.filter(job=job, went_to=JobState.QUEUED, node__isnull=False)
+    return frozenset(str(node_id) for node_id in events.values_list("node_id", flat=True))

@@ -1,0 +1,55 @@
+"""What a job came to: an Open Inference Protocol response in binary form, in the row when small, else as a blob."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from jobs.models import Job
+from models_registry import blobs
+from protocol import oip
+
+INLINE_BYTES = 64 * 1024
+
+
+class Result(NamedTuple):
+    body: bytes
+    header_bytes: int
+
+
+def check(job: Job, body: bytes, header_bytes: int | None) -> Result:
+    """What a node sent, written anew: it is complete, and says of itself only what we know. Raises BadRequest."""
+    response = oip.read_response(body, header_bytes)
+    asked = oip.InferRequest(inputs=[], id=response.id or str(job.pk), binary_output=True)
+    return _written(job, asked, response)
+
+
+def store(result: Result) -> dict[str, object]:
+    """The fields of the job that hold it."""
+    header = {"result_header_bytes": result.header_bytes}
+    if len(result.body) <= INLINE_BYTES:
+        return header | {"result_inline": result.body}
+    return header | {"result_blob": blobs.put_bytes(result.body)}
+
+
+def load(job: Job) -> Result:
+    assert job.result_header_bytes is not None
+    if job.result_blob is None:
+        return Result(bytes(job.result_inline or b""), job.result_header_bytes)
+    with blobs.open(job.result_blob) as file:
+        return Result(file.read(), job.result_header_bytes)
+
+
+def as_json(job: Job) -> bytes:
+    """Raises BadRequest where a tensor has no JSON form (NaN, 16-bit floats, bytes that are no text)."""
+    response = oip.read_response(*load(job))
+    return _written(job, oip.InferRequest(inputs=[], id=response.id), response).body
+
+
+def _written(job: Job, asked: oip.InferRequest, response: oip.InferResponse) -> Result:
+    body, header_bytes = oip.write_response(
+        asked,
+        model_name=job.version.model.name,
+        model_version=str(job.version.number),
+        outputs=response.outputs,
+    )
+    return Result(body, len(body) if header_bytes is None else header_bytes)

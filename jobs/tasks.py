@@ -1,0 +1,16 @@
+"""Sweeps over jobs: each makes good what a lost message left undone."""
+
+from celery import shared_task
+
+from jobs import leases, queueing
+
+
+@shared_task
+def sweep_jobs() -> None:
+    leases.expire()
+    queueing.ring_again()
+
+
+@shared_task
+def explain_waiting_jobs() -> None:
+    queueing.explain_all()
