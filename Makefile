@@ -38,7 +38,7 @@ test-postgres: $(TEST)
 
 test-sqlite: $(TEST) test-postgres
 	@echo "== What does not need PostgreSQL's guarantees, on SQLite"
-	@$(BIN)/python tests/with_services.py --sqlite $(BIN)/python -m pytest -m sqlite $(ARGS)
+	@$(BIN)/python tests/with_services.py --sqlite $(BIN)/python -m pytest -m sqlite $(ARGS) || [ $$? = 5 ] # 5: ARGS chose none of them
 
 check: $(TEST) ## Format, lint, types, import contracts, Django's own checks, missing migrations
 	@$(MAKE) --no-print-directory --jobs --output-sync=target check-types check-django check-migrations check-imports check-lint check-format
