@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import redis
 
 from accounts import live
 from tests.cast import Person, person
+
+# What a quickstart on SQLite rests on. `-m sqlite` runs these, without what is marked `postgres`.
+SQLITE_FOLDERS = {"accounts", "nodes", "models_registry", "deployments", "jobs", "cyxwiz_site", "quickstart"}
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Marks come from the folder."""
+    for item in items:
+        folder = item.path.relative_to(Path(__file__).parent).parts[0]
+        if folder == "e2e":
+            item.add_marker(pytest.mark.e2e)
+        if folder in SQLITE_FOLDERS and not item.get_closest_marker("postgres"):
+            item.add_marker(pytest.mark.sqlite)
 
 
 @pytest.fixture

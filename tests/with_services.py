@@ -1,7 +1,8 @@
 """Runs a command with a PostgreSQL and a Redis: those of DATABASE_URL and REDIS_URL where set, else own ones on free
-ports, in a temporary folder, ended with the command. Installs missing servers by apt when root.
+ports, in a temporary folder, ended with the command. Installs missing servers by apt when root. With `--sqlite` the
+database is a SQLite file.
 
-    python tests/with_services.py pytest tests/nodes
+    python tests/with_services.py [--sqlite] pytest tests/nodes
 """
 
 from __future__ import annotations
@@ -15,15 +16,17 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import IO, Any
 
 DEADLINE_SECONDS = 30
 
 
 def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that `finally` runs
+    command = sys.argv[1:]
     environment = dict(os.environ)
     environment.setdefault("SECRET_KEY", secrets.token_hex(32))
     with ExitStack() as stack:
@@ -32,11 +35,14 @@ def main() -> int:
         )
         folder.chmod(0o755)
         environment.setdefault("CYXWIZ_HOME", str(folder / "home"))
-        if "DATABASE_URL" not in environment:
+        if command[0] == "--sqlite":
+            command.pop(0)
+            environment["DATABASE_URL"] = f"sqlite:///{folder}/db.sqlite3"
+        elif "DATABASE_URL" not in environment:
             environment["DATABASE_URL"] = stack.enter_context(postgres(folder / "postgres"))
         if "REDIS_URL" not in environment:
             environment["REDIS_URL"] = stack.enter_context(redis(folder / "redis"))
-        return subprocess.run(sys.argv[1:], env=environment, check=False).returncode
+        return subprocess.run(command, env=environment, check=False).returncode
 
 
 @contextmanager
@@ -44,19 +50,39 @@ def postgres(folder: Path) -> Iterator[str]:
     programs = postgres_programs()
     folder.mkdir()
     port = free_port()
-    as_user: dict[str, object] = {}
+    as_user: dict[str, Any] = {}
     if os.geteuid() == 0:  # PostgreSQL refuses to run as root
         shutil.chown(folder, "postgres", "postgres")
         as_user = {"user": "postgres", "group": "postgres", "extra_groups": [], "cwd": "/"}
     data = folder / "data"
-    initdb = [programs / "initdb", "-D", data, "-U", "cyxwiz", "--auth=trust", "-E", "UTF8", "--locale=C", "--no-sync"]
-    subprocess.run(initdb, check=True, stdout=subprocess.DEVNULL, **as_user)  # type: ignore[call-overload]
+    initdb: list[str | Path] = [
+        programs / "initdb",
+        "-D",
+        data,
+        "-U",
+        "cyxwiz",
+        "--auth=trust",
+        "-E",
+        "UTF8",
+        "--locale=C",
+        "--no-sync",
+    ]
+    subprocess.run(initdb, check=True, stdout=subprocess.DEVNULL, **as_user)
     fast = ["fsync=off", "synchronous_commit=off", "full_page_writes=off", "max_connections=200"]
     options = [word for setting in [*fast, f"unix_socket_directories={folder}"] for word in ("-c", setting)]
-    command = [programs / "postgres", "-D", data, "-p", str(port), "-h", "127.0.0.1", *options]
+    command: list[str | Path] = [programs / "postgres", "-D", data, "-p", str(port), "-h", "127.0.0.1", *options]
     with (folder.parent / "postgres.log").open("wb") as log, running(command, log, signal.SIGINT, **as_user):
         wait_for([programs / "pg_isready", "-q", "-h", "127.0.0.1", "-p", str(port)], folder.parent / "postgres.log")
-        createdb = [programs / "createdb", "-h", "127.0.0.1", "-p", str(port), "-U", "cyxwiz", "cyxwiz"]
+        createdb: list[str | Path] = [
+            programs / "createdb",
+            "-h",
+            "127.0.0.1",
+            "-p",
+            str(port),
+            "-U",
+            "cyxwiz",
+            "cyxwiz",
+        ]
         subprocess.run(createdb, check=True)
         yield f"postgres://cyxwiz@127.0.0.1:{port}/cyxwiz"
 
@@ -83,8 +109,8 @@ def redis(folder: Path) -> Iterator[str]:
 
 
 @contextmanager
-def running(command: list[object], log: object, polite: signal.Signals, **how: object) -> Iterator[None]:
-    process = subprocess.Popen(command, stdout=log, stderr=log, **how)  # type: ignore[call-overload]
+def running(command: Sequence[str | Path], log: IO[bytes], polite: signal.Signals, **how: Any) -> Iterator[None]:
+    process = subprocess.Popen(command, stdout=log, stderr=log, **how)
     try:
         yield
     finally:
@@ -96,9 +122,9 @@ def running(command: list[object], log: object, polite: signal.Signals, **how: o
             process.wait()
 
 
-def wait_for(probe: list[object], log: Path) -> None:
+def wait_for(probe: Sequence[str | Path], log: Path) -> None:
     give_up = time.monotonic() + DEADLINE_SECONDS
-    while subprocess.run(probe, check=False, capture_output=True).returncode:  # type: ignore[call-overload]
+    while subprocess.run(probe, check=False, capture_output=True).returncode:
         if time.monotonic() > give_up:
             sys.exit(f"{probe[0]} gave no answer in {DEADLINE_SECONDS} s:\n{log.read_text()}")
         time.sleep(0.05)

