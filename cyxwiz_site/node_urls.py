@@ -4,4 +4,5 @@ from django.urls import include, path
 
 urlpatterns = [
     path("", include("nodes.node_api.urls")),
+    path("jobs/", include("jobs.node_api.urls")),
 ]

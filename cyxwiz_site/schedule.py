@@ -9,6 +9,8 @@ EVERY_SECONDS = {
     "deployments.tasks.sweep_deployments": 2.0,
     "deployments.tasks.publish_routes": 10.0,
     "deployments.tasks.roll_up_metrics": 20.0,
+    "jobs.tasks.sweep_jobs": 1.0,
+    "jobs.tasks.explain_waiting_jobs": 5.0,
 }
 
 BEAT_SCHEDULE = {
