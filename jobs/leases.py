@@ -34,7 +34,16 @@ MOST_ATTEMPTS = 3
 SETTLING = timedelta(seconds=15)
 # What would go wrong on every node; anything else is tried again elsewhere.
 PERMANENT_FAILURES = frozenset(
-    {"bad_request", "too_large", "unprocessable", "model_refused", "unsupported", "load_failed", "run_failed", "timed_out"}
+    {
+        "bad_request",
+        "too_large",
+        "unprocessable",
+        "model_refused",
+        "unsupported",
+        "load_failed",
+        "run_failed",
+        "timed_out",
+    }
 )
 
 
