@@ -16,6 +16,9 @@ from django.utils import timezone
 from deployments import published_routes
 from deployments.models import Deployment, DeploymentEvent, Replica
 from deployments.states import REPLICA_MOVES, DeploymentState, ReplicaState, summary
+from nodes import celery_events
+from nodes.models import Node
+from protocol import names
 
 
 class IllegalTransition(Exception):
@@ -43,6 +46,7 @@ def move(replica: Replica, to: ReplicaState, *, reason: str = "", **fields: Any)
     if to not in REPLICA_MOVES[came_from]:
         raise IllegalTransition(f"{replica}: {came_from} → {to}")
     node = fields.get("node") or replica.node
+    since = replica.state_since
     fields |= {"state": to, "reason": reason, "state_since": timezone.now()}
     with transaction.atomic():
         mine = Replica.objects.filter(pk=replica.pk, state=came_from, fence=replica.fence)
@@ -60,7 +64,31 @@ def move(replica: Replica, to: ReplicaState, *, reason: str = "", **fields: Any)
             went_to=to,
             reason=reason,
         )
+        _tell(replica, came_from, to, node, (replica.state_since - since).total_seconds())
     return True
+
+
+def _tell(replica: Replica, came_from: ReplicaState, to: ReplicaState, node: Node | None, seconds: float) -> None:
+    """Shows the loading of a replica as a task in Flower, under its node's queue; one task per attempt."""
+    if node is None:
+        return
+    load = celery_events.Work(
+        id=f"{replica.pk}:{replica.fence}",
+        name=f"cyxwiz.load.{replica.deployment.name}",
+        queue=names.node_queue(str(node.pk)),
+        arguments={"replica": str(replica.index)},
+        retries=replica.failures,
+    )
+    if to == ReplicaState.PLACED:
+        celery_events.sent(load)
+    elif to == ReplicaState.LOADING:
+        celery_events.started(load, node.name)
+    elif to == ReplicaState.READY:
+        celery_events.succeeded(load, node.name, seconds)
+    elif came_from in (ReplicaState.PLACED, ReplicaState.LOADING) and to in (ReplicaState.WAITING, ReplicaState.FAILED):
+        celery_events.failed(load, node.name, replica.reason)
+    elif came_from in (ReplicaState.PLACED, ReplicaState.LOADING) and to == ReplicaState.STOPPING:
+        celery_events.revoked(load, node.name, was_running=came_from == ReplicaState.LOADING)
 
 
 def record_creation(deployment: Deployment) -> None:
