@@ -1,5 +1,6 @@
 """Stands in front of Django and ends a request whose body is larger than it may be. Django reads every body to its end,
-to memory and then to disk, before a view can look at it."""
+to memory and then to disk, before a view can look at it. So the larger limit of model uploads is only for those who
+show an API key that may upload: else anybody could fill our disk."""
 
 from __future__ import annotations
 
@@ -9,7 +10,10 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
+from asgiref.sync import sync_to_async
+from django.db import connection
 
+from accounts import keys, scopes
 from cyxwiz_site import api
 
 Scope = dict[str, Any]
@@ -27,10 +31,16 @@ class BodyLimit:
         self._upload_limit_bytes = upload_limit_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        is_upload = scope["method"] == "POST" and _UPLOAD.fullmatch(scope["path"])
-        limit = self._upload_limit_bytes if is_upload else self._limit_bytes
-        announced = dict(scope["headers"]).get(b"content-length", b"0")
-        if int(announced) > limit:
+        headers = dict(scope["headers"])
+        announced = headers.get(b"content-length")  # without it the body may become any size
+        limit = self._limit_bytes
+        if _is_upload(scope) and (announced is None or int(announced) > limit):
+            if not await sync_to_async(_may_upload)(headers.get(b"authorization", b"").decode("latin-1")):
+                hint = " A larger model takes an API key with the scope models:write."
+                await _refuse(send, limit, hint)
+                return
+            limit = self._upload_limit_bytes
+        if announced is not None and int(announced) > limit:
             await _refuse(send, limit)
             return
         received = 0
@@ -54,8 +64,21 @@ class BodyLimit:
         await self._application(scope, counted, unless_refused)
 
 
-async def _refuse(send: Send, limit: int) -> None:
-    body = api.problem_body(413, "too_large", f"The body is larger than {limit} bytes, which is the limit here.")
+def _is_upload(scope: Scope) -> bool:
+    return scope["method"] == "POST" and _UPLOAD.fullmatch(scope["path"]) is not None
+
+
+def _may_upload(authorization: str) -> bool:
+    try:
+        key = keys.authenticate(authorization.partition(" ")[2].strip())
+        return key is not None and scopes.allows(key.scopes, "models:write")
+    finally:
+        connection.close()  # outside of Django's requests nobody else would
+
+
+async def _refuse(send: Send, limit: int, hint: str = "") -> None:
+    detail = f"The body is larger than {limit:,} bytes, which is the limit here.{hint}"
+    body = api.problem_body(413, "too_large", detail)
     content = msgspec.json.encode(body | {"request_id": uuid.uuid4().hex})
     headers = [(b"content-type", api.PROBLEM.encode()), (b"content-length", str(len(content)).encode())]
     await send({"type": "http.response.start", "status": 413, "headers": headers})

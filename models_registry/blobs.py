@@ -15,6 +15,7 @@ import os
 import re
 import uuid
 from collections.abc import Iterable
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import TracebackType
@@ -141,26 +142,37 @@ def sweep(grace: timedelta = GRACE) -> int:
     _adopt_strays(before)
     old = _unreferenced().filter(put_at__lt=before)
     removed = sum(_remove(sha256, before) for sha256 in old.values_list("sha256", flat=True).iterator())
-    for left_over in _incoming().glob("*"):
-        if left_over.stat().st_mtime < before.timestamp():
-            left_over.unlink(missing_ok=True)
-            removed += 1
+    for left_over in _unchanged_since(before, _incoming()):
+        left_over.unlink(missing_ok=True)
+        removed += 1
     return removed
 
 
 def _adopt_strays(before: datetime) -> None:
     """Gives files without a row one, so that they are removed under its lock like all others."""
     for folder in Path(settings.BLOBS_DIR).glob("[0-9a-f][0-9a-f]"):
-        files = {file.name: file.stat() for file in folder.iterdir() if SHA256.fullmatch(file.name)}
-        known = set(Blob.objects.filter(sha256__startswith=folder.name).values_list("sha256", flat=True))
+        files = {
+            file.name: stat for file, stat in _unchanged_since(before, folder).items() if SHA256.fullmatch(file.name)
+        }
+        known = set(Blob.objects.filter(sha256__in=files).values_list("sha256", flat=True))
         Blob.objects.bulk_create(
             [
                 Blob(sha256=name, size_bytes=stat.st_size, put_at=datetime.fromtimestamp(stat.st_mtime, UTC))
                 for name, stat in files.items()
-                if name not in known and stat.st_mtime < before.timestamp()
+                if name not in known
             ],
             ignore_conflicts=True,
         )
+
+
+def _unchanged_since(before: datetime, folder: Path) -> dict[Path, os.stat_result]:
+    """The old files of a folder. One that goes away while we look is not our business any more."""
+    found = {}
+    for file in folder.glob("*"):
+        with suppress(FileNotFoundError):
+            if (stat := file.stat()).st_mtime < before.timestamp():
+                found[file] = stat
+    return found
 
 
 def _unreferenced() -> QuerySet[Blob]:

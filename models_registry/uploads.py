@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BytesIO
 from typing import Any
 
 from django.core.files.uploadedfile import UploadedFile
@@ -52,7 +53,7 @@ class ToBlobStore(FileUploadHandler):
             self.incoming.write(raw_data)
 
     def file_complete(self, file_size: int) -> UploadedFile:
-        return UploadedFile(name=self.file_name, size=file_size)
+        return UploadedFile(BytesIO(), name=self.file_name, size=file_size)  # for its name; Django closes it
 
     def discard(self) -> None:
         if self.incoming is not None:
@@ -91,6 +92,8 @@ def _multipart(request: HttpRequest) -> Received:
         file, sha256 = request.FILES.get(FIELD), request.POST.get("sha256") or request.GET.get("sha256")
     except MultiPartParserError as error:
         raise BadRequest(f"The multipart body is not valid: {error}") from error
+    if file is None and handler.incoming is not None:
+        raise BadRequest("The multipart body was cut off before its end; nothing was kept.")
     if file is None or handler.incoming is None:
         raise BadRequest(f"There is no file in the field {FIELD!r} of the multipart body.")
     return Received(handler.incoming, file.name or "", sha256)

@@ -34,6 +34,7 @@ def empty_redis() -> redis.Redis:
 @pytest.fixture(autouse=True)
 def _home(settings, tmp_path) -> None:
     settings.BLOBS_DIR = tmp_path / "blobs"
+    settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]  # the slow ones are slow on purpose
 
 
 @pytest.fixture

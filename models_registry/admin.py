@@ -1,0 +1,75 @@
+"""Models, versions and blobs in the admin."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.contrib import admin
+from django.db.models import Count, QuerySet
+from django.http import HttpRequest
+
+from accounts.staff_admin import ReadOnlyAdmin, ReadOnlyInline, StaffAdmin, pretty, size
+from models_registry.models import Blob, Model, Version, VersionFile
+
+
+class VersionInline(ReadOnlyInline):
+    model = Version
+    fields = readonly_fields = ("number", "format", "file_size", "created_at")
+    file_size = size("size_bytes", "size")
+
+
+@admin.register(Model)
+class ModelAdmin(StaffAdmin):
+    list_display = ("name", "owner", "version_count", "description", "created_at")
+    list_filter = ("versions__format", "created_at")
+    search_fields = ("name", "description", "owner__username")
+    fields = ("name", "owner", "description", "created_at")
+    readonly_fields = ("name", "owner", "created_at")  # deployments and scripts refer to a model by both
+    inlines = (VersionInline,)
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
+        return super().get_queryset(request).annotate(counted=Count("versions"))
+
+    @admin.display(description="versions", ordering="counted")
+    def version_count(self, model: Any) -> int:
+        return int(model.counted)
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False  # a model is made by pushing to it
+
+
+class VersionFileInline(ReadOnlyInline):
+    model = VersionFile
+    fields = readonly_fields = ("path", "blob", "file_size")
+
+    @admin.display(description="size")
+    def file_size(self, file: VersionFile) -> str:
+        return size("size_bytes")(self, file.blob)
+
+
+@admin.register(Version)
+class VersionAdmin(ReadOnlyAdmin):
+    can_delete = True
+    list_display = ("__str__", "format", "file_size", "owner", "created_at")
+    list_filter = ("format", "created_at")
+    search_fields = ("model__name", "model__owner__username", "files__blob__sha256")
+    list_select_related = ("model__owner",)
+    fields = ("model", "number", "format", "file_size", "created_at", "shown_metadata")
+    readonly_fields = ("file_size", "shown_metadata")
+    inlines = (VersionFileInline,)
+    file_size = size("size_bytes", "size")
+    shown_metadata = pretty("metadata")
+
+    @admin.display(ordering="model__owner__username")
+    def owner(self, version: Version) -> str:
+        return version.model.owner.username
+
+
+@admin.register(Blob)
+class BlobAdmin(ReadOnlyAdmin):
+    list_display = ("sha256", "file_size", "created_at", "put_at")
+    search_fields = ("sha256",)
+    fields = ("sha256", "file_size", "created_at", "put_at")
+    readonly_fields = ("file_size",)
+    date_hierarchy = "created_at"
+    file_size = size("size_bytes", "size")
