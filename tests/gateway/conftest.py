@@ -46,7 +46,7 @@ class Server:
 
     @property
     def address(self) -> str:
-        return "127.0.0.1:{}".format(self._socket.getsockname()[1])
+        return f"127.0.0.1:{self._socket.getsockname()[1]}"
 
     def __enter__(self) -> Server:
         self._thread.start()
