@@ -212,7 +212,7 @@ def test_a_raw_body_for_a_text_model_is_one_element():
         (b"{}", "Object missing required field `inputs`."),
         (b"[]", "Expected `object`, got `array`."),
         (b'{"inputs":{}}', "Expected `array`, got `object` - at `body.inputs`."),
-        (b'{"inputs":' + b"[" * 100_000, "nested too deep"),
+        (b'{"x":' + b"[" * 100_000, "nested too deep"),
         (body(name=7), "Expected `str`, got `int` - at `body.inputs[0].name`."),
         (body(shape=[1, 4.5]), "Expected `int`, got `float` - at `body.inputs[0].shape[1]`."),
         (body(shape=[-1, 4]), "Input 'image': the shape [-1, 4] has a negative dimension."),
