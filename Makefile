@@ -63,7 +63,7 @@ check-migrations:
 	@$(CHECKING) $(BIN)/python manage.py makemigrations --check --dry-run
 
 bench: $(TEST) redis ## Latency and throughput of predictions, beside onnxruntime in-process
-	@$(BIN)/python benchmarks/predict.py $(ARGS)
+	@$(BIN)/python -m benchmarks.predict $(ARGS)
 
 setup: $(TEST) redis ## Only install: the virtual environment with everything for development
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import hypothesis
 import pytest
 import redis
 
@@ -22,6 +23,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.e2e)
         if folder in SQLITE_FOLDERS and not item.get_closest_marker("postgres"):
             item.add_marker(pytest.mark.sqlite)
+
+
+# No deadline: the machine is shared, and a slow moment is no fault.
+hypothesis.settings.register_profile("shared-machine", deadline=None, database=None)
+hypothesis.settings.load_profile("shared-machine")
 
 
 @pytest.fixture
