@@ -1,0 +1,49 @@
+"""What a gateway does, by hand: pushes request frames to a node and pops the replies."""
+
+from __future__ import annotations
+
+import secrets
+import struct
+from uuid import UUID
+
+import redis
+
+from protocol import frames, names
+from protocol.frames import Reply, Request
+from protocol.tensors import Tensor, join_elements
+from tests.workers.node_api import NODE_ID
+
+
+class GatewaySide:
+    def __init__(self, url: str) -> None:
+        self.redis = redis.Redis.from_url(url)
+        self.id = secrets.token_bytes(16)
+        self.inbox = names.gateway_inbox(self.id.hex())
+
+    def send(self, replica_id: str, *inputs: Tensor, timeout_ms: int = 30_000, outputs: tuple[str, ...] = ()) -> bytes:
+        """The request's id."""
+        request_id = secrets.token_bytes(8)
+        request = Request(timeout_ms, list(inputs), list(outputs))
+        frame = frames.pack_request(UUID(replica_id).bytes, self.id, request_id, request)
+        self.redis.rpush(names.node_inbox(NODE_ID), frame)
+        return request_id
+
+    def receive(self, seconds: float = 15) -> tuple[bytes, Reply]:
+        found = self.redis.blpop([self.inbox], seconds)
+        assert found is not None, f"no reply within {seconds} s"
+        return frames.unpack_reply(found[1])
+
+    def ask(self, replica_id: str, *inputs: Tensor, **more) -> Reply:
+        request_id = self.send(replica_id, *inputs, **more)
+        answered, reply = self.receive()
+        assert answered == request_id
+        return reply
+
+
+def floats(name: str, *values: float) -> Tensor:
+    return Tensor(name, "FP32", [len(values)], struct.pack(f"<{len(values)}f", *values))
+
+
+def command(text: str) -> Tensor:
+    """For the fake runtime."""
+    return Tensor("command", "BYTES", [1], join_elements([text.encode()]))

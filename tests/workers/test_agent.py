@@ -1,0 +1,196 @@
+"""The whole agent as its own process: `python -m workers join` and `run` against a control plane over HTTP."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+import psutil
+import pytest
+from celery import Celery
+from kombu import Queue
+from msgspec.structs import replace
+
+from protocol import names
+from protocol.messages import DesiredState
+from tests.workers import tiny_models
+from tests.workers.conftest import spec
+from tests.workers.gateway_side import GatewaySide, command, floats
+from tests.workers.node_api import JOIN_TOKEN, NODE_ID, NodeApi
+from tests.workers.waiting import until
+from workers.settings import Home
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def node(*words: str | Path, token: str = "") -> list[str | Path]:
+    return [sys.executable, "-m", "workers", *words]
+
+
+def join(api: NodeApi, home: Path) -> None:
+    told = node("join", api.url, "--home", home)
+    environment = {**os.environ, "CYXWIZ_JOIN_TOKEN": JOIN_TOKEN}
+    subprocess.run(told, cwd=ROOT, env=environment, check=True, capture_output=True)
+
+
+@pytest.fixture
+def home(node_api: NodeApi, tmp_path: Path) -> Path:
+    join(node_api, tmp_path / "node")
+    return tmp_path / "node"
+
+
+@contextmanager
+def running(home: Path) -> Iterator[subprocess.Popen[str]]:
+    agent = subprocess.Popen(node("run", "--home", home), cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    try:
+        yield agent
+    finally:
+        if agent.poll() is None:
+            agent.kill()
+        agent.communicate()
+
+
+def runners(agent: subprocess.Popen[str]) -> list[psutil.Process]:
+    return [child for child in psutil.Process(agent.pid).children() if "workers.runner" in child.cmdline()]
+
+
+@pytest.fixture
+def control(redis_url: str) -> Celery:
+    return Celery("control", broker=redis_url)
+
+
+def ring(control: Celery, task: str, queue: str, **arguments: str) -> None:
+    control.send_task(task, kwargs=arguments, queue=Queue(queue, no_declare=True), ignore_result=True)
+
+
+def test_a_node_comes_online_soon_and_light(node_api: NodeApi, home: Path):
+    started = time.monotonic()
+    with running(home) as agent:
+        until(lambda: node_api.heartbeats)
+        assert time.monotonic() - started < 3
+        first = node_api.heartbeats[0]
+        assert first.hardware is not None
+        assert first.hardware.formats == ["onnx", "fake"]
+        until(lambda: node_api.heartbeats[-1].link_up)
+        assert node_api.heartbeats[-1].hardware is None  # told once
+        assert node_api.heartbeats[-1].memory_available_bytes["cpu"] > 0
+        assert psutil.Process(agent.pid).memory_info().rss < 150e6
+
+
+def test_a_doorbell_brings_a_replica_which_serves_and_goes(
+    node_api: NodeApi, home: Path, gateway: GatewaySide, control: Celery
+):
+    wanted = spec("onnx", files=(node_api.file(tiny_models.doubler()),))
+    with running(home) as agent:
+        until(lambda: node_api.heartbeats)
+        node_api.desired = DesiredState(replicas=[wanted])
+        rang = time.monotonic()
+        ring(control, names.SYNC_NODE, names.node_queue(NODE_ID))
+        until(lambda: node_api.phases() == {f"{wanted.id}:1": "ready"})
+        assert time.monotonic() - rang < 5  # not by the next regular heartbeat
+        reply = gateway.ask(wanted.id, replace(floats("x", 1, 2), shape=[1, 2]))
+        assert reply.outputs == [replace(floats("y", 2, 4), shape=[1, 2])]
+        assert node_api.heartbeats[-1].replicas[0].memory_bytes > 10_000_000
+
+        node_api.desired = DesiredState()
+        ring(control, names.SYNC_NODE, names.node_queue(NODE_ID))
+        until(lambda: node_api.heartbeats[-1].replicas == [])
+        assert runners(agent) == []
+        assert gateway.ask(wanted.id, floats("x", 1)).error_code == "replica_lost"
+
+
+def test_a_runner_killed_under_way_is_told_at_once_and_not_started_again(
+    node_api: NodeApi, home: Path, gateway: GatewaySide
+):
+    wanted = spec()
+    node_api.desired = DesiredState(replicas=[wanted])
+    with running(home) as agent:
+        until(lambda: node_api.phases() == {f"{wanted.id}:1": "ready"})
+        asked = gateway.send(wanted.id, command("sleep 60"))
+        [runner] = runners(agent)
+        until(lambda: gateway.redis.llen(names.node_inbox(NODE_ID)) == 0)
+        runner.kill()
+        assert gateway.receive(3)[0] == asked
+        failed = until(lambda: [r for r in node_api.heartbeats[-1].replicas if r.phase == "failed"], 3)
+        assert failed[0].failure.code == "runner_died"
+        assert "SIGKILL" in failed[0].failure.message
+        assert runners(agent) == []
+        node_api.desired = DesiredState(replicas=[replace(wanted, fence=2)])
+        until(lambda: node_api.phases() == {f"{wanted.id}:2": "ready"})
+
+
+def test_sigterm_ends_the_agent_and_its_runners_soon(node_api: NodeApi, home: Path, gateway: GatewaySide):
+    idle, busy = spec(), spec()
+    node_api.desired = DesiredState(replicas=[idle, busy])
+    with running(home) as agent:
+        until(lambda: sorted(node_api.phases().values()) == ["ready", "ready"])
+        gateway.send(busy.id, command("sleep 60"))
+        processes = runners(agent)
+        told = time.monotonic()
+        agent.send_signal(signal.SIGTERM)
+        assert agent.wait(10) == 0
+        assert time.monotonic() - told < 10
+        assert not any(process.is_running() for process in processes)
+        assert node_api.heartbeats[-1].stopping
+        assert node_api.heartbeats[-1].replicas == []
+        assert list((home / "attempts").iterdir()) == []
+
+
+def test_no_runner_outlives_an_agent_that_was_killed(node_api: NodeApi, home: Path, gateway: GatewaySide):
+    idle, busy, loading = spec(), spec(), spec(load_seconds=60)
+    node_api.desired = DesiredState(replicas=[idle, busy, loading])
+    with running(home) as agent:
+        until(lambda: sorted(node_api.phases().values()) == ["loading", "ready", "ready"])
+        gateway.send(busy.id, command("sleep 60"))
+        processes = runners(agent)
+        assert len(processes) == 3
+        agent.kill()
+        until(lambda: not any(process.is_running() for process in processes), 5)
+
+
+def test_a_new_token_is_kept_and_used(node_api: NodeApi, home: Path):
+    with running(home) as agent:
+        until(lambda: node_api.heartbeats)
+        node_api.desired = DesiredState(token="cyxn_second")
+        GatewaySide(node_api.broker_url)
+        ring(Celery("c", broker=node_api.broker_url), names.SYNC_NODE, names.node_queue(NODE_ID))
+        until(lambda: node_api.token == "cyxn_second")
+        until(lambda: Home(home).read().token == "cyxn_second")
+        before = len(node_api.heartbeats)
+        ring(Celery("c", broker=node_api.broker_url), names.SYNC_NODE, names.node_queue(NODE_ID))
+        until(lambda: len(node_api.heartbeats) > before)
+        assert (home / "node.json").stat().st_mode & 0o777 == 0o600
+        assert agent.poll() is None
+
+
+def test_a_token_that_is_not_taken_is_said_clearly(node_api: NodeApi, home: Path):
+    node_api.token = "cyxn_another"
+    with running(home) as agent:
+        assert agent.stderr is not None
+        line = next(line for line in agent.stderr if "does not take this node's token" in line)
+        assert "cyxwiz-node join" in line
+        assert "cyxn_" not in line
+        assert agent.poll() is None
+
+
+def test_only_one_agent_per_home(node_api: NodeApi, home: Path):
+    with running(home):
+        until(lambda: node_api.heartbeats)
+        second = subprocess.run(node("run", "--home", home), cwd=ROOT, check=False, capture_output=True, text=True)
+        assert second.returncode == 1
+        assert second.stderr.strip() == f"Error: An agent already runs on {home}."
+
+
+def test_hardware_is_shown_at_once_and_without_heavy_imports():
+    told = time.monotonic()
+    shown = subprocess.run(node("hardware", "--json"), cwd=ROOT, check=True, capture_output=True)
+    assert time.monotonic() - told < 1
+    facts = msgspec.json.decode(shown.stdout)
+    assert facts["devices"][0]["name"] == "cpu"
