@@ -13,7 +13,7 @@ from cyxwiz import oip
 from cyxwiz.errors import JobFailed, TimedOut
 from cyxwiz.models import Models
 from cyxwiz.oip import Prediction
-from cyxwiz.tensors import TensorSpec, from_value
+from cyxwiz.tensors import from_value
 from cyxwiz.transport import Transport, read
 
 PATH = "/api/v1/jobs/"
@@ -58,8 +58,7 @@ class Jobs:
     ) -> Job:
         """`inputs` as for `Client.predict`. With the same `idempotency_key` the same job is answered, not a second
         one; without one, each call is a new job, however often the connection breaks on the way."""
-        declared = self._models.version(model, version).metadata.get("inputs", [])
-        specs = {spec.name: spec for spec in (read(raw, TensorSpec) for raw in declared)}
+        specs = {spec.name: spec for spec in self._models.version(model, version).inputs}
         tensors = [from_value(name, value, specs.get(name)) for name, value in inputs.items()]
         body: dict[str, Any] = {"model": model, "inputs": oip.json_inputs(tensors)}
         if version is not None:

@@ -126,7 +126,10 @@ def events(
     if json:
         emit(found)
         return
-    rows = [(clock(e["at"]), e["replica"], e["node"], f"{e['came_from']} → {e['went_to']}".strip(), e["reason"]) for e in found]
+    rows = [
+        (clock(e["at"]), e["replica"], e["node"], f"{e['came_from']} → {e['went_to']}".strip(), e["reason"])
+        for e in found
+    ]
     table(("WHEN", "REPLICA", "NODE", "MOVE", "REASON"), rows)
 
 
