@@ -26,7 +26,7 @@ def version(owner, server):
 
 
 @contextmanager
-def meanwhile(work: Callable[[], None]):
+def meanwhile(work: Callable[[], object]):
     """Runs `work` beside the command that waits for it."""
     failed: list[BaseException] = []
 
@@ -59,8 +59,8 @@ def told(machine: Machine) -> list[ReplicaFacts]:
     raise AssertionError("the node was told nothing")
 
 
-def comes_up(machine: Machine) -> Callable[[], None]:
-    return lambda: machine.heartbeat(replicas=told(machine)) and None
+def comes_up(machine: Machine) -> Callable[[], object]:
+    return lambda: machine.heartbeat(replicas=told(machine))
 
 
 def test_deploy_waits_until_it_runs_and_says_what_to_do_next(cyxwiz, logged_in, version, machine):

@@ -117,7 +117,7 @@ def test_the_key_shows_itself_nowhere(server, owner):
     dead = Client(f"http://127.0.0.1:{free_port()}", owner.key, retry_delays=[])
     for call in (lambda: client.deployments.get("nosuch"), dead.models.list, lambda: client.jobs.get("x\ny")):
         with pytest.raises(CyxwizError) as caught:
-            list(call())  # type: ignore[operator]
+            list(call())
         # As error collectors write it: with the variables of every frame.
         shown.append("".join(traceback.TracebackException.from_exception(caught.value, capture_locals=True).format()))
         assert caught.value.__context__ is None
