@@ -28,6 +28,7 @@ class Replica:
     allocated_bytes: int | None = None
     memory_bytes: int | None = None
     progress: dict[str, Any] = field(default_factory=dict)
+    failures: int = 0  # in a row
 
 
 @dataclass(frozen=True)
@@ -123,9 +124,10 @@ class Deployments:
                 raise DeploymentFailed(f"Deployment {name!r} is {now.state}: {now.why or 'no reason was given'}")
             if give_up is not None and time.monotonic() >= give_up:
                 why = f": {now.why}" if now.why else "."
+                for_room = now.state == "pending" and not any(replica.failures for replica in now.replicas)
                 raise TimedOut(
                     f"After {timeout:g} s deployment {name!r} is still {now.state}{why}",
-                    for_room=now.state == "pending",
+                    for_room=for_room,
                 )
             time.sleep(POLL_SECONDS)
 
@@ -145,7 +147,8 @@ class Deployments:
             for line in answer["lines"]:
                 last = line["id"]
                 yield line
-            time.sleep(FOLLOW_SECONDS)
+            if len(answer["lines"]) < lines:  # else there may be more already
+                time.sleep(FOLLOW_SECONDS)
 
 
 def _will_not_run(deployment: Deployment) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote
@@ -13,8 +13,8 @@ from cyxwiz import oip
 from cyxwiz.errors import JobFailed, TimedOut
 from cyxwiz.models import Models
 from cyxwiz.oip import Prediction
-from cyxwiz.tensors import TensorSpec, from_value
-from cyxwiz.transport import Transport, read
+from cyxwiz.tensors import from_value
+from cyxwiz.transport import Transport, decoded, read
 
 PATH = "/api/v1/jobs/"
 POLL_SECONDS = 0.25
@@ -31,10 +31,14 @@ class Job:
     hardware_class: str = ""
     queue: str = ""
     node: str | None = None
+    device: str | None = None
+    error_code: str = ""
     attempts: int = 0
     created_at: str = ""
     started_at: str | None = None
     finished_at: str | None = None
+    waited_seconds: float | None = None
+    ran_seconds: float | None = None
     raw: dict[str, Any] = field(default_factory=dict, repr=False)
 
     @property
@@ -54,20 +58,27 @@ class Jobs:
         *,
         version: int | None = None,
         hardware_class: str | None = None,
+        outputs: Sequence[str] = (),
+        options: Mapping[str, Any] | None = None,
+        timeout_seconds: int | None = None,
         idempotency_key: str | None = None,
     ) -> Job:
         """`inputs` as for `Client.predict`. With the same `idempotency_key` the same job is answered, not a second
         one; without one, each call is a new job, however often the connection breaks on the way."""
-        declared = self._models.version(model, version).metadata.get("inputs", [])
-        specs = {spec.name: spec for spec in (read(raw, TensorSpec) for raw in declared)}
+        specs = {spec.name: spec for spec in self._models.version(model, version).inputs}
         tensors = [from_value(name, value, specs.get(name)) for name, value in inputs.items()]
-        body: dict[str, Any] = {"model": model, "inputs": oip.json_inputs(tensors)}
-        if version is not None:
-            body["version"] = version
-        if hardware_class:
-            body["hardware_class"] = hardware_class
-        headers = {"Idempotency-Key": idempotency_key or uuid.uuid4().hex}
-        return read(self._transport.json("POST", PATH, body=body, headers=headers, repeatable=True), Job)
+        wishes: dict[str, Any] = {
+            "model": model,
+            "version": version,
+            "hardware_class": hardware_class,
+            "options": dict(options) if options else None,
+            "timeout_seconds": timeout_seconds,
+        }
+        wishes = {name: wish for name, wish in wishes.items() if wish is not None}
+        body, headers = oip.infer_request(tensors, outputs, wishes)
+        headers["Idempotency-Key"] = idempotency_key or uuid.uuid4().hex
+        response = self._transport.send("POST", PATH, content=body, headers=headers, repeatable=True)
+        return read(decoded(response), Job)
 
     def list(self) -> Iterator[Job]:
         """The newest first."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from cyxwiz.errors import BadInput, CyxwizApiError
+from cyxwiz.tensors import TensorSpec
 from cyxwiz.transport import Transport, read
 
 PATH = "/api/v1/models/"
@@ -22,8 +23,9 @@ Progress = Callable[[str, int, int], None]  # ("checksum" | "upload", bytes done
 class Model:
     name: str
     description: str = ""
+    version_count: int = 0
+    latest: dict[str, Any] | None = None  # number, format, size_bytes, created_at of the newest version
     created_at: str = ""
-    latest_version: int | None = None
     raw: dict[str, Any] = field(default_factory=dict, repr=False)
 
 
@@ -36,7 +38,9 @@ class Version:
     format: str
     size_bytes: int
     sha256: str | None = None
-    metadata: dict[str, Any] = field(default_factory=dict)
+    inputs: Sequence[TensorSpec] = ()
+    outputs: Sequence[TensorSpec] = ()
+    metadata: dict[str, Any] = field(default_factory=dict)  # what else the file says of itself
     created_at: str = ""
     raw: dict[str, Any] = field(default_factory=dict, repr=False)
 
@@ -57,11 +61,14 @@ class Models:
 
     def version(self, name: str, number: int | None = None) -> Version:
         """The newest if no number is given."""
-        for version in self.versions(name):
-            if number is None or version.number == number:
-                return version
-        what = f"Model {name!r} has no version {number}." if number else f"Model {name!r} has no versions."
-        raise CyxwizApiError(status=404, code="not_found", detail=what)
+        if number is not None:
+            return read(self._transport.json("GET", f"{_at(name)}versions/{number}/"), Version)
+        if newest := next(self.versions(name), None):
+            return newest
+        raise CyxwizApiError(status=404, code="not_found", detail=f"Model {name!r} has no versions.")
+
+    def delete(self, name: str) -> None:
+        self._transport.json("DELETE", _at(name), repeatable=False)
 
     def push(self, path: Path | str, *, name: str | None = None, progress: Progress | None = None) -> Version:
         """Uploads a file as the newest version; the model is made if there is none of that name (by default the

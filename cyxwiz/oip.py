@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
 
-from cyxwiz.errors import BadInput, NotUnderstood
+from cyxwiz.errors import NotUnderstood
 from cyxwiz.tensors import ONLY_BINARY, Tensor
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
@@ -34,32 +34,17 @@ class Prediction:
         return {"model_name": self.model, "model_version": self.version, "outputs": outputs}
 
 
-def json_inputs(tensors: Sequence[Tensor]) -> list[dict[str, Any]]:
-    """The tensors in a form that has no binary part."""
-    for tensor in tensors:
-        if tensor.datatype in ONLY_BINARY:
-            raise BadInput(f"Input {tensor.name!r}: {tensor.datatype} has no JSON form, which this call needs.")
-    return [{"name": t.name, "datatype": t.datatype, "shape": t.shape, "data": _json_values(t)} for t in tensors]
-
-
-def _json_values(tensor: Tensor) -> list[Any]:
-    if tensor.datatype != "BYTES":
-        return tensor.flat()
-    try:
-        return [element if isinstance(element, str) else element.decode() for element in tensor.flat()]
-    except UnicodeDecodeError:
-        pass
-    raise BadInput(f"Input {tensor.name!r} has bytes that are no text, so it has no JSON form.")
-
-
-def infer_request(tensors: Sequence[Tensor], wanted: Sequence[str]) -> tuple[bytes, dict[str, str]]:
-    """(body, headers). Bytes go out as bytes, and then come back as bytes; lists stay readable JSON."""
+def infer_request(
+    tensors: Sequence[Tensor], wanted: Sequence[str], more: Mapping[str, Any] | None = None
+) -> tuple[bytes, dict[str, str]]:
+    """(body, headers). Bytes go out as bytes, and then come back as bytes; lists stay readable JSON. `more`: further
+    fields of the JSON."""
     binary = any(isinstance(t.values, bytes) or t.datatype in ONLY_BINARY for t in tensors)
-    head: dict[str, Any] = {"inputs": []}
+    head: dict[str, Any] = {**(more or {}), "inputs": []}
     if wanted:
         head["outputs"] = [{"name": name} for name in wanted]
     if not binary:
-        head["inputs"] = json_inputs(tensors)
+        head["inputs"] = [_json_input(tensor) for tensor in tensors]
         return msgspec.json.encode(head), {"Content-Type": "application/json"}
     blobs = [tensor.packed() for tensor in tensors]
     for tensor, blob in zip(tensors, blobs, strict=True):
@@ -69,6 +54,13 @@ def infer_request(tensors: Sequence[Tensor], wanted: Sequence[str]) -> tuple[byt
     encoded = msgspec.json.encode(head)
     headers = {"Content-Type": "application/octet-stream", HEADER_LENGTH: str(len(encoded))}
     return b"".join([encoded, *blobs]), headers
+
+
+def _json_input(tensor: Tensor) -> dict[str, Any]:
+    data = tensor.flat()
+    if tensor.datatype == "BYTES":
+        data = [element if isinstance(element, str) else element.decode() for element in data]
+    return {"name": tensor.name, "datatype": tensor.datatype, "shape": tensor.shape, "data": data}
 
 
 def read_prediction(body: bytes, header_length: str | None) -> Prediction:

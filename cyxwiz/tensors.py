@@ -166,16 +166,14 @@ def _guess(name: str, flat: list[Any]) -> str:
 
 def _element(name: str, datatype: str, value: Any) -> Any:
     """`value` as an element of `datatype`, if it is one without loss."""
-    if datatype == "BYTES" and isinstance(value, str | bytes):
-        return value
-    if datatype == "BOOL" and isinstance(value, bool):
-        return value
-    if datatype in FLOATS and isinstance(value, int | float) and not isinstance(value, bool):
+    number = isinstance(value, int) and not isinstance(value, bool)
+    if datatype in FLOATS and (number or isinstance(value, float)):
         if not math.isfinite(value):
             raise BadInput(f"Input {name!r} has values that are not finite (NaN or infinity).")
         return float(value)
-    if datatype in PACKED and datatype not in ("BOOL", *FLOATS) and isinstance(value, int):
-        return int(value)
+    fits = {"BYTES": isinstance(value, str | bytes), "BOOL": isinstance(value, bool)}
+    if datatype in DATATYPES and datatype not in FLOATS and fits.get(datatype, number):
+        return value
     raise BadInput(f"Input {name!r} is {datatype}; {str(value)[:40]!r} does not fit.")
 
 

@@ -8,7 +8,7 @@ import typer
 
 from cyxwiz.cli.exit_codes import ExitCode
 from cyxwiz.cli.output import age, clock, emit, emit_line, note, say, size, table
-from cyxwiz.cli.session import Json, Name, Timeout, Wait, connect, model_and_version, options
+from cyxwiz.cli.session import Json, Name, Options, Timeout, Wait, connect, model_and_version, options
 
 if TYPE_CHECKING:
     from cyxwiz.client import Client
@@ -28,9 +28,7 @@ def deploy(
     hardware_class: Annotated[
         str | None, typer.Option(metavar="CLASS", show_default=False, help="Only on such devices: cpu, cuda-24g, …")
     ] = None,
-    option: Annotated[
-        list[str] | None, typer.Option(metavar="KEY=VALUE", help="An option of the runtime. Repeatable.")
-    ] = None,
+    option: Options = None,
     wait: Wait = True,
     timeout: Timeout = 300.0,
     json: Json = False,
@@ -126,7 +124,10 @@ def events(
     if json:
         emit(found)
         return
-    rows = [(clock(e["at"]), e["replica"], e["node"], f"{e['came_from']} → {e['went_to']}", e["reason"]) for e in found]
+    rows = [
+        (clock(e["at"]), e["replica"], e["node"], f"{e['came_from']} → {e['went_to']}".strip(), e["reason"])
+        for e in found
+    ]
     table(("WHEN", "REPLICA", "NODE", "MOVE", "REASON"), rows)
 
 

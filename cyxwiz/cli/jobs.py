@@ -9,7 +9,7 @@ import typer
 from cyxwiz.cli.exit_codes import ExitCode
 from cyxwiz.cli.output import age, clock, emit, note, say, table
 from cyxwiz.cli.predict import show as show_prediction
-from cyxwiz.cli.session import Inputs, Json, Timeout, connect, model_and_version
+from cyxwiz.cli.session import Inputs, Json, Options, Outputs, Timeout, connect, model_and_version, options
 
 if TYPE_CHECKING:
     from cyxwiz.client import Client
@@ -28,6 +28,11 @@ def run(
     hardware_class: Annotated[
         str | None, typer.Option(metavar="CLASS", show_default=False, help="On such a device: cpu, cuda-24g, …")
     ] = None,
+    output: Outputs = None,
+    option: Options = None,
+    run_timeout: Annotated[
+        int | None, typer.Option(min=1, metavar="SECONDS", show_default=False, help="It fails if it runs longer.")
+    ] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Wait for the result and print it.")] = False,
     timeout: Timeout = 600.0,
     json: Json = False,
@@ -39,9 +44,17 @@ def run(
     from cyxwiz.cli.inputs import read_inputs
 
     name, version = model_and_version(model)
-    inputs = read_inputs(input)
+    inputs, given = read_inputs(input), options(option or [])
     with connect(context) as client:
-        job = client.jobs.submit(name, inputs, version=version, hardware_class=hardware_class)
+        job = client.jobs.submit(
+            name,
+            inputs,
+            version=version,
+            hardware_class=hardware_class,
+            outputs=output or (),
+            options=given,
+            timeout_seconds=run_timeout,
+        )
         if wait:
             _wait(client, job, timeout=timeout, json=json)
         elif json:
@@ -155,12 +168,17 @@ def _describe(job: Job) -> None:
         ("class", job.hardware_class),
         ("queue", job.queue),
         ("node", job.node),
+        ("device", job.device),
         ("attempts", job.attempts),
         ("created", clock(job.created_at)),
-        ("started", clock(job.started_at) if job.started_at else None),
-        ("finished", clock(job.finished_at) if job.finished_at else None),
+        ("waited", _seconds(job.waited_seconds)),
+        ("ran", _seconds(job.ran_seconds)),
     ]
     table(("JOB", job.id), facts)
+
+
+def _seconds(count: float | None) -> str | None:
+    return None if count is None else f"{count:.3f} s"
 
 
 def _model(job: Job) -> str:

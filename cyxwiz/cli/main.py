@@ -10,7 +10,7 @@ import typer
 
 from cyxwiz import __version__
 from cyxwiz.cli import deployments, jobs, login, models, nodes, predict
-from cyxwiz.cli.exit_codes import exit_code
+from cyxwiz.cli.exit_codes import ExitCode, exit_code
 from cyxwiz.cli.output import note, without_keys
 from cyxwiz.errors import CyxwizApiError, CyxwizError
 
@@ -52,7 +52,13 @@ def root(
 
 def main() -> None:
     try:
-        app()
+        # Not standalone: Typer would print a usage error in four lines, and end a refused prompt with 1.
+        sys.exit(app(prog_name="cyxwiz", standalone_mode=False) or ExitCode.OK)
+    except typer.Abort:
+        sys.exit(ExitCode.INTERRUPTED)
+    except typer.TyperException as error:
+        note(_usage(error))
+        sys.exit(error.exit_code)
     except CyxwizError as error:
         note(f"Error: {without_keys(error.message)}")
         if hint := _hint(error):
@@ -63,7 +69,15 @@ def main() -> None:
             raise
         note(f"Error: this is a fault of the command: {type(error).__name__}: {without_keys(str(error))}")
         note("Set CYXWIZ_DEBUG=1 to see where, and report it.")
-        sys.exit(1)
+        sys.exit(ExitCode.ERROR)
+
+
+def _usage(error: typer.TyperException) -> str:
+    text = error.format_message()
+    if text.startswith("Usage:"):  # a command without its sub-command: the text is its help
+        return text
+    context: typer.Context | None = getattr(error, "ctx", None)
+    return f"Error: {text}" + (f"\nSee `{context.command_path} --help`." if context else "")
 
 
 def _hint(error: CyxwizError) -> str:

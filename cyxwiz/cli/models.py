@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -48,8 +48,14 @@ def list_models(context: typer.Context, json: Json = False) -> None:
     if json:
         emit([model.raw for model in models])
         return
-    rows = [(m.name, m.latest_version, age(m.created_at), m.description) for m in models]
-    table(("NAME", "LATEST", "AGE", "DESCRIPTION"), rows)
+    rows = []
+    for model in models:
+        latest = model.latest or {}
+        bytes_ = size(latest["size_bytes"]) if latest else None
+        rows.append(
+            (model.name, latest.get("number"), latest.get("format"), bytes_, age(model.created_at), model.description)
+        )
+    table(("NAME", "LATEST", "FORMAT", "SIZE", "AGE", "DESCRIPTION"), rows)
 
 
 @app.command()
@@ -66,7 +72,7 @@ def show(
     with connect(context) as client:
         found = client.models.get(name)
         versions = list(client.models.versions(name))
-        chosen = client.models.version(name, number) if versions or number else None
+        chosen = client.models.version(name, number) if number else next(iter(versions), None)
     if json:
         emit({**found.raw, "versions": [v.raw for v in versions], "version": chosen.raw if chosen else None})
         return
@@ -77,10 +83,5 @@ def show(
     )
     if chosen:
         say(f"\nVersion {chosen.number}")
-        tensors = [("in", t) for t in chosen.metadata.get("inputs", [])]
-        tensors += [("out", t) for t in chosen.metadata.get("outputs", [])]
-        table(("", "TENSOR", "DATATYPE", "SHAPE"), [(way, t["name"], t["datatype"], _shape(t)) for way, t in tensors])
-
-
-def _shape(tensor: dict[str, Any]) -> str:
-    return "[" + ", ".join(str(size) for size in tensor["shape"]) + "]"
+        tensors = [("in", spec) for spec in chosen.inputs] + [("out", spec) for spec in chosen.outputs]
+        table(("", "TENSOR", "DATATYPE", "SHAPE"), [(way, t.name, t.datatype, t.shape) for way, t in tensors])

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
 from cyxwiz.cli.output import emit, numbers, say
-from cyxwiz.cli.session import Inputs, Json, Name, connect
+from cyxwiz.cli.session import Inputs, Json, Name, Outputs, connect
 
 if TYPE_CHECKING:
     from cyxwiz.oip import Prediction
@@ -19,9 +19,7 @@ def predict(
     context: typer.Context,
     name: Name,
     input: Inputs,
-    output: Annotated[
-        list[str] | None, typer.Option("--output", "-o", metavar="NAME", help="Only this output. Repeatable.")
-    ] = None,
+    output: Outputs = None,
     json: Json = False,
 ) -> None:
     """Ask a deployment.

@@ -23,6 +23,8 @@ Inputs = Annotated[
         help="A tensor: JSON (x=[[1,2]]), or a file (x=@x.npy, x=@all.npz:x, x=@x.json, x=@- for stdin). Repeatable.",
     ),
 ]
+Outputs = Annotated[list[str] | None, typer.Option("--output", "-o", metavar="NAME", help="Only this one. Repeatable.")]
+Options = Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="An option of the runtime. Repeatable.")]
 
 
 def connect(context: typer.Context) -> Client:
