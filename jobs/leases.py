@@ -1,8 +1,8 @@
 """Who runs a job: a node accepts it, keeps its lease by heartbeats, and ends it with a result or a failure.
 
-An attempt is (job, fence). Whatever a node says about another fence than the row's changes nothing, so of all attempts at
-a job at most one brings a result. The memory of an attempt stays allocated until its node no longer lists it, or said
-how it ended, or is lost.
+An attempt is (job, fence). Whatever a node says about another fence than the row's changes nothing, so of all attempts
+at a job at most one brings a result. The memory of an attempt stays allocated until its node no longer lists it, or
+said how it ended, or is lost.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ from __future__ import annotations
 import logging
 import uuid
 from collections.abc import Iterable
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from django.db import transaction
+from django.db.models import DurationField, ExpressionWrapper, F
 from django.utils import timezone
 
 from jobs import queueing, results
@@ -20,10 +21,10 @@ from jobs.models import Job, JobEvent
 from jobs.states import JobState
 from jobs.transitions import move
 from models_registry.models import VersionFile
-from nodes import allocations
+from nodes import allocations, doorbells, heartbeats
 from nodes.models import Allocation, Device, Node
 from nodes.placement import explain
-from protocol.errors import Conflict, NotFound
+from protocol.errors import Conflict, NotFound, TimedOut
 from protocol.messages import LEASE_SECONDS, Failure, File, Held, JobSpec
 
 log = logging.getLogger(__name__)
@@ -32,6 +33,7 @@ LEASE = timedelta(seconds=LEASE_SECONDS)
 MOST_ATTEMPTS = 3
 # An attempt this young need not be in a heartbeat yet: that may have been written before the node accepted.
 SETTLING = timedelta(seconds=15)
+OVERTIME = timedelta(minutes=1)  # a node ends what runs too long; this much later we do
 # What would go wrong on every node; anything else is tried again elsewhere.
 PERMANENT_FAILURES = frozenset(
     {
@@ -93,8 +95,8 @@ def renew(node: Node, held: Iterable[Held]) -> list[Held]:
 
 
 def finish(*, job_id: uuid.UUID, node: Node, fence: int, body: bytes, header_bytes: int | None) -> None:
-    """Takes the result of an attempt whose runner has ended. Raises Conflict if it is not the current one; to be told the
-    same twice is fine."""
+    """Takes the result of an attempt whose runner has ended. Raises Conflict if it is not the current one; to be told
+    the same twice is fine."""
     job = _job(job_id)
     if _is_mine(job, node, fence) and job.state == JobState.SUCCEEDED:
         return
@@ -141,11 +143,20 @@ def lose(job: Job, *, code: str, reason: str) -> bool:
 
 
 def expire() -> None:
-    """For the sweep: attempts whose lease ran out are lost; those that run far beyond their time have failed."""
+    """For the sweep: attempts whose lease ran out are lost, and those that their node lets run on have failed."""
+    if reason := heartbeats.brake():
+        log.error("No lease expires: %s", reason)
+        return
     now = timezone.now()
     running = Job.objects.filter(state=JobState.RUNNING).select_related(*RELATED)
     for job in running.filter(lease_until__lt=now):
         lose(job, code="lease_expired", reason=f"no heartbeat named it for {LEASE_SECONDS} s")
+    allowed = ExpressionWrapper(F("timeout_seconds") * timedelta(seconds=1), DurationField())
+    for job in running.alias(until=F("started_at") + allowed).filter(until__lt=now - OVERTIME):
+        reason = f"It ran for longer than its {job.timeout_seconds} s, and its node did not end it."
+        with transaction.atomic():
+            if move(job, JobState.FAILED, reason=reason, error_code=TimedOut.code, fence=job.fence + 1) and job.node:
+                doorbells.ring_node(job.node)
 
 
 def node_lost(node: Node) -> None:
@@ -200,7 +211,7 @@ def _release(node: Node, holder: str) -> None:
         queueing.ring_next(node)
 
 
-def _release_ended(node: Node, alive: set[str], settled: object) -> None:
+def _release_ended(node: Node, alive: set[str], settled: datetime) -> None:
     held = Allocation.objects.filter(device__node=node, holder__startswith="job:", created_at__lt=settled)
     for holder in held.values_list("holder", flat=True):
         if holder not in alive:

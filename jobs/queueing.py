@@ -1,7 +1,7 @@
 """Waiting jobs: which node could take one, whom to ring, and why one still waits.
 
-The doorbell in the class queue is heard by *some* node of the class, perhaps one that has no room or serves another owner.
-Then the job is handed on: the node that placement would choose is rung on its own queue.
+The doorbell in the class queue is heard by *some* node of the class, perhaps one that has no room or serves another
+owner. Then the job is handed on: the node that placement would choose is rung on its own queue.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from datetime import timedelta
+from uuid import UUID
 
 from django.db.models import Count, F, Q, QuerySet
 from django.utils import timezone
@@ -189,11 +190,11 @@ def _classes(offers: Iterable[NodeOffer]) -> Counter[str]:
 
 def _with_slot(nodes: QuerySet[Node]) -> QuerySet[Node]:
     running = _running_by_node()
-    cores = dict(Node.objects.filter(pk__in=running).values_list("pk", "cpu_cores"))
+    cores = dict(Node.objects.filter(pk__in=list(running)).values_list("pk", "cpu_cores"))
     return nodes.exclude(pk__in=[pk for pk, count in running.items() if count >= max(cores.get(pk, 0), 1)])
 
 
-def _running_by_node() -> Counter[object]:
+def _running_by_node() -> Counter[UUID]:
     rows = Job.objects.filter(state=JobState.RUNNING, node__isnull=False).values("node").annotate(running=Count("pk"))
     return Counter(dict(rows.order_by().values_list("node", "running")))
 
