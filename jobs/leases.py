@@ -33,7 +33,7 @@ LEASE = timedelta(seconds=LEASE_SECONDS)
 MOST_ATTEMPTS = 3
 # An attempt this young need not be in a heartbeat yet: that may have been written before the node accepted.
 SETTLING = timedelta(seconds=15)
-OVERTIME = timedelta(minutes=1)  # a node ends what runs too long; this much later we do
+OVERTIME = timedelta(hours=1)  # a node ends what runs too long, not counting how long it fetched the model; later we do
 # What would go wrong on every node; anything else is tried again elsewhere.
 PERMANENT_FAILURES = frozenset(
     {
@@ -202,7 +202,6 @@ def _allocate(job: Job, node: Node) -> Device:
     found = allocations.allocate(nodes=Node.objects.visible_to(job.owner).filter(pk=node.pk), need=need, holder=holder)
     if not isinstance(found, Device):
         raise queueing.NotThisNode(explain(found) if found else f"{node.name}: runs no jobs of this owner.")
-    queueing.check_slot(node)  # after `allocate`, whose lock lets one job at a time come here
     return found
 
 

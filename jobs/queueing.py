@@ -24,6 +24,7 @@ from nodes.placement import Choice, Need, NodeOffer, choose, explain
 from protocol import names
 from protocol.errors import Conflict
 from protocol.hardware import CLASSES
+from protocol.messages import JOBS_AT_ONCE
 
 RING_AGAIN = timedelta(seconds=3)
 RING_AGAIN_LATER = timedelta(seconds=10)
@@ -116,24 +117,13 @@ def check_not_failed_here(job: Job, node: Node) -> None:
         raise NotThisNode(f"The job failed on {node.name} before, and another node can take it.")
 
 
-def check_slot(node: Node) -> None:
-    running = Job.objects.filter(node=node, state=JobState.RUNNING).count()
-    if running >= slots(node):
-        raise NotThisNode(f"{node.name} runs {running} jobs, which is as many as it may.")
-
-
-def slots(node: Node) -> int:
-    """How many jobs a node runs at a time: more than it has cores would only slow each other down."""
-    return max(node.cpu_cores, 1)
-
-
 def free_slots() -> Counter[str]:
     """By hardware class, on the nodes that would hear a doorbell."""
     running = _running_by_node()
     free: Counter[str] = Counter()
     for node in Node.objects.filter(state=Node.State.ONLINE, draining=False).prefetch_related("devices"):
         for hardware_class in node.hardware_classes:
-            free[hardware_class] += max(slots(node) - running[node.pk], 0)
+            free[hardware_class] += max(JOBS_AT_ONCE - running[node.pk], 0)
     return free
 
 
@@ -189,9 +179,7 @@ def _classes(offers: Iterable[NodeOffer]) -> Counter[str]:
 
 
 def _with_slot(nodes: QuerySet[Node]) -> QuerySet[Node]:
-    running = _running_by_node()
-    cores = dict(Node.objects.filter(pk__in=list(running)).values_list("pk", "cpu_cores"))
-    return nodes.exclude(pk__in=[pk for pk, count in running.items() if count >= max(cores.get(pk, 0), 1)])
+    return nodes.exclude(pk__in=[pk for pk, running in _running_by_node().items() if running >= JOBS_AT_ONCE])
 
 
 def _running_by_node() -> Counter[UUID]:
