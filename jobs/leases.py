@@ -24,7 +24,7 @@ from models_registry.models import VersionFile
 from nodes import allocations, doorbells, heartbeats
 from nodes.models import Allocation, Device, Node
 from nodes.placement import explain
-from protocol.errors import Conflict, NotFound, TimedOut
+from protocol.errors import BadRequest, Conflict, NotFound, RunFailed, TimedOut
 from protocol.messages import LEASE_SECONDS, Failure, File, Held, JobSpec
 
 log = logging.getLogger(__name__)
@@ -101,7 +101,11 @@ def finish(*, job_id: uuid.UUID, node: Node, fence: int, body: bytes, header_byt
     if _is_mine(job, node, fence) and job.state == JobState.SUCCEEDED:
         return
     _check_runs(job, node, fence)
-    result = results.check(job, body, header_bytes)
+    try:
+        result = results.check(job, body, header_bytes)
+    except BadRequest as error:
+        _end(job, code=RunFailed.code, reason=f"What {node.name} sent as the result is none: {error.message}")
+        raise
     with transaction.atomic():
         stored = results.store(result)
         if not move(job, JobState.SUCCEEDED, **stored):
@@ -116,16 +120,22 @@ def fail(*, job_id: uuid.UUID, node: Node, fence: int, failure: Failure) -> None
     if _is_mine(job, node, fence) and job.state == JobState.FAILED:
         return
     _check_runs(job, node, fence)
-    code, reason = failure.code[:32], failure.message[:2000]
-    holder = job.holder
+    if not _end(job, code=failure.code[:32], reason=failure.message[:2000]):
+        raise Conflict("The job was ended or given away in this moment.")
+
+
+def _end(job: Job, *, code: str, reason: str) -> bool:
+    """After an attempt that failed, and whose runner is gone."""
+    node, holder = job.node, job.holder
+    assert node is not None
     with transaction.atomic():
         if code in PERMANENT_FAILURES:
             moved = move(job, JobState.FAILED, reason=reason, error_code=code)
         else:
             moved = lose(job, code=code, reason=reason)
-        if not moved:
-            raise Conflict("The job was ended or given away in this moment.")
-        _release(node, holder)
+        if moved:
+            _release(node, holder)
+    return moved
 
 
 def lose(job: Job, *, code: str, reason: str) -> bool:

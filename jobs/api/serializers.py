@@ -122,7 +122,10 @@ class NewJobSerializer(serializers.Serializer[Any]):
     outputs = OutputsField(required=False, help_text="All, if left out.")
     options = serializers.DictField(required=False, help_text='For the runtime, as {"threads": 2}.')
     timeout_seconds = serializers.IntegerField(
-        min_value=1, max_value=MOST_TIMEOUT_SECONDS, default=600, help_text="For loading and running, once the node has the model."
+        min_value=1,
+        max_value=MOST_TIMEOUT_SECONDS,
+        default=600,
+        help_text="For loading and running, once the node has the model.",
     )
 
     def to_internal_value(self, data: Any) -> Any:
