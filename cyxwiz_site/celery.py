@@ -36,6 +36,11 @@ def _configure() -> None:
             "socket_keepalive": True,
             "socket_timeout": 30,
             "socket_connect_timeout": 5,
+            # For publishing only: by default a doorbell would hold up its request for six seconds while Redis is away.
+            "max_retries": 1,
+            "interval_start": 0,
+            "interval_step": 0.1,
+            "interval_max": 0.2,
         },
         beat_schedule=BEAT_SCHEDULE,
         worker_hijack_root_logger=False,

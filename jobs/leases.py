@@ -1,8 +1,8 @@
 """Who runs a job: a node accepts it, keeps its lease by heartbeats, and ends it with a result or a failure.
 
-An attempt is (job, fence). Whatever a node says about another fence than the row's changes nothing, so of all attempts at
-a job at most one brings a result. The memory of an attempt stays allocated until its node no longer lists it, or said
-how it ended, or is lost.
+An attempt is (job, fence). Whatever a node says about another fence than the row's changes nothing, so of all attempts
+at a job at most one brings a result. The memory of an attempt stays allocated until its node no longer lists it, or
+said how it ended, or is lost.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ from __future__ import annotations
 import logging
 import uuid
 from collections.abc import Iterable
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from django.db import transaction
+from django.db.models import DurationField, ExpressionWrapper, F
 from django.utils import timezone
 
 from jobs import queueing, results
@@ -20,10 +21,10 @@ from jobs.models import Job, JobEvent
 from jobs.states import JobState
 from jobs.transitions import move
 from models_registry.models import VersionFile
-from nodes import allocations
+from nodes import allocations, doorbells, heartbeats
 from nodes.models import Allocation, Device, Node
 from nodes.placement import explain
-from protocol.errors import Conflict, NotFound
+from protocol.errors import BadRequest, Conflict, NotFound, RunFailed, TimedOut
 from protocol.messages import LEASE_SECONDS, Failure, File, Held, JobSpec
 
 log = logging.getLogger(__name__)
@@ -32,6 +33,7 @@ LEASE = timedelta(seconds=LEASE_SECONDS)
 MOST_ATTEMPTS = 3
 # An attempt this young need not be in a heartbeat yet: that may have been written before the node accepted.
 SETTLING = timedelta(seconds=15)
+OVERTIME = timedelta(hours=1)  # a node ends what runs too long, not counting how long it fetched the model; later we do
 # What would go wrong on every node; anything else is tried again elsewhere.
 PERMANENT_FAILURES = frozenset(
     {
@@ -93,13 +95,17 @@ def renew(node: Node, held: Iterable[Held]) -> list[Held]:
 
 
 def finish(*, job_id: uuid.UUID, node: Node, fence: int, body: bytes, header_bytes: int | None) -> None:
-    """Takes the result of an attempt whose runner has ended. Raises Conflict if it is not the current one; to be told the
-    same twice is fine."""
+    """Takes the result of an attempt whose runner has ended. Raises Conflict if it is not the current one; to be told
+    the same twice is fine."""
     job = _job(job_id)
     if _is_mine(job, node, fence) and job.state == JobState.SUCCEEDED:
         return
     _check_runs(job, node, fence)
-    result = results.check(job, body, header_bytes)
+    try:
+        result = results.check(job, body, header_bytes)
+    except BadRequest as error:
+        _end(job, code=RunFailed.code, reason=f"What {node.name} sent as the result is none: {error.message}")
+        raise
     with transaction.atomic():
         stored = results.store(result)
         if not move(job, JobState.SUCCEEDED, **stored):
@@ -114,16 +120,22 @@ def fail(*, job_id: uuid.UUID, node: Node, fence: int, failure: Failure) -> None
     if _is_mine(job, node, fence) and job.state == JobState.FAILED:
         return
     _check_runs(job, node, fence)
-    code, reason = failure.code[:32], failure.message[:2000]
-    holder = job.holder
+    if not _end(job, code=failure.code[:32], reason=failure.message[:2000]):
+        raise Conflict("The job was ended or given away in this moment.")
+
+
+def _end(job: Job, *, code: str, reason: str) -> bool:
+    """After an attempt that failed, and whose runner is gone."""
+    node, holder = job.node, job.holder
+    assert node is not None
     with transaction.atomic():
         if code in PERMANENT_FAILURES:
             moved = move(job, JobState.FAILED, reason=reason, error_code=code)
         else:
             moved = lose(job, code=code, reason=reason)
-        if not moved:
-            raise Conflict("The job was ended or given away in this moment.")
-        _release(node, holder)
+        if moved:
+            _release(node, holder)
+    return moved
 
 
 def lose(job: Job, *, code: str, reason: str) -> bool:
@@ -141,11 +153,20 @@ def lose(job: Job, *, code: str, reason: str) -> bool:
 
 
 def expire() -> None:
-    """For the sweep: attempts whose lease ran out are lost; those that run far beyond their time have failed."""
+    """For the sweep: attempts whose lease ran out are lost, and those that their node lets run on have failed."""
+    if reason := heartbeats.brake():
+        log.error("No lease expires: %s", reason)
+        return
     now = timezone.now()
     running = Job.objects.filter(state=JobState.RUNNING).select_related(*RELATED)
     for job in running.filter(lease_until__lt=now):
         lose(job, code="lease_expired", reason=f"no heartbeat named it for {LEASE_SECONDS} s")
+    allowed = ExpressionWrapper(F("timeout_seconds") * timedelta(seconds=1), DurationField())
+    for job in running.alias(until=F("started_at") + allowed).filter(until__lt=now - OVERTIME):
+        reason = f"It ran for longer than its {job.timeout_seconds} s, and its node did not end it."
+        with transaction.atomic():
+            if move(job, JobState.FAILED, reason=reason, error_code=TimedOut.code, fence=job.fence + 1) and job.node:
+                doorbells.ring_node(job.node)
 
 
 def node_lost(node: Node) -> None:
@@ -191,7 +212,6 @@ def _allocate(job: Job, node: Node) -> Device:
     found = allocations.allocate(nodes=Node.objects.visible_to(job.owner).filter(pk=node.pk), need=need, holder=holder)
     if not isinstance(found, Device):
         raise queueing.NotThisNode(explain(found) if found else f"{node.name}: runs no jobs of this owner.")
-    queueing.check_slot(node)  # after `allocate`, whose lock lets one job at a time come here
     return found
 
 
@@ -200,7 +220,7 @@ def _release(node: Node, holder: str) -> None:
         queueing.ring_next(node)
 
 
-def _release_ended(node: Node, alive: set[str], settled: object) -> None:
+def _release_ended(node: Node, alive: set[str], settled: datetime) -> None:
     held = Allocation.objects.filter(device__node=node, holder__startswith="job:", created_at__lt=settled)
     for holder in held.values_list("holder", flat=True):
         if holder not in alive:

@@ -1,7 +1,7 @@
 """Waiting jobs: which node could take one, whom to ring, and why one still waits.
 
-The doorbell in the class queue is heard by *some* node of the class, perhaps one that has no room or serves another owner.
-Then the job is handed on: the node that placement would choose is rung on its own queue.
+The doorbell in the class queue is heard by *some* node of the class, perhaps one that has no room or serves another
+owner. Then the job is handed on: the node that placement would choose is rung on its own queue.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from datetime import timedelta
+from uuid import UUID
 
 from django.db.models import Count, F, Q, QuerySet
 from django.utils import timezone
@@ -23,6 +24,7 @@ from nodes.placement import Choice, Need, NodeOffer, choose, explain
 from protocol import names
 from protocol.errors import Conflict
 from protocol.hardware import CLASSES
+from protocol.messages import JOBS_AT_ONCE
 
 RING_AGAIN = timedelta(seconds=3)
 RING_AGAIN_LATER = timedelta(seconds=10)
@@ -115,24 +117,13 @@ def check_not_failed_here(job: Job, node: Node) -> None:
         raise NotThisNode(f"The job failed on {node.name} before, and another node can take it.")
 
 
-def check_slot(node: Node) -> None:
-    running = Job.objects.filter(node=node, state=JobState.RUNNING).count()
-    if running >= slots(node):
-        raise NotThisNode(f"{node.name} runs {running} jobs, which is as many as it may.")
-
-
-def slots(node: Node) -> int:
-    """How many jobs a node runs at a time: more than it has cores would only slow each other down."""
-    return max(node.cpu_cores, 1)
-
-
 def free_slots() -> Counter[str]:
     """By hardware class, on the nodes that would hear a doorbell."""
     running = _running_by_node()
     free: Counter[str] = Counter()
     for node in Node.objects.filter(state=Node.State.ONLINE, draining=False).prefetch_related("devices"):
         for hardware_class in node.hardware_classes:
-            free[hardware_class] += max(slots(node) - running[node.pk], 0)
+            free[hardware_class] += max(JOBS_AT_ONCE - running[node.pk], 0)
     return free
 
 
@@ -188,12 +179,10 @@ def _classes(offers: Iterable[NodeOffer]) -> Counter[str]:
 
 
 def _with_slot(nodes: QuerySet[Node]) -> QuerySet[Node]:
-    running = _running_by_node()
-    cores = dict(Node.objects.filter(pk__in=running).values_list("pk", "cpu_cores"))
-    return nodes.exclude(pk__in=[pk for pk, count in running.items() if count >= max(cores.get(pk, 0), 1)])
+    return nodes.exclude(pk__in=[pk for pk, running in _running_by_node().items() if running >= JOBS_AT_ONCE])
 
 
-def _running_by_node() -> Counter[object]:
+def _running_by_node() -> Counter[UUID]:
     rows = Job.objects.filter(state=JobState.RUNNING, node__isnull=False).values("node").annotate(running=Count("pk"))
     return Counter(dict(rows.order_by().values_list("node", "running")))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from jobs.models import Job
 from models_registry import blobs
@@ -23,9 +23,9 @@ def check(job: Job, body: bytes, header_bytes: int | None) -> Result:
     return _written(job, asked, response)
 
 
-def store(result: Result) -> dict[str, object]:
+def store(result: Result) -> dict[str, Any]:
     """The fields of the job that hold it."""
-    header = {"result_header_bytes": result.header_bytes}
+    header: dict[str, Any] = {"result_header_bytes": result.header_bytes}
     if len(result.body) <= INLINE_BYTES:
         return header | {"result_inline": result.body}
     return header | {"result_blob": blobs.put_bytes(result.body)}

@@ -1,6 +1,8 @@
-"""The only writer of a job's state. Each move writes its event in the same transaction; after it, Flower hears of it."""
+"""The only writer of a job's state. Each move writes its event in the same transaction; then Flower hears of it."""
 
 from __future__ import annotations
+
+from typing import Any
 
 from django.db import transaction
 from django.utils import timezone
@@ -8,7 +10,6 @@ from django.utils import timezone
 from jobs.models import Job, JobEvent
 from jobs.states import MOVES, JobState
 from nodes import celery_events
-from nodes.models import Node
 from protocol import names
 
 
@@ -19,7 +20,7 @@ class IllegalTransition(Exception):
         super().__init__(f"A job cannot go from {came_from} to {to}.")
 
 
-def move(job: Job, to: JobState, *, reason: str = "", **changes: object) -> bool:
+def move(job: Job, to: JobState, *, reason: str = "", **changes: Any) -> bool:
     """Move to `to` and write `changes` with it; False means somebody else moved it first, and nothing was written."""
     came_from = JobState(job.state)
     if to not in MOVES[came_from]:
@@ -32,7 +33,6 @@ def move(job: Job, to: JobState, *, reason: str = "", **changes: object) -> bool
     if to.is_final:
         changes["finished_at"] = now
     node = changes.get("node") or job.node  # where the attempt began, or the one that ends now was
-    assert node is None or isinstance(node, Node)
     attempt = changes.get("fence", job.fence) if to == JobState.RUNNING else job.fence
     with transaction.atomic():
         mine = Job.objects.filter(pk=job.pk, state=came_from, fence=job.fence)

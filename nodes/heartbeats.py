@@ -10,7 +10,7 @@ from django.db import transaction
 from django.utils import timezone
 from msgspec import structs
 
-from nodes import broker_users, hardware, joining, signals
+from nodes import broker_users, celery_events, hardware, joining, signals
 from nodes.models import Device, Node
 from protocol import credentials
 from protocol.messages import LEASE_SECONDS, DesiredState, Heartbeat
@@ -35,11 +35,13 @@ def receive(node: Node, heartbeat: Heartbeat) -> DesiredState:
         if node.hardware_classes != before:
             broker_users.grant(node)
     fresh = {"state": Node.State.ONLINE, "last_heartbeat_at": timezone.now(), "boot_id": heartbeat.boot_id}
-    if node.state != Node.State.ONLINE:
+    came_online = node.state != Node.State.ONLINE
+    if came_online:
         log.info("Node %s is online", node.name)
     Node.objects.filter(pk=node.pk).update(**fresh)
     for name, value in fresh.items():
         setattr(node, name, value)
+    celery_events.node_heard(node, came_online=came_online, running=len(heartbeat.jobs))
     _store_memory(node, heartbeat.memory_available_bytes)
     if not heartbeat.link_up:
         broker_users.grant(node)  # Redis may have forgotten its user; granting twice does no harm
@@ -64,6 +66,7 @@ def sweep() -> None:
             if silent_still.update(state=Node.State.OFFLINE):
                 log.warning("Node %s is offline: no heartbeat since %s", node.name, node.last_heartbeat_at)
                 signals.node_offline.send(Node, node=node)
+                celery_events.node_offline(node)
     lost = Node.objects.filter(
         state=Node.State.OFFLINE, last_heartbeat_at__lt=now - LEASE - GRACE, devices__allocations__isnull=False
     ).distinct()

@@ -10,6 +10,7 @@ import msgspec
 from protocol.errors import BadRequest
 
 HEARTBEAT_SECONDS = 10
+JOBS_AT_ONCE = 4  # how many jobs a node runs at a time; it remembers further doorbells
 LEASE_SECONDS = 30  # a node not heard for this long is offline, and stops serving by itself
 
 

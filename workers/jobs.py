@@ -9,8 +9,8 @@ from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
-from protocol.errors import CyxwizError, NotAuthenticated, RunFailed, TimedOut, Unavailable
-from protocol.messages import Held, JobFailure, JobSpec
+from protocol.errors import CyxwizError, NotAuthenticated, RunFailed, TimedOut, TooLarge, Unavailable
+from protocol.messages import JOBS_AT_ONCE, Failure, Held, JobFailure, JobSpec
 from workers.backoff import Backoff
 from workers.blobs import BlobCache
 from workers.control_plane import ControlPlane
@@ -24,7 +24,6 @@ from workers.workspace import Workspace, workspace
 
 log = logging.getLogger(__name__)
 
-MOST_RUNNING = 4
 MOST_WAITING = 64  # doorbells remembered; the control plane rings again for what we forget
 
 # The control plane may take the same result later; any other answer to it is final.
@@ -64,7 +63,7 @@ class Jobs:
         with self._lock:
             if self._stopping or job_id in self._asking or any(id == job_id for id, _ in self._running):
                 return
-            if len(self._running) + len(self._asking) >= MOST_RUNNING:
+            if len(self._running) + len(self._asking) >= JOBS_AT_ONCE:
                 if job_id not in self._waiting:
                     self._waiting.append(job_id)
                 return
@@ -151,6 +150,12 @@ class Jobs:
         except LATER as error:
             log.warning("The result of job %s waits: %s", outcome.job_id[:8], error.message)
             return False
+        except TooLarge as error:
+            failure = Failure(code=error.code, message=f"The result is too large. {error.message}")
+            self._journal.remove(entry)
+            return self._send(
+                self._journal.add(Outcome(job_id=outcome.job_id, fence=outcome.fence, failure=failure), None)
+            )
         except CyxwizError as error:
             log.warning("The control plane does not want the result of job %s: %s", outcome.job_id[:8], error.message)
         except FileNotFoundError:  # cancelled meanwhile

@@ -1,3 +1,10 @@
-from django.urls import URLPattern, URLResolver
+from django.urls import path
 
-urlpatterns: list[URLPattern | URLResolver] = []
+from jobs.api import views
+
+urlpatterns = [
+    path("", views.JobsView.as_view(), name="jobs"),
+    path("<uuid:id>/", views.JobView.as_view(), name="job"),
+    path("<uuid:id>/cancel", views.CancelView.as_view(), name="job-cancel"),
+    path("<uuid:id>/result", views.ResultView.as_view(), name="job-result"),
+]

@@ -1,0 +1,55 @@
+"""Jobs and their events in the admin."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.contrib import admin
+from django.db.models import QuerySet
+from django.http import HttpRequest
+
+from accounts.staff_admin import ReadOnlyAdmin, ReadOnlyInline, badge
+from jobs import services
+from jobs.models import Job, JobEvent
+
+
+class EventInline(ReadOnlyInline):
+    model = JobEvent
+    fields = ("at", "came_from", "went_to", "node", "fence", "reason")
+
+
+@admin.register(Job)
+class JobAdmin(ReadOnlyAdmin):
+    list_display = (
+        "__str__",
+        "state_badge",
+        "owner",
+        "version",
+        "hardware_class",
+        "node",
+        "attempts",
+        "created_at",
+        "finished_at",
+        "reason",
+    )
+    list_filter = ("state", "hardware_class", "node", "version__format", "error_code")
+    search_fields = ("id", "owner__username", "version__model__name", "node__name")
+    list_select_related = ("version__model", "device__node")
+    date_hierarchy = "created_at"
+    exclude = ("result_inline", "idempotency_key", "request_digest")
+    inlines = (EventInline,)
+    actions = ("cancel",)
+    state_badge = badge("state")
+
+    @admin.action(description="Cancel", permissions=["act"])
+    def cancel(self, request: HttpRequest, queryset: QuerySet[Any]) -> None:
+        self.act(request, queryset.select_related("version__model", "node"), services.cancel, "cancelled")
+
+
+@admin.register(JobEvent)
+class JobEventAdmin(ReadOnlyAdmin):
+    list_display = ("at", "job", "came_from", "went_to", "node", "fence", "reason")
+    list_filter = ("went_to",)
+    search_fields = ("job__id", "node__name", "reason")
+    list_select_related = ("job", "node")
+    date_hierarchy = "at"

@@ -1,0 +1,135 @@
+"""Shapes of jobs in the REST API."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from drf_spectacular.utils import extend_schema_field
+from rest_framework import serializers
+
+from jobs.models import Job, JobEvent
+from protocol import names
+from protocol.hardware import CLASSES
+from protocol.tensors import DATATYPES
+
+MOST_TIMEOUT_SECONDS = 7 * 24 * 3600
+
+
+class JobSerializer(serializers.ModelSerializer[Job]):
+    model = serializers.CharField(source="version.model.name", read_only=True)
+    version = serializers.IntegerField(source="version.number", read_only=True)
+    queue = serializers.SerializerMethodField(help_text="The Celery queue in which its doorbell rings.")
+    node = serializers.CharField(source="node.name", default=None, read_only=True)
+    device = serializers.CharField(source="device.name", default=None, read_only=True)
+    waited_seconds = serializers.SerializerMethodField(help_text="From submission to the start of the last attempt.")
+    ran_seconds = serializers.SerializerMethodField(help_text="How long the last attempt took.")
+
+    class Meta:
+        model = Job
+        fields = [
+            "id",
+            "model",
+            "version",
+            "hardware_class",
+            "queue",
+            "state",
+            "reason",
+            "error_code",
+            "node",
+            "device",
+            "attempts",
+            "options",
+            "timeout_seconds",
+            "created_at",
+            "started_at",
+            "finished_at",
+            "waited_seconds",
+            "ran_seconds",
+        ]
+        read_only_fields = fields
+
+    def get_queue(self, job: Job) -> str:
+        return names.class_queue(job.hardware_class)
+
+    def get_waited_seconds(self, job: Job) -> float | None:
+        return (job.started_at - job.created_at).total_seconds() if job.started_at else None
+
+    def get_ran_seconds(self, job: Job) -> float | None:
+        if job.started_at is None or job.finished_at is None:
+            return None
+        return (job.finished_at - job.started_at).total_seconds()
+
+
+class JobEventSerializer(serializers.ModelSerializer[JobEvent]):
+    node = serializers.CharField(source="node.name", default=None, read_only=True)
+
+    class Meta:
+        model = JobEvent
+        fields = ["at", "came_from", "went_to", "reason", "node", "fence"]
+        read_only_fields = fields
+
+
+class JobDetailSerializer(JobSerializer):
+    events = JobEventSerializer(many=True, read_only=True, help_text="Every move, newest first.")
+
+    class Meta(JobSerializer.Meta):
+        fields = [*JobSerializer.Meta.fields, "events"]
+        read_only_fields = fields
+
+
+class TensorSerializer(serializers.Serializer[Any]):
+    """Of the Open Inference Protocol."""
+
+    name = serializers.CharField()
+    datatype = serializers.ChoiceField(choices=DATATYPES)
+    shape = serializers.ListField(child=serializers.IntegerField(min_value=0))
+    data = serializers.JSONField(help_text="Flat or nested, row-major.")  # type: ignore[assignment]
+
+
+class OutputNameSerializer(serializers.Serializer[Any]):
+    name = serializers.CharField()
+
+
+class ResultSerializer(serializers.Serializer[Any]):
+    """An Open Inference Protocol response."""
+
+    model_name = serializers.CharField()
+    model_version = serializers.CharField()
+    id = serializers.CharField()
+    outputs = TensorSerializer(many=True)
+
+
+@extend_schema_field(TensorSerializer(many=True))
+class InputsField(serializers.Field[Any, Any, Any, Any]):
+    """Has been read by the parser already."""
+
+    def to_internal_value(self, data: Any) -> Any:
+        return data
+
+
+@extend_schema_field(OutputNameSerializer(many=True))
+class OutputsField(serializers.Field[Any, Any, Any, Any]):
+    """The parser has put them into the inputs: together they are one request."""
+
+
+class NewJobSerializer(serializers.Serializer[Any]):
+    model = serializers.CharField(max_length=63)
+    version = serializers.IntegerField(min_value=1, required=False, help_text="The newest, if left out.")
+    hardware_class = serializers.ChoiceField(
+        choices=CLASSES, required=False, help_text="If left out, the cheapest of which a node can take it."
+    )
+    inputs = InputsField()
+    outputs = OutputsField(required=False, help_text="All, if left out.")
+    options = serializers.DictField(required=False, help_text='For the runtime, as {"threads": 2}.')
+    timeout_seconds = serializers.IntegerField(
+        min_value=1,
+        max_value=MOST_TIMEOUT_SECONDS,
+        default=600,
+        help_text="For loading and running, once the node has the model.",
+    )
+
+    def to_internal_value(self, data: Any) -> Any:
+        if isinstance(data, dict) and (strange := sorted(set(data) - set(self.fields))):
+            known = ", ".join(self.fields)
+            raise serializers.ValidationError(dict.fromkeys(strange, f"There is no such field. Known: {known}."))
+        return super().to_internal_value(data)
