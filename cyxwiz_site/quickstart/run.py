@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import signal
 import time
 from dataclasses import dataclass
@@ -175,7 +174,7 @@ def _start_flower(url: str, processes: Processes, env: dict[str, str]) -> None:
     command = python("-m", "celery", "-A", "cyxwiz_site", "flower", "--address=127.0.0.1")
     port = url.rpartition(":")[2]
     # enable_events asks workers over remote control to send events; our workers have none, and nodes must not.
-    command += [f"--port={port}", "--read_only=True", "--enable_events=False", f"--cookie_secret={secrets.token_hex()}"]
+    command += [f"--port={port}", "--read_only=True", "--enable_events=False"]
     processes.start("flower", command, env)
 
 
