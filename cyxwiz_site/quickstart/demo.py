@@ -86,7 +86,7 @@ def _deploy(demo: Demo, image: np.ndarray) -> None:
 
     def answers() -> bool:
         answer = demo.call("POST", f"/v2/models/{NAME}/infer", 404, 503, json=_request(image))
-        if answer.status_code != 200:
+        if answer.status_code == 503:
             deployment = demo.call("GET", f"/api/v1/deployments/{NAME}/").json()
             if deployment["state"] == "failed":
                 raise Failed(f"The deployment failed: {deployment['reason']}")
