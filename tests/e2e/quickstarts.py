@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx2
@@ -26,6 +26,7 @@ class Quickstart:
     process: subprocess.Popen[str]
     home: Path
     output: Path
+    env: dict[str, str] = field(default_factory=dict)  # to run another command beside it
 
     @property
     def state(self) -> dict[str, object]:
