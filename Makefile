@@ -27,7 +27,7 @@ serve: $(BASE) redis ## The same without the demonstration: web, gateway, worker
 	@exec $(BIN)/python manage.py quickstart --no-demo $(ARGS)
 
 node: $(NODE) ## Join this machine to a control plane and run models for it; URL=… TOKEN=…
-	@if [ -n "$(TOKEN)" ]; then $(VENV)-node/bin/python -m workers join "$(URL)" --token "$(TOKEN)"; fi
+	@if [ -n "$(TOKEN)" ]; then CYXWIZ_JOIN_TOKEN="$(TOKEN)" $(VENV)-node/bin/python -m workers join "$(URL)"; fi
 	@exec $(VENV)-node/bin/python -m workers run $(ARGS)
 
 test: test-postgres test-sqlite ## The whole suite on PostgreSQL, then a smaller run on SQLite; ARGS="-k name"

@@ -85,13 +85,14 @@ def _deploy(demo: Demo, image: np.ndarray) -> None:
         since = "until it answered again"
 
     def answers() -> bool:
-        return demo.call("POST", f"/v2/models/{NAME}/infer", 404, 503, json=_request(image)).status_code == 200
+        answer = demo.call("POST", f"/v2/models/{NAME}/infer", 404, 503, json=_request(image))
+        if answer.status_code == 503:
+            deployment = demo.call("GET", f"/api/v1/deployments/{NAME}/").json()
+            if deployment["state"] == "failed":
+                raise Failed(f"The deployment failed: {deployment['reason']}")
+        return answer.status_code == 200
 
-    try:
-        demo.wait("The first prediction", answers)
-    except Failed as failed:
-        deployment = demo.call("GET", f"/api/v1/deployments/{NAME}/").json()
-        raise Failed(f"{failed} The deployment is {deployment['state']}: {deployment['reason']}") from None
+    demo.wait("The first prediction", answers)
     say(f"  ✓ {time.monotonic() - begun:.2f} s {since}")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import signal
 import time
 from dataclasses import dataclass
@@ -92,13 +91,13 @@ def start(options: Options, home: Home, processes: Processes) -> State:
     flower_url = f"http://127.0.0.1:{ports.free()}"
     with step("Web, gateway, control worker, beat"):
         _start_control_plane(options, home, processes, env)
+        _start_flower(flower_url, processes, env)
         with httpx2.Client(base_url=url, timeout=5) as client:
             _wait_for(client, "/readyz", processes)
     with step(f"Nodes: {options.nodes}"):
         assert credentials.api_key
         local_nodes.start(options.nodes, url, env["REDIS_URL"], credentials.api_key, home, processes)
     with step("Flower"):
-        _start_flower(flower_url, processes, env)
         with httpx2.Client(base_url=flower_url, timeout=5) as client:
             _wait_for(client, "/healthcheck", processes)
     state = State(
@@ -175,7 +174,7 @@ def _start_flower(url: str, processes: Processes, env: dict[str, str]) -> None:
     command = python("-m", "celery", "-A", "cyxwiz_site", "flower", "--address=127.0.0.1")
     port = url.rpartition(":")[2]
     # enable_events asks workers over remote control to send events; our workers have none, and nodes must not.
-    command += [f"--port={port}", "--read_only=True", "--enable_events=False", f"--cookie_secret={secrets.token_hex()}"]
+    command += [f"--port={port}", "--read_only=True", "--enable_events=False"]
     processes.start("flower", command, env)
 
 

@@ -1,0 +1,92 @@
+"""One running system for all end-to-end tests: on the PostgreSQL and Redis of the test run, with a real node."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
+
+import httpx2
+import numpy as np
+import psycopg
+import pytest
+import redis
+from psycopg import sql
+
+from tests.e2e.digits import DIGITS, deploy
+from tests.e2e.quickstarts import PROJECT, Quickstart, free_port, started
+
+
+@pytest.fixture(scope="package")
+def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Quickstart]:
+    """Ended with the last end-to-end test: its workers would hear the doorbells of the other tests."""
+    home = tmp_path_factory.mktemp("system") / "home"
+    with redis.Redis.from_url(os.environ["REDIS_URL"]) as connection:
+        connection.flushall()
+        with own_database() as url:
+            env = {**os.environ, "DATABASE_URL": url}
+            with started(home, "--no-demo", "--port", str(free_port()), env=env) as quickstart:
+                quickstart.env = {**env, "CYXWIZ_HOME": str(home), "DJANGO_SETTINGS_MODULE": "cyxwiz_site.settings"}
+                yield quickstart
+        connection.flushall()
+
+
+@contextmanager
+def own_database() -> Iterator[str]:
+    """A fresh one beside pytest-django's, in the same server."""
+    parts = urlsplit(os.environ["DATABASE_URL"])
+    if not parts.scheme.startswith("postgres"):
+        pytest.fail("The end-to-end tests need DATABASE_URL to be a PostgreSQL (see tests/with_services.py).")
+    name = f"e2e_{secrets.token_hex(4)}"
+    with psycopg.connect(urlunsplit(parts), autocommit=True) as server:
+        server.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+        try:
+            yield urlunsplit(parts._replace(path=f"/{name}"))
+        finally:
+            server.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+@pytest.fixture(scope="package")
+def api(system: Quickstart) -> Iterator[httpx2.Client]:
+    with system.api() as client:
+        yield client
+
+
+@pytest.fixture(scope="package")
+def heldout() -> tuple[np.ndarray, np.ndarray]:
+    """Images and what they show."""
+    file = np.load(DIGITS / "heldout.npz")
+    return file["images"].astype(np.float32), file["labels"]
+
+
+@pytest.fixture(scope="package")
+def digits(api: httpx2.Client) -> str:
+    """The name of a running deployment."""
+    with (DIGITS / "digits.onnx").open("rb") as file:
+        pushed = api.post("/api/v1/models/digits/versions/", files={"file": ("digits.onnx", file)})
+    assert pushed.status_code == 201, pushed.text
+    return deploy(api, "digits")
+
+
+@pytest.fixture(scope="package")
+def outsider(system: Quickstart) -> Iterator[httpx2.Client]:
+    """Somebody else, who owns nothing."""
+    program = (
+        "from accounts import keys; from accounts.models import User;"
+        "print(keys.issue(user=User.objects.create_user('otto'), name='test')[1])"
+    )
+    command = [sys.executable, "manage.py", "shell", "--no-imports", "-c", program]
+    done = subprocess.run(command, cwd=PROJECT, env=system.env, capture_output=True, text=True, check=True)
+    key = done.stdout.split()[-1]
+    with httpx2.Client(base_url=system.url, headers={"Authorization": f"Bearer {key}"}, timeout=30) as client:
+        yield client
+
+
+@pytest.fixture
+def node_home(tmp_path: Path) -> Path:
+    return tmp_path / "node"
