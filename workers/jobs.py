@@ -143,8 +143,8 @@ class Jobs:
         outcome = entry.outcome
         try:
             if outcome.failure is not None:
-                failure = JobFailure(fence=outcome.fence, failure=outcome.failure)
-                self._control_plane.send_failure(outcome.job_id, failure)
+                report = JobFailure(fence=outcome.fence, failure=outcome.failure)
+                self._control_plane.send_failure(outcome.job_id, report)
             else:
                 self._control_plane.send_result(outcome.job_id, outcome.fence, entry.result, outcome.header_bytes)
         except LATER as error:

@@ -97,9 +97,8 @@ def start(options: Options, home: Home, processes: Processes) -> State:
     with step(f"Nodes: {options.nodes}"):
         assert credentials.api_key
         local_nodes.start(options.nodes, url, env["REDIS_URL"], credentials.api_key, home, processes)
-    with step("Flower"):
-        with httpx2.Client(base_url=flower_url, timeout=5) as client:
-            _wait_for(client, "/healthcheck", processes)
+    with step("Flower"), httpx2.Client(base_url=flower_url, timeout=5) as client:
+        _wait_for(client, "/healthcheck", processes)
     state = State(
         url=url,
         api_key=credentials.api_key,
