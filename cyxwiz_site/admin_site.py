@@ -1,13 +1,7 @@
-"""Django's admin under our name."""
+"""Tells Django to use our admin site. Apart from it, because this is imported before any model can be."""
 
-from django.contrib import admin
 from django.contrib.admin.apps import AdminConfig
 
 
 class CyxwizAdminConfig(AdminConfig):
-    default_site = "cyxwiz_site.admin_site.CyxwizAdmin"
-
-
-class CyxwizAdmin(admin.AdminSite):
-    site_header = site_title = "CyxWiz"
-    index_title = "Fleet"
+    default_site = "cyxwiz_site.fleet_admin.CyxwizAdmin"

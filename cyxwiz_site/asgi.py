@@ -1,6 +1,7 @@
 """The web process: the gateway (/v2), Django (everything else) and, in time, websockets behind one port."""
 
 import os
+import tempfile
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "cyxwiz_site.settings")
 
@@ -15,6 +16,9 @@ from cyxwiz_site.body_limit import BodyLimit
 from gateway.asgi import Gateway
 from gateway.http import Receive, Scope, Send
 from protocol import VERSION
+
+# Django spools request bodies to the default temporary folder, which on many systems is memory.
+tempfile.tempdir = str(settings.FILE_UPLOAD_TEMP_DIR)
 
 gateway = Gateway(redis_url=settings.REDIS_URL, body_limit_bytes=settings.BODY_LIMIT_BYTES, version=VERSION)
 django_within_limits = BodyLimit(
