@@ -12,7 +12,6 @@ import uuid
 from datetime import datetime, timedelta
 
 from django.db import transaction
-from django.db.models import DurationField, ExpressionWrapper, F
 from django.utils import timezone
 
 from jobs import queueing, results
@@ -162,8 +161,10 @@ def expire() -> None:
     running = Job.objects.filter(state=JobState.RUNNING).select_related(*RELATED)
     for job in running.filter(lease_until__lt=now):
         lose(job, code="lease_expired", reason=f"no heartbeat named it for {LEASE_SECONDS} s")
-    allowed = ExpressionWrapper(F("timeout_seconds") * timedelta(seconds=1), DurationField())
-    for job in running.alias(until=F("started_at") + allowed).filter(until__lt=now - OVERTIME):
+    for job in running.filter(started_at__lt=now - OVERTIME):
+        assert job.started_at is not None
+        if job.started_at + timedelta(seconds=job.timeout_seconds) > now - OVERTIME:
+            continue
         reason = f"It ran for longer than its {job.timeout_seconds} s, and its node did not end it."
         with transaction.atomic():
             if move(job, JobState.FAILED, reason=reason, error_code=TimedOut.code, fence=job.fence + 1) and job.node:
