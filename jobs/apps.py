@@ -11,7 +11,7 @@ class JobsConfig(AppConfig):
         from nodes import signals
 
         def heartbeat(node: Any, heartbeat: Any, **_: object) -> dict[str, object]:
-            return {"jobs": leases.renew(node, heartbeat.jobs)}
+            return {"jobs": leases.renew(node, heartbeat)}
 
         def lost(node: Any, **_: object) -> None:
             leases.node_lost(node)

@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Iterable
 from datetime import datetime, timedelta
 
 from django.db import transaction
-from django.db.models import DurationField, ExpressionWrapper, F
 from django.utils import timezone
 
 from jobs import queueing, results
@@ -25,7 +23,7 @@ from nodes import allocations, doorbells, heartbeats
 from nodes.models import Allocation, Device, Node
 from nodes.placement import explain
 from protocol.errors import BadRequest, Conflict, NotFound, RunFailed, TimedOut
-from protocol.messages import LEASE_SECONDS, Failure, File, Held, JobSpec
+from protocol.messages import LEASE_SECONDS, Failure, File, Heartbeat, Held, JobSpec
 
 log = logging.getLogger(__name__)
 
@@ -74,18 +72,20 @@ def accept(*, job_id: uuid.UUID, node: Node) -> JobSpec:
     return _spec(job, device)
 
 
-def renew(node: Node, held: Iterable[Held]) -> list[Held]:
+def renew(node: Node, heartbeat: Heartbeat) -> list[Held]:
     """Takes what a heartbeat lists, answers with the attempts that `node` should be running. The node ends what it
     listed and does not find here."""
-    listed = {(one.id, one.fence) for one in held}
-    settled = timezone.now() - SETTLING
+    listed = {(one.id, one.fence) for one in heartbeat.jobs}
+    settled = timezone.now() - (timedelta() if heartbeat.stopping else SETTLING)
     right = []
     for job in Job.objects.filter(node=node, state=JobState.RUNNING).select_related(*RELATED):
         assert job.started_at is not None
         if (str(job.pk), job.fence) in listed or job.started_at > settled:
             right.append(job)
         else:
-            lose(job, code="forgotten", reason="the node no longer knows of it; it was restarted, or never heard")
+            lose(
+                job, code="forgotten", reason="the node no longer has it; it was stopped, or never heard that it had it"
+            )
     fresh = [job.pk for job in right if (str(job.pk), job.fence) in listed]
     if fresh:
         mine = Job.objects.filter(pk__in=fresh, node=node, state=JobState.RUNNING)
@@ -161,8 +161,10 @@ def expire() -> None:
     running = Job.objects.filter(state=JobState.RUNNING).select_related(*RELATED)
     for job in running.filter(lease_until__lt=now):
         lose(job, code="lease_expired", reason=f"no heartbeat named it for {LEASE_SECONDS} s")
-    allowed = ExpressionWrapper(F("timeout_seconds") * timedelta(seconds=1), DurationField())
-    for job in running.alias(until=F("started_at") + allowed).filter(until__lt=now - OVERTIME):
+    for job in running.filter(started_at__lt=now - OVERTIME):
+        assert job.started_at is not None
+        if job.started_at + timedelta(seconds=job.timeout_seconds) > now - OVERTIME:
+            continue
         reason = f"It ran for longer than its {job.timeout_seconds} s, and its node did not end it."
         with transaction.atomic():
             if move(job, JobState.FAILED, reason=reason, error_code=TimedOut.code, fence=job.fence + 1) and job.node:
@@ -236,7 +238,7 @@ def _spec(job: Job, device: Device) -> JobSpec:
         format=job.version.format,
         files=[File(path=one.path, sha256=one.blob_id, size_bytes=one.blob.size_bytes) for one in files],
         device=device.name,
-        memory_bytes=queueing.need(job).memory_bytes,
+        memory_bytes=queueing.memory_bytes(job),
         timeout_seconds=job.timeout_seconds,
         inputs=File(path="inputs", sha256=job.inputs_blob_id, size_bytes=job.inputs_blob.size_bytes),
         inputs_header_bytes=job.inputs_header_bytes,

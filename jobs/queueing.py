@@ -40,10 +40,14 @@ class NotThisNode(Conflict):
 def need(job: Job) -> Need:
     return Need(
         format=job.version.format,
-        memory_bytes=memory.estimate_bytes(job.version, job.options),
+        memory_bytes=memory_bytes(job),
         hardware_class=job.hardware_class,
         avoid=_failed_on(job),
     )
+
+
+def memory_bytes(job: Job) -> int:
+    return memory.estimate_bytes(job.version, job.options)
 
 
 def ring(job: Job) -> None:
@@ -54,7 +58,7 @@ def ring(job: Job) -> None:
 
 def hand_on(job: Job) -> None:
     """After this transaction: rings the node that could take the job now, if there is one."""
-    choice = choose(need(job), allocations.offers(_with_slot(Node.objects.visible_to(job.owner)), {}))
+    choice = choose(need(job), _with_slot(_offers(job)))
     if isinstance(choice, Choice):
         Job.objects.filter(pk=job.pk).update(rung_at=timezone.now())
         doorbells.ring_node_for_job(choice.node_id, job_id=str(job.pk))
@@ -112,7 +116,7 @@ def check_not_failed_here(job: Job, node: Node) -> None:
     wanted = need(job)
     if str(node.pk) not in wanted.avoid:
         return
-    choice = choose(wanted, allocations.offers(_with_slot(Node.objects.visible_to(job.owner)), {}))
+    choice = choose(wanted, _with_slot(_offers(job)))
     if isinstance(choice, Choice) and choice.node_id not in wanted.avoid:
         raise NotThisNode(f"The job failed on {node.name} before, and another node can take it.")
 
@@ -150,8 +154,7 @@ def explain_one(job: Job) -> None:
 def why_waiting(job: Job) -> str:
     """What the last attempt came to, and what now keeps it from the next. Nothing when a node is about to take it."""
     last = JobEvent.objects.filter(job=job, went_to=JobState.QUEUED).first() if job.attempts else None
-    nodes = Node.objects.visible_to(job.owner)
-    offers = allocations.offers(nodes, {})
+    offers = _offers(job)
     of_class = [offer for offer in offers if job.hardware_class in _classes([offer])]
     wanted = need(job)
     found = choose(wanted, of_class)
@@ -159,7 +162,7 @@ def why_waiting(job: Job) -> str:
         why = _no_such_class(job.hardware_class, offers)
     elif not isinstance(found, Choice):
         why = f"No node of class {job.hardware_class} can take it now: {explain(found)}."
-    elif not isinstance(choose(wanted, allocations.offers(_with_slot(nodes), {})), Choice):
+    elif not isinstance(choose(wanted, _with_slot(of_class)), Choice):
         why = "Every node that could take it runs as many jobs as it may."
     else:
         why = ""
@@ -178,8 +181,13 @@ def _classes(offers: Iterable[NodeOffer]) -> Counter[str]:
     return Counter(name for offer in offers for name in {device.hardware_class for device in offer.devices})
 
 
-def _with_slot(nodes: QuerySet[Node]) -> QuerySet[Node]:
-    return nodes.exclude(pk__in=[pk for pk, running in _running_by_node().items() if running >= JOBS_AT_ONCE])
+def _offers(job: Job) -> list[NodeOffer]:
+    return allocations.offers(Node.objects.visible_to(job.owner), {})
+
+
+def _with_slot(offers: list[NodeOffer]) -> list[NodeOffer]:
+    running = _running_by_node()
+    return [offer for offer in offers if running[UUID(offer.id)] < JOBS_AT_ONCE]
 
 
 def _running_by_node() -> Counter[UUID]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 from django.db import IntegrityError, transaction
+from django.utils import timezone
 from msgspec.structs import replace
 
 from accounts.models import User
@@ -60,9 +61,10 @@ def submit(
                 inputs_header_bytes=header_bytes,
                 idempotency_key=idempotency_key,
                 request_digest=digest,
+                rung_at=timezone.now(),
             )
             record_creation(job)
-            queueing.ring(job)
+            doorbells.ring_class(job.hardware_class, job_id=str(job.pk))
     except IntegrityError:
         # Somebody was quicker with the same key.
         if idempotency_key is not None and (first := _replayed(owner, idempotency_key, digest)):

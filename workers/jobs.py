@@ -151,10 +151,10 @@ class Jobs:
             log.warning("The result of job %s waits: %s", outcome.job_id[:8], error.message)
             return False
         except TooLarge as error:
-            failure = Failure(code=error.code, message=f"The result is too large. {error.message}")
+            refused = Failure(code=error.code, message=f"The result is too large. {error.message}")
             self._journal.remove(entry)
             return self._send(
-                self._journal.add(Outcome(job_id=outcome.job_id, fence=outcome.fence, failure=failure), None)
+                self._journal.add(Outcome(job_id=outcome.job_id, fence=outcome.fence, failure=refused), None)
             )
         except CyxwizError as error:
             log.warning("The control plane does not want the result of job %s: %s", outcome.job_id[:8], error.message)

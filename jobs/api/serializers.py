@@ -77,7 +77,7 @@ class JobDetailSerializer(JobSerializer):
         read_only_fields = fields
 
 
-class TensorSerializer(serializers.Serializer[Any]):
+class TensorDataSerializer(serializers.Serializer[Any]):
     """Of the Open Inference Protocol."""
 
     name = serializers.CharField()
@@ -96,10 +96,10 @@ class ResultSerializer(serializers.Serializer[Any]):
     model_name = serializers.CharField()
     model_version = serializers.CharField()
     id = serializers.CharField()
-    outputs = TensorSerializer(many=True)
+    outputs = TensorDataSerializer(many=True)
 
 
-@extend_schema_field(TensorSerializer(many=True))
+@extend_schema_field(TensorDataSerializer(many=True))
 class InputsField(serializers.Field[Any, Any, Any, Any]):
     """Has been read by the parser already."""
 

@@ -23,7 +23,7 @@ def submit(person: Person, *, headers: dict[str, str] | None = None, **more: obj
     return person.post(URL, {"model": "digits", "inputs": [IMAGE], **more}, headers=headers)
 
 
-def submitted(person: Person, **more: object) -> Job:
+def submitted(person: Person, **more: Any) -> Job:
     answer = submit(person, **more)
     assert answer.status_code == 201, answer.content
     return Job.objects.get(pk=answer.json()["id"])
