@@ -6,10 +6,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import quote
 
 from cyxwiz.errors import DeploymentFailed, TimedOut
-from cyxwiz.transport import Transport, read
+from cyxwiz.transport import Transport, at, read
 
 PATH = "/api/v1/deployments/"
 POLL_SECONDS = 0.25
@@ -81,7 +80,7 @@ class Deployments:
         return (read(raw, Deployment) for raw in self._transport.pages(PATH))
 
     def get(self, name: str) -> Deployment:
-        return read(self._transport.json("GET", _at(name)), Deployment)
+        return read(self._transport.json("GET", at(PATH, name)), Deployment)
 
     def start(self, name: str) -> Deployment:
         return self._act(name, "start")
@@ -96,12 +95,12 @@ class Deployments:
         return self._act(name, "scale", {"replicas": replicas})
 
     def _act(self, name: str, verb: str, body: dict[str, Any] | None = None) -> Deployment:
-        answer = self._transport.json("POST", f"{_at(name)}{verb}", body=body or {})
+        answer = self._transport.json("POST", f"{at(PATH, name)}{verb}", body=body or {})
         return read(answer, Deployment) if answer else self.get(name)
 
     def delete(self, name: str) -> None:
         # Not repeated: the second try would say 404 about a deletion that worked.
-        self._transport.json("DELETE", _at(name), repeatable=False)
+        self._transport.json("DELETE", at(PATH, name), repeatable=False)
 
     def wait_until_running(
         self,
@@ -133,17 +132,17 @@ class Deployments:
 
     def events(self, name: str) -> Iterator[dict[str, Any]]:
         """The newest first."""
-        return self._transport.pages(f"{_at(name)}events")
+        return self._transport.pages(f"{at(PATH, name)}events")
 
     def logs(self, name: str, *, lines: int = 100) -> Iterator[dict[str, Any]]:
-        answer = self._transport.json("GET", f"{_at(name)}logs", params={"lines": lines})
+        answer = self._transport.json("GET", f"{at(PATH, name)}logs", params={"lines": lines})
         return iter(answer["lines"])
 
     def follow_logs(self, name: str, *, lines: int = 100) -> Iterator[dict[str, Any]]:
         """The last lines and then those that come, without end."""
         last: str | None = None
         while True:
-            answer = self._transport.json("GET", f"{_at(name)}logs", params={"lines": lines, "after": last})
+            answer = self._transport.json("GET", f"{at(PATH, name)}logs", params={"lines": lines, "after": last})
             for line in answer["lines"]:
                 last = line["id"]
                 yield line
@@ -156,7 +155,3 @@ def _will_not_run(deployment: Deployment) -> bool:
     if not deployment.wanted_running or deployment.state in ("failed", "stopping", "stopped"):
         return True
     return deployment.state == "degraded" and any(replica.state == "failed" for replica in deployment.replicas)
-
-
-def _at(name: str) -> str:
-    return f"{PATH}{quote(name, safe='')}/"

@@ -7,14 +7,13 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import quote
 
 from cyxwiz import oip
 from cyxwiz.errors import JobFailed, TimedOut
 from cyxwiz.models import Models
 from cyxwiz.oip import Prediction
 from cyxwiz.tensors import from_value
-from cyxwiz.transport import Transport, decoded, read
+from cyxwiz.transport import Transport, at, decoded, read
 
 PATH = "/api/v1/jobs/"
 POLL_SECONDS = 0.25
@@ -85,15 +84,15 @@ class Jobs:
         return (read(raw, Job) for raw in self._transport.pages(PATH))
 
     def get(self, id: str) -> Job:
-        return read(self._transport.json("GET", _at(id)), Job)
+        return read(self._transport.json("GET", at(PATH, id)), Job)
 
     def cancel(self, id: str) -> Job:
-        answer = self._transport.json("POST", f"{_at(id)}cancel", body={}, repeatable=True)
+        answer = self._transport.json("POST", f"{at(PATH, id)}cancel", body={}, repeatable=True)
         return read(answer, Job) if answer else self.get(id)
 
     def result(self, id: str) -> Prediction:
         """Of a job that succeeded."""
-        response = self._transport.send("GET", f"{_at(id)}result", headers={"Accept": "application/octet-stream"})
+        response = self._transport.send("GET", f"{at(PATH, id)}result", headers={"Accept": "application/octet-stream"})
         return oip.read_prediction(response.content, response.headers.get(oip.HEADER_LENGTH))
 
     def wait(self, id: str, *, timeout: float | None = None, on_change: Callable[[Job], None] = lambda _: None) -> Job:
@@ -115,7 +114,3 @@ class Jobs:
                     f"After {timeout:g} s job {id} is still {now.state}{why}", for_room=now.state == "queued"
                 )
             time.sleep(POLL_SECONDS)
-
-
-def _at(id: str) -> str:
-    return f"{PATH}{quote(id, safe='')}/"

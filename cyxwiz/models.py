@@ -7,11 +7,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from cyxwiz.errors import BadInput, CyxwizApiError
 from cyxwiz.tensors import TensorSpec
-from cyxwiz.transport import Transport, read
+from cyxwiz.transport import Transport, at, read
 
 PATH = "/api/v1/models/"
 CHUNK = 1024**2
@@ -53,22 +52,22 @@ class Models:
         return (read(raw, Model) for raw in self._transport.pages(PATH))
 
     def get(self, name: str) -> Model:
-        return read(self._transport.json("GET", _at(name)), Model)
+        return read(self._transport.json("GET", at(PATH, name)), Model)
 
     def versions(self, name: str) -> Iterator[Version]:
         """The newest first."""
-        return (read(raw, Version) for raw in self._transport.pages(f"{_at(name)}versions/"))
+        return (read(raw, Version) for raw in self._transport.pages(f"{at(PATH, name)}versions/"))
 
     def version(self, name: str, number: int | None = None) -> Version:
         """The newest if no number is given."""
         if number is not None:
-            return read(self._transport.json("GET", f"{_at(name)}versions/{number}/"), Version)
+            return read(self._transport.json("GET", f"{at(PATH, name)}versions/{number}/"), Version)
         if newest := next(self.versions(name), None):
             return newest
         raise CyxwizApiError(status=404, code="not_found", detail=f"Model {name!r} has no versions.")
 
     def delete(self, name: str) -> None:
-        self._transport.json("DELETE", _at(name), repeatable=False)
+        self._transport.json("DELETE", at(PATH, name), repeatable=False)
 
     def push(self, path: Path | str, *, name: str | None = None, progress: Progress | None = None) -> Version:
         """Uploads a file as the newest version; the model is made if there is none of that name (by default the
@@ -80,7 +79,7 @@ class Models:
             raise BadInput(f"{path}: {error.strerror}.") from None
         if not path.is_file():
             raise BadInput(f"{path} is not a file.")
-        name = name or path.stem
+        versions = f"{at(PATH, name or path.stem)}versions/"
         self._check_access()
         report = progress or (lambda _step, _done, _total: None)
         digest = hashlib.sha256()
@@ -88,7 +87,7 @@ class Models:
             digest.update(chunk)
         params = {"sha256": digest.hexdigest(), "filename": path.name}
         upload = _chunks(path, "upload", size, report)
-        return read(self._transport.upload(f"{_at(name)}versions/", upload, size=size, params=params), Version)
+        return read(self._transport.upload(versions, upload, size=size, params=params), Version)
 
     def _check_access(self) -> None:
         """A wrong address or key should cost one small request, not an upload of gigabytes."""
@@ -108,7 +107,3 @@ def _chunks(path: Path, step: str, size: int, report: Progress) -> Iterator[byte
             yield chunk
             done += len(chunk)
             report(step, done, size)
-
-
-def _at(name: str) -> str:
-    return f"{PATH}{quote(name, safe='')}/"

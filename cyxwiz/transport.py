@@ -6,17 +6,18 @@ Authorization header, hangs on what the caller sees.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 import httpx2
 import msgspec
 
 from cyxwiz import __version__
 from cyxwiz.address import checked_url
-from cyxwiz.errors import CyxwizApiError, CyxwizError, NotConfigured, NotUnderstood, Unreachable
+from cyxwiz.errors import BadInput, CyxwizApiError, CyxwizError, NotConfigured, NotUnderstood, Unreachable
 from cyxwiz.secret import ApiKey
 
 SAFE_TO_REPEAT = frozenset({"GET", "HEAD", "PUT", "DELETE"})
@@ -24,6 +25,8 @@ RETRY_DELAYS = (0.2, 1.0)  # seconds before each further try
 CONNECT_TIMEOUT = 5.0
 UPLOAD_TIMEOUT = 600.0  # the server checks a large file before it answers
 JSON = "application/json"
+
+NAMED = re.compile(r"/api/v1/(model|deployment|job|node)s/([^/]+)/(?:versions/(\d+)/)?")
 
 R = TypeVar("R")
 Params = Mapping[str, str | int | None]
@@ -155,6 +158,13 @@ class Transport:
         return response if response.is_success else refusal(response)
 
 
+def at(collection: str, name: str) -> str:
+    """The path of one thing of a collection."""
+    if not name or "/" in name or not name.strip("."):
+        raise BadInput(f"{name!r} is no name. Names have letters, digits, '-', '_' and '.'.")
+    return f"{collection}{quote(name, safe='')}/"
+
+
 def decoded(response: httpx2.Response) -> Any:
     if not response.content:
         return None
@@ -177,6 +187,10 @@ def refusal(response: httpx2.Response) -> CyxwizError:
     if not isinstance(body, dict):
         body = {}
     detail = body.get("detail") or body.get("error") or f"The server answered {response.status_code}, without a reason."
+    if response.status_code == 404 and (named := NAMED.search(response.url.raw_path.decode())):
+        # The server says only that there is nothing at this address.
+        kind, name, version = named.groups()
+        detail = f"You have no {f'version {version} of a ' if version else ''}{kind} {unquote(name)!r}."
     return CyxwizApiError(
         status=response.status_code,
         code=str(body.get("code") or f"http_{response.status_code}"),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cyxwiz.cli.exit_codes import ExitCode
-from cyxwiz.cli.output import age, clock, emit, emit_line, note, say, size, table
+from cyxwiz.cli.output import age, clock, emit, note, say, size, table
 from cyxwiz.cli.session import Json, Name, Options, Timeout, Wait, connect, model_and_version, options
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def logs(
     with connect(context) as client:
         if follow:
             for line in client.deployments.follow_logs(name, lines=lines):
-                emit_line(line) if json else _log_line(line)
+                emit(line) if json else _log_line(line)
             return
         found = list(client.deployments.logs(name, lines=lines))
     if json:

@@ -24,10 +24,8 @@ def _json(name: str, text: str | bytes, source: str = "") -> Any:
     try:
         return msgspec.json.decode(text)
     except msgspec.DecodeError as error:
-        where = f"{source} is" if source else "its value is"
-        raise typer.BadParameter(
-            f"input {name!r}: {where} not JSON ({error}). For a file write {name}=@FILE."
-        ) from None
+        what = f"{source} is not JSON ({error})." if source else f"not JSON ({error}). For a file write {name}=@FILE."
+        raise typer.BadParameter(f"input {name!r}: {what}") from None
 
 
 def _from_file(name: str, given: str) -> Any:
@@ -60,7 +58,6 @@ def _array(name: str, path: Path, member: str) -> Any:
     with loaded:
         member = member or name
         if member not in loaded:
-            raise typer.BadParameter(
-                f"input {name!r}: {path} has no {member!r}. Write {name}=@{path}:ONE_OF, of {', '.join(loaded)}."
-            )
+            held = ", ".join(loaded)
+            raise typer.BadParameter(f"input {name!r}: {path} holds {held}, not {member!r}. Say which: @{path}:NAME")
         return loaded[member]

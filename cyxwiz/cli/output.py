@@ -25,17 +25,11 @@ UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
 def emit(document: Any) -> None:
-    """NaN becomes null: JSON has no word for it."""
+    """One line for programs, indented for eyes. NaN becomes null: JSON has no word for it."""
     import msgspec
 
-    print(msgspec.json.format(msgspec.json.encode(document), indent=2).decode())
-
-
-def emit_line(document: Any) -> None:
-    """One document of a stream that has no end."""
-    import msgspec
-
-    print(msgspec.json.encode(document).decode(), flush=True)
+    encoded = msgspec.json.encode(document)
+    print((msgspec.json.format(encoded) if sys.stdout.isatty() else encoded).decode(), flush=True)
 
 
 def say(text: str = "") -> None:
