@@ -25,8 +25,7 @@ class Connection:
             socket_keepalive=True,
             retry=Retry(NoBackoff(), 0),
             protocol=2,  # one round trip less to open, and no push messages among the answers
-            lib_name=None,  # CLIENT SETINFO is not among the commands of a node's user
-            lib_version=None,
+            driver_info=None,  # CLIENT SETINFO is not among the commands of a node's user
         )
         connection: Any = pool.make_connection()
         self.pack = connection.pack_commands

@@ -15,7 +15,7 @@ MOST_WAITING_BYTES = 256 * 1024**2
 class Channel:
     def __init__(self, replica: bytes, sock: socket.socket) -> None:
         self.replica = replica
-        self.open = True
+        self.is_open = True
         self.in_flight: set[bytes] = set()  # reply keys
         self._sock = sock
         self._lock = threading.Lock()
@@ -27,6 +27,8 @@ class Channel:
         head = wire.TO_RUNNER.pack
         data = b"".join([part for frame in frames for part in (head(len(frame), arrived_ns), frame)])
         with self._lock:
+            if not self.is_open:
+                return True
             if self._waiting:
                 if self._waiting_bytes + len(data) > MOST_WAITING_BYTES:
                     return False
@@ -40,22 +42,28 @@ class Channel:
                 return True  # it has ended: whoever reads from it answers for all that is in flight
             if sent < len(data):
                 self._wait(data[sent:])
-                threading.Thread(target=self._drain, name="channel", daemon=True).start()
+                threading.Thread(target=self._drain, args=[self._sock.dup()], name="channel", daemon=True).start()
         return True
+
+    def close(self) -> None:
+        """From now on nothing touches the socket, whose number may soon be another's."""
+        with self._lock:
+            self.is_open = False
 
     def _wait(self, data: bytes) -> None:
         self._waiting.append(data)
         self._waiting_bytes += len(data)
 
-    def _drain(self) -> None:
+    def _drain(self, sock: socket.socket) -> None:
         """Sends what the socket's buffer had no room for."""
-        while True:
-            with self._lock:
-                if not self._waiting:
-                    return
-                data = self._waiting[0]
-            with contextlib.suppress(OSError):
-                self._sock.sendall(data, socket.MSG_NOSIGNAL)
-            with self._lock:
-                self._waiting.popleft()
-                self._waiting_bytes -= len(data)
+        with sock:
+            while True:
+                with self._lock:
+                    if not self._waiting:
+                        return
+                    data = self._waiting[0]
+                with contextlib.suppress(OSError):
+                    sock.sendall(data, socket.MSG_NOSIGNAL)
+                with self._lock:
+                    self._waiting.popleft()
+                    self._waiting_bytes -= len(data)

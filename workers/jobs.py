@@ -247,8 +247,7 @@ class _Attempt:
             raise
         finally:
             clock.cancel()
-            runner.kill()
-            runner.wait()
+            runner.close()
 
     def _finish(self, runner: RunnerProcess, order: Order) -> int:
         runner.load(order, self.spec.timeout_seconds + 1)

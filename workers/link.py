@@ -6,6 +6,7 @@ Routes by the frames' prefix and never decodes a tensor. Every request gets an a
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -51,6 +52,10 @@ class Link:
 
     def stop(self) -> None:
         self._stopping.set()
+        with self._pushing, contextlib.suppress(RedisError):
+            self._push_connection.run([("RPUSH", self._inbox, b"")])  # wakes the thread that waits for frames
+        self._send([])  # what others could not send meanwhile
+        self._thread.join(1)
 
     def attach(self, channel: Channel) -> None:
         self._channels[channel.replica] = channel
@@ -63,7 +68,7 @@ class Link:
     def abandon(self, channel: Channel) -> None:
         """Its runner has ended."""
         self.detach(channel)
-        channel.open = False
+        channel.close()
         self._refuse(channel, list(channel.in_flight), DIED)
 
     def deliver(self, channel: Channel, replies: list[bytes]) -> None:
@@ -127,7 +132,7 @@ class Link:
             channel.in_flight.update(keys)
             if not channel.send(frames, arrived_ns):
                 self._refuse(channel, keys, FULL)
-            elif not channel.open:  # it ended after we had looked it up, perhaps before it knew of these
+            elif not channel.is_open:  # it ended after we had looked it up, perhaps before it knew of these
                 self._refuse(channel, keys, DIED)
 
     def _refuse(self, channel: Channel, keys: list[bytes], reply: Reply) -> None:

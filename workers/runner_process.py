@@ -122,6 +122,12 @@ class RunnerProcess:
             self.kill()
             self._finished.wait(timeout_seconds)
 
+    def close(self) -> None:
+        """Nothing of it remains. For the thread that reads from it, when it will read no more."""
+        self.kill()
+        self.wait()
+        self.socket.close()
+
     def died(self) -> AttemptFailed:
         """Why it ended, where nobody had asked it to."""
         self.wait(1)
@@ -166,9 +172,9 @@ class RunnerProcess:
             self._process.wait()
         self._process.stdout.close()
         self._process.stderr.close()
-        self._finished.set()
         with contextlib.suppress(OSError):
             self.socket.shutdown(socket.SHUT_RDWR)
+        self._finished.set()
 
     def _line(self, source: str, line: str) -> None:
         if source == "stderr" and line.strip():

@@ -73,8 +73,9 @@ class Supervisor:
             for key, replica in list(self._replicas.items()):
                 if key not in self._wanted:
                     replica.stop()
-                    if replica.is_over:
-                        del self._replicas[key]
+                # One that was told to stop, and is wanted again by now, begins anew; a failed one stays as it is.
+                if replica.is_over and replica.was_stopped:
+                    del self._replicas[key]
             busy = {id for id, _ in self._replicas}
             for key, spec in self._wanted.items():
                 # An older attempt at the same replica goes first: both would want the memory.
@@ -131,6 +132,10 @@ class Replica:
             failure=self._failure,
         )
 
+    @property
+    def was_stopped(self) -> bool:
+        return self._stopped.is_set()
+
     def stop(self) -> None:
         """Returns at once; may be called again."""
         with self._lock:
@@ -162,8 +167,7 @@ class Replica:
                     self._load(runner, folder.model)
                     self._serve(runner)
                 finally:
-                    runner.kill()
-                    runner.wait()
+                    runner.close()
         except Stopped:
             pass
         except Exception as error:

@@ -14,7 +14,7 @@ from protocol import frames
 TO_RUNNER = struct.Struct("!IQ")  # length, time.monotonic_ns()
 TO_AGENT = frames.LENGTH
 MOST_FRAME_BYTES = 256 * 1024**2  # a runner is not trusted with the agent's memory; Redis takes 512 MB
-RECEIVE_BYTES = 256 * 1024
+RECEIVE_BYTES = 64 * 1024  # malloc maps larger ones afresh each time, which costs more than the call
 
 
 class BrokenFrame(Exception):

@@ -1,4 +1,4 @@
-"""A control plane that speaks the node API over real HTTP and holds no database: what a node is told, the test decides."""
+"""A control plane that speaks the node API over real HTTP, without a database: what a node is told, the test decides."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ class NodeApi:
         self.desired = DesiredState()
         self.blobs: dict[str, bytes] = {}
         self.jobs: dict[str, JobSpec] = {}  # that may be accepted
+        self.asked: list[str] = []  # jobs that the node wanted to accept
         self.heartbeats: list[Heartbeat] = []
         self.registrations: list[messages.Registration] = []
         self.results: dict[str, tuple[bytes, int]] = {}
@@ -80,7 +81,8 @@ class _Handler(BaseHTTPRequestHandler):
             return None
         content = self.api.blobs.get(path.removeprefix("/blobs/"))
         if self.headers.get("Authorization") != f"Bearer {self.api.token}" or content is None:
-            return self._problem(404, "not_found", "No replica or job of this node needs this blob.")
+            self._problem(404, "not_found", "No replica or job of this node needs this blob.")
+            return
         start = 0
         if (wanted := self.headers.get("Range")) and self.api.knows_ranges:
             start = int(wanted.removeprefix("bytes=").rstrip("-"))
@@ -95,7 +97,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _register(self, registration: messages.Registration) -> None:
         if registration.token != JOIN_TOKEN:
-            return self._problem(401, "not_authenticated", "This join token is unknown, used or expired.")
+            self._problem(401, "not_authenticated", "This join token is unknown, used or expired.")
+            return
         self.api.registrations.append(registration)
         self._answer(
             messages.Registered(
@@ -120,20 +123,24 @@ class _Handler(BaseHTTPRequestHandler):
         _, _, job_id, action = path.split("/")
         action, _, query = action.partition("?")
         if action == "accept":
+            self.api.asked.append(job_id)
             spec = self.api.jobs.pop(job_id, None)
             if spec is None:
-                return self._problem(409, "conflict", "This job does not wait any more.")
+                self._problem(409, "conflict", "This job does not wait any more.")
+                return
             held = messages.Held(id=spec.id, fence=spec.fence)
             self.api.desired = msgspec.structs.replace(self.api.desired, jobs=[*self.api.desired.jobs, held])
-            return self._answer(spec)
+            self._answer(spec)
+            return
         if self.api.results_down:
-            return self._problem(503, "unavailable", "Come back later.")
+            self._problem(503, "unavailable", "Come back later.")
+            return
         if action == "result":
             assert query.startswith("fence=")
             self.api.results[job_id] = (body, int(self.headers["Inference-Header-Content-Length"]))
         else:
             self.api.failures[job_id] = messages.decode(body, messages.JobFailure).failure
-        return self._answer(None)
+        self._answer(None)
 
     def _body(self) -> bytes:
         if self.headers.get("Transfer-Encoding") == "chunked":

@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper
+
+from protocol.errors import BadRequest, LoadFailed
+from protocol.tensors import TensorSpec
+from tests.workers import tiny_models
+from workers.runtimes.base import Artifact, Inputs
+from workers.runtimes.onnx import OnnxRuntime
+
+
+def loaded(folder: Path, content: bytes, **options: object) -> OnnxRuntime:
+    (folder / "model.onnx").write_bytes(content)
+    runtime = OnnxRuntime()
+    runtime.load(Artifact(folder, ("model.onnx",), "cpu", 1, options))
+    return runtime
+
+
+def test_it_says_what_the_model_takes_and_gives(tmp_path: Path):
+    runtime = loaded(tmp_path, tiny_models.doubler())
+    assert runtime.inputs == [TensorSpec("x", "FP32", [-1, 2])]
+    assert runtime.outputs == [TensorSpec("y", "FP32", [-1, 2])]
+
+
+@pytest.mark.parametrize(
+    ("kind", "dtype"),
+    [
+        (TensorProto.BOOL, "?"),
+        (TensorProto.UINT8, "u1"),
+        (TensorProto.UINT16, "u2"),
+        (TensorProto.UINT32, "u4"),
+        (TensorProto.UINT64, "u8"),
+        (TensorProto.INT8, "i1"),
+        (TensorProto.INT16, "i2"),
+        (TensorProto.INT32, "i4"),
+        (TensorProto.INT64, "i8"),
+        (TensorProto.FLOAT16, "f2"),
+        (TensorProto.FLOAT, "f4"),
+        (TensorProto.DOUBLE, "f8"),
+        (TensorProto.STRING, "O"),
+    ],
+)
+def test_every_datatype_runs(tmp_path: Path, kind: int, dtype: str):
+    runtime = loaded(tmp_path, tiny_models.echo(kind), threads=2)
+    given = np.array(["a", "grün"], dtype=object) if dtype == "O" else np.array([0, 1], dtype)
+    [found] = runtime.run([Inputs({"x": given}, ["y"])])
+    assert found["y"].tolist() == given.tolist()
+
+
+@pytest.mark.parametrize(
+    ("arrays", "wanted", "words"),
+    [
+        ({}, [], "x"),
+        ({"x": np.zeros((1, 2), "f4"), "z": np.zeros(1, "f4")}, [], "z"),
+        ({"x": np.zeros((1, 2), "f8")}, [], "double"),
+        ({"x": np.zeros((1, 3), "f4")}, [], "dimensions"),
+        ({"x": np.zeros(2, "f4")}, [], "rank"),
+        ({"x": np.zeros((1, 2), "f4")}, ["nothing"], "nothing"),
+    ],
+)
+def test_what_does_not_fit_is_the_callers_fault(tmp_path: Path, arrays: dict, wanted: list[str], words: str):
+    runtime = loaded(tmp_path, tiny_models.doubler())
+    with pytest.raises(BadRequest, match=words):
+        runtime.run([Inputs(arrays, wanted)])
+    assert runtime.run([Inputs({"x": np.ones((1, 2), "f4")}, [])])[0]["y"].tolist() == [[2, 2]]
+
+
+def test_a_file_that_is_no_model_is_refused(tmp_path: Path):
+    with pytest.raises(LoadFailed, match="onnxruntime"):
+        loaded(tmp_path, b"no model")
+
+
+def test_a_model_with_a_type_beyond_the_protocol_is_refused(tmp_path: Path):
+    x = helper.make_tensor_value_info("x", TensorProto.COMPLEX64, [1])
+    y = helper.make_tensor_value_info("y", TensorProto.COMPLEX64, [1])
+    with pytest.raises(LoadFailed):
+        loaded(tmp_path, tiny_models.model([helper.make_node("Identity", ["x"], ["y"])], [x], [y]))
+
+
+@pytest.mark.parametrize("threads", [0, -1, "many", True, 1.5])
+def test_nonsense_for_threads_is_named(tmp_path: Path, threads: object):
+    with pytest.raises(ValueError, match="threads must be a whole number"):
+        loaded(tmp_path, tiny_models.doubler(), threads=threads)
+
+
+def test_of_several_files_the_one_with_the_name_is_the_model(tmp_path: Path):
+    (tmp_path / "weights.bin").write_bytes(b"")
+    (tmp_path / "net.onnx").write_bytes(tiny_models.doubler())
+    runtime = OnnxRuntime()
+    runtime.load(Artifact(tmp_path, ("weights.bin", "net.onnx"), "cpu", 1))
+    with pytest.raises(LoadFailed, match="exactly one"):
+        runtime.load(Artifact(tmp_path, ("weights.bin", "other.bin"), "cpu", 1))

@@ -1,0 +1,238 @@
+"""What the control plane wants becomes so: real runners, real Redis, real HTTP."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from msgspec.structs import replace
+
+from protocol import names
+from protocol.messages import ReplicaFacts, ReplicaSpec
+from protocol.tensors import Tensor
+from tests.workers import tiny_models
+from tests.workers.conftest import spec
+from tests.workers.gateway_side import GatewaySide, command, floats
+from tests.workers.node_api import NODE_ID, NodeApi
+from tests.workers.waiting import until
+from workers.blobs import BlobCache
+from workers.control_plane import ControlPlane
+from workers.link import Link
+from workers.logs import LogShipper
+from workers.supervisor import Supervisor
+
+
+class Side:
+    """The node's side without heartbeats."""
+
+    def __init__(self, api: NodeApi, home: Path) -> None:
+        self.changes = 0
+        self.attempts = home / "attempts"
+        self.control_plane = ControlPlane(api.url, api.token)
+        self.link = Link(api.broker_url, NODE_ID, lambda: None)
+        self.link.lease_until = time.monotonic() + 3600
+        self.logs = LogShipper(api.broker_url, NODE_ID)
+        self.supervisor = Supervisor(
+            attempts=self.attempts,
+            blobs=BlobCache(home / "blobs", self.control_plane),
+            link=self.link,
+            logs=self.logs,
+            changed=self._changed,
+        )
+        self.link.start()
+        self.logs.start()
+
+    def _changed(self) -> None:
+        self.changes += 1
+
+    def want(self, *specs: ReplicaSpec) -> None:
+        self.supervisor.want(list(specs))
+
+    def facts(self) -> dict[tuple[str, int], ReplicaFacts]:
+        return {(fact.id, fact.fence): fact for fact in self.supervisor.facts()}
+
+    def phase(self, wanted: ReplicaSpec) -> str | None:
+        fact = self.facts().get((wanted.id, wanted.fence))
+        return fact.phase if fact else None
+
+    def ready(self, *specs: ReplicaSpec) -> None:
+        self.want(*specs)
+        until(lambda: all(self.phase(wanted) == "ready" for wanted in specs))
+
+    def close(self) -> None:
+        self.supervisor.stop(8)
+        self.link.stop()
+        self.logs.stop(1)
+        self.control_plane.close()
+
+
+@pytest.fixture
+def side(node_api: NodeApi, tmp_path: Path) -> Iterator[Side]:
+    side = Side(node_api, tmp_path)
+    yield side
+    side.close()
+
+
+def runner_pids() -> list[int]:
+    return [child.pid for child in psutil.Process().children() if "workers.runner" in " ".join(child.cmdline())]
+
+
+def test_a_model_is_fetched_loaded_served_and_unloaded(side: Side, node_api: NodeApi, gateway: GatewaySide):
+    wanted = spec("onnx", files=(node_api.file(tiny_models.doubler(), "net/model.onnx"),))
+    side.ready(wanted)
+    fact = side.facts()[wanted.id, 1]
+    assert fact.fetched_bytes == fact.total_bytes == wanted.files[0].size_bytes
+    assert fact.memory_bytes is not None
+    assert fact.memory_bytes > 20_000_000
+    assert side.changes >= 2
+    reply = gateway.ask(wanted.id, Tensor("x", "FP32", [1, 2], floats("", 1, 2).data))
+    assert reply.outputs == [Tensor("y", "FP32", [1, 2], floats("", 2, 4).data)]
+    assert 0 < gateway.redis.ttl(gateway.inbox) <= 60 or not gateway.redis.exists(gateway.inbox)
+
+    [pid] = runner_pids()
+    side.want()
+    until(lambda: side.facts() == {})
+    assert not psutil.pid_exists(pid)
+    assert list(side.attempts.iterdir()) == []
+
+
+def test_wanting_the_same_again_changes_nothing(side: Side):
+    wanted = spec()
+    side.ready(wanted)
+    before = runner_pids()
+    for _ in range(5):
+        side.want(wanted)
+    assert runner_pids() == before
+
+
+def test_a_higher_fence_replaces_the_runner(side: Side, gateway: GatewaySide):
+    wanted = spec()
+    side.ready(wanted)
+    [old] = runner_pids()
+    again = replace(wanted, fence=2)
+    side.ready(again)
+    assert runner_pids() != [old]
+    assert list(side.facts()) == [(wanted.id, 2)]
+    assert gateway.ask(wanted.id, floats("x", 1)).error_code == ""
+
+
+def test_a_failed_attempt_stays_reported_and_is_not_repeated(side: Side):
+    wanted = spec(fail_load="broken")
+    side.want(wanted)
+    until(lambda: side.phase(wanted) == "failed")
+    failure = side.facts()[wanted.id, 1].failure
+    assert failure is not None
+    assert (failure.code, failure.message) == ("load_failed", "broken")
+    side.want(wanted)
+    assert side.phase(wanted) == "failed"
+    assert runner_pids() == []
+    side.ready(replace(wanted, fence=2, options={}))
+
+
+@pytest.mark.parametrize(
+    ("wanted", "code"),
+    [
+        (spec(out_of_memory=True), "out_of_memory"),
+        (spec(exit_on_load=9), "runner_died"),
+        (spec("gguf"), "format_unsupported"),
+    ],
+)
+def test_why_it_failed_is_a_code(side: Side, wanted: ReplicaSpec, code: str):
+    side.want(wanted)
+    until(lambda: side.phase(wanted) == "failed")
+    failure = side.facts()[wanted.id, 1].failure
+    assert failure is not None
+    assert failure.code == code
+
+
+@pytest.mark.parametrize("path", ["../model.onnx", "/etc/model.onnx", "a/../../b"])
+def test_a_file_that_leads_out_of_its_folder_is_refused(side: Side, node_api: NodeApi, path: str):
+    wanted = spec("onnx", files=(node_api.file(tiny_models.doubler(), path),))
+    side.want(wanted)
+    until(lambda: side.phase(wanted) == "failed")
+    assert "leads out of its folder" in side.facts()[wanted.id, 1].failure.message
+
+
+def test_a_runner_that_dies_takes_only_its_own_requests(side: Side, gateway: GatewaySide):
+    dying, healthy = spec(), spec()
+    side.ready(dying, healthy)
+    lost = {gateway.send(dying.id, command("sleep 30")) for _ in range(3)}
+    kept = gateway.send(healthy.id, command("sleep 0.3"), floats("x", 5))
+    gateway.send(dying.id, command("sleep 30"))
+    until(lambda: gateway.redis.llen(names.node_inbox(NODE_ID)) == 0)
+    victim = side.supervisor._replicas[dying.id, 1]._runner
+    assert victim is not None
+    os.kill(victim.pid, 9)
+    answers = dict(gateway.receive() for _ in range(5))
+    assert {answers[request].error_code for request in lost} == {"replica_lost"}
+    assert answers[kept].error_code == ""
+    until(lambda: side.phase(dying) == "failed")
+    assert "SIGKILL" in side.facts()[dying.id, 1].failure.message
+    assert side.phase(healthy) == "ready"
+
+
+def test_a_replica_is_stopped_whatever_it_does(side: Side, node_api: NodeApi, gateway: GatewaySide):
+    busy, loading = spec(), spec(load_seconds=60)
+    fetching = spec("onnx", files=(node_api.file(b"x" * 1000),))
+    node_api.blobs.clear()
+    node_api.down = True
+    side.want(busy, loading, fetching)
+    until(lambda: (side.phase(busy), side.phase(loading), side.phase(fetching)) == ("ready", "loading", "fetching"))
+    gateway.send(busy.id, command("sleep 60"))
+    side.want()
+    assert {fact.phase for fact in side.facts().values()} <= {"stopping"}
+    until(lambda: side.facts() == {}, 8)  # five seconds politely
+    assert runner_pids() == []
+
+
+def test_what_was_asked_before_the_end_is_answered(side: Side, gateway: GatewaySide):
+    wanted = spec()
+    side.ready(wanted)
+    asked = gateway.send(wanted.id, command("sleep 0.5"), floats("x", 1))
+    until(lambda: gateway.redis.llen(names.node_inbox(NODE_ID)) == 0)
+    side.want()
+    answered, reply = gateway.receive()
+    assert (answered, reply.error_code) == (asked, "")
+
+
+def test_lines_of_the_runner_reach_the_log(side: Side, gateway: GatewaySide):
+    wanted = spec()
+    side.ready(wanted)
+    gateway.ask(wanted.id, command("print Hello from the model"))
+    stream = names.replica_log(NODE_ID, wanted.id)
+
+    def lines() -> list[dict[bytes, bytes]]:
+        return [fields for _, fields in gateway.redis.xrange(stream)]
+
+    until(lambda: {b"line": b"Hello from the model", b"fence": b"1", b"source": b"stdout"} in lines())
+    assert any(line[b"source"] == b"agent" and line[b"line"].startswith(b"loaded in") for line in lines())
+
+
+def test_a_slow_replica_does_not_hold_up_another(side: Side, gateway: GatewaySide):
+    slow, quick = spec(), spec()
+    side.ready(slow, quick)
+    big = Tensor("x", "UINT8", [2_000_000], bytes(2_000_000))
+    gateway.send(slow.id, command("sleep 2"))
+    for _ in range(10):  # more than the socket's buffer takes
+        gateway.send(slow.id, big)
+    asked = gateway.send(quick.id, floats("x", 1))
+    assert gateway.receive(1.5)[0] == asked
+    for _ in range(11):
+        assert gateway.receive()[1].error_code == ""
+
+
+def test_changes_are_told_from_many_threads_without_harm(side: Side):
+    """`want` comes from the heartbeat, news from each replica's own thread."""
+    specs = [spec() for _ in range(3)]
+    threads = [threading.Thread(target=side.want, args=specs[: n % 4]) for n in range(20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    side.ready(*specs)
+    assert len(runner_pids()) == 3
