@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 import subprocess
@@ -20,6 +21,8 @@ from psycopg import sql
 
 from tests.e2e.digits import DIGITS, deploy
 from tests.e2e.quickstarts import PROJECT, Quickstart, free_port, started
+
+logging.getLogger("httpx2").setLevel(logging.WARNING)  # a line per poll would bury what a failed test has to say
 
 
 @pytest.fixture(scope="package")
