@@ -78,7 +78,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         path = self.path.removeprefix("/api/node/v1")
         if self._unavailable(path):
-            return None
+            return
         content = self.api.blobs.get(path.removeprefix("/blobs/"))
         if self.headers.get("Authorization") != f"Bearer {self.api.token}" or content is None:
             self._problem(404, "not_found", "No replica or job of this node needs this blob.")
