@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+import warnings
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "cyxwiz_site.settings")
 
@@ -17,6 +18,8 @@ from gateway.asgi import Gateway
 from gateway.http import Receive, Scope, Send
 from protocol import VERSION
 
+# Of WhiteNoise's answers, which are small. What may be large has an asynchronous iterator.
+warnings.filterwarnings("ignore", message="StreamingHttpResponse must consume synchronous iterators")
 # Django spools request bodies to the default temporary folder, which on many systems is memory.
 tempfile.tempdir = str(settings.FILE_UPLOAD_TEMP_DIR)
 

@@ -55,6 +55,7 @@ class Panel:
     title: str
     url: str
     empty: str
+    command: str  # that ends the emptiness
     tallies: list[Tally] = field(default_factory=list)
     rows: list[Row] = field(default_factory=list)
 
@@ -62,6 +63,7 @@ class Panel:
 class CyxwizAdmin(admin.AdminSite):
     site_header = site_title = "CyxWiz"
     index_title = "Fleet"
+    site_url = None  # "/" has no page of its own
 
     def index(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> TemplateResponse:
         makers = {Node: _nodes, Deployment: _deployments, Job: _jobs}
@@ -79,7 +81,8 @@ def _nodes() -> Panel:
     return Panel(
         "Nodes",
         _list(Node),
-        "No machine has joined yet. `cyxwiz nodes token` makes the command that joins one.",
+        "No machine has joined yet. One joins with the command that this prints:",
+        "cyxwiz nodes token",
         _tallies(Node, NODES),
         [
             Row(node.name, _page(node), node.state, _said(f"{node.held} ready", node.draining and "draining"))
@@ -95,7 +98,8 @@ def _deployments() -> Panel:
     return Panel(
         "Deployments",
         _list(Deployment),
-        "Nothing is deployed. `cyxwiz deploy` does it.",
+        "Nothing is deployed yet. To begin:",
+        "cyxwiz deploy",
         _tallies(Deployment, DEPLOYMENTS),
         [
             Row(
@@ -115,7 +119,8 @@ def _jobs() -> Panel:
     return Panel(
         "Jobs",
         _list(Job),
-        "No job was submitted. `cyxwiz jobs run` does it.",
+        "No job was submitted yet. To begin:",
+        "cyxwiz jobs run",
         _tallies(Job, JOBS),
         [
             Row(str(job), _page(job), job.state, _said(str(job.version), job.owner.username, job.reason))

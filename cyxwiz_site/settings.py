@@ -5,6 +5,7 @@ from pathlib import Path
 import dj_database_url
 
 from cyxwiz_site import env
+from deployments.states import DeploymentState, ReplicaState
 from jobs.states import JobState
 
 BASE_DIR = Path(__file__).resolve().parent.parent
@@ -131,8 +132,13 @@ SPECTACULAR_SETTINGS = {
     "SWAGGER_UI_SETTINGS": {"deepLinking": True, "validatorUrl": None},
     "SERVE_INCLUDE_SCHEMA": False,
     "SCHEMA_PATH_PREFIX": "/api/v1",
-    # Two shapes of a job have this field; without a name of ours the schema would call it by a digest.
-    "ENUM_NAME_OVERRIDES": {"JobState": [(state, state) for state in JobState]},
+    # Four shapes have a field `state`; without names of ours the schema would call some by a digest.
+    "ENUM_NAME_OVERRIDES": {
+        "NodeState": "nodes.models.Node.State",
+        "DeploymentState": list(DeploymentState),
+        "ReplicaState": list(ReplicaState),
+        "JobState": list(JobState),
+    },
 }
 
 LOGGING = {

@@ -11,7 +11,7 @@ from models_registry import memory
 from models_registry.models import Model, Version, VersionFile
 
 
-class TensorSerializer(serializers.Serializer[Any]):
+class TensorSpecSerializer(serializers.Serializer[Any]):
     name = serializers.CharField()
     datatype = serializers.CharField(help_text="As the Open Inference Protocol names it: FP32, INT64, BYTES, …")
     shape = serializers.ListField(child=serializers.IntegerField(), help_text="-1 is a dimension of any size.")
@@ -31,8 +31,8 @@ class VersionSerializer(serializers.ModelSerializer[Version]):
     platform = serializers.SerializerMethodField(help_text="The format, as the Open Inference Protocol calls it.")
     sha256 = serializers.SerializerMethodField(help_text="Of the version's file.")
     files = FileSerializer(many=True, read_only=True)
-    inputs = TensorSerializer(source="metadata.inputs", many=True, read_only=True)
-    outputs = TensorSerializer(source="metadata.outputs", many=True, read_only=True)
+    inputs = TensorSpecSerializer(source="metadata.inputs", many=True, read_only=True)
+    outputs = TensorSpecSerializer(source="metadata.outputs", many=True, read_only=True)
     metadata = serializers.SerializerMethodField(help_text="What else the file says of itself, by format.")
 
     class Meta:

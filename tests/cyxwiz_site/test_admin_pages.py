@@ -131,7 +131,7 @@ class TestFirstPage:
         assert "No machine has joined yet" in page
         assert "Nothing is deployed" in page
         assert "No job was submitted" in page
-        assert "Models_Registry" in page or "models_registry" in page
+        assert "/admin/models_registry/model/" in page
 
     def test_what_fails_comes_first(self, browser, owner):
         fleet(owner.user, "alpha")
