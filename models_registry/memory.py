@@ -11,7 +11,7 @@ from models_registry.models import Version
 
 MIB = 1024**2
 
-# A runner before it has loaded anything: Python, NumPy and onnxruntime with its thread pools are 60 to 80 MiB.
+# A runner with a tiny model: Python, NumPy and onnxruntime with its thread pools take 55 to 80 MiB.
 RUNNER_BYTES = 96 * MIB
 # onnxruntime parses the file into tensors and then packs the weights for its kernels; both copies live for a while at
 # loading, and afterwards the second half is what activations of small batches stay under.
