@@ -15,7 +15,7 @@ from django.db import transaction
 from django.utils import timezone
 
 from jobs import queueing, results
-from jobs.models import Job, JobEvent
+from jobs.models import Job
 from jobs.states import JobState
 from jobs.transitions import move
 from models_registry.models import VersionFile
@@ -148,7 +148,7 @@ def lose(job: Job, *, code: str, reason: str) -> bool:
             if moved:
                 queueing.hand_on(job)
         return moved
-    earlier = JobEvent.objects.filter(job=job, went_to=JobState.QUEUED).order_by("id").values_list("reason", flat=True)
+    earlier = queueing.lost_attempts(job).order_by("id").values_list("reason", flat=True)
     return move(job, JobState.FAILED, reason=" ".join([*earlier, reason]), error_code=code)
 
 

@@ -63,8 +63,8 @@ def submit(
                 request_digest=digest,
                 rung_at=timezone.now(),
             )
-            record_creation(job)
             doorbells.ring_class(job.hardware_class, job_id=str(job.pk))
+            record_creation(job)
     except IntegrityError:
         # Somebody was quicker with the same key.
         if idempotency_key is not None and (first := _replayed(owner, idempotency_key, digest)):

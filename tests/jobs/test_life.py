@@ -220,7 +220,7 @@ def test_what_may_work_elsewhere_is_tried_three_times(owner, machine, empty_redi
         assert not Allocation.objects.exists()
     job.refresh_from_db()
     assert (job.state, job.error_code, job.attempts) == ("failed", "runner_died", 3)
-    assert all(f"Attempt {n} on box: runner_died: signal {n}." in job.reason for n in (1, 2, 3))
+    assert job.reason == " ".join(f"Attempt {n} on box: runner_died: signal {n}." for n in (1, 2, 3))
     assert len(bells(empty_redis, names.node_queue(str(machine.node.pk)))) == 2  # rung for at once after each loss
 
 
