@@ -106,8 +106,8 @@ def finish(*, job_id: uuid.UUID, node: Node, fence: int, body: bytes, header_byt
     except BadRequest as error:
         _end(job, code=RunFailed.code, reason=f"What {node.name} sent as the result is none: {error.message}")
         raise
+    stored = results.store(result)  # before the transaction: SQLite lets nobody else write during one
     with transaction.atomic():
-        stored = results.store(result)
         if not move(job, JobState.SUCCEEDED, **stored):
             raise Conflict("The job was ended or given away in this moment; this result is dropped.")
         _release(node, job.holder)

@@ -49,15 +49,17 @@ def submit(
         return job, False
     wanted = _version(owner, model, version)
     _check(request, wanted)
+    hardware_class = hardware_class or _class_for(owner, wanted, options or {})
+    inputs = blobs.put_bytes(body)  # before the transaction: SQLite lets nobody else write during one
     try:
         with transaction.atomic():
             job = Job.objects.create(
                 owner=owner,
                 version=wanted,
-                hardware_class=hardware_class or _class_for(owner, wanted, options or {}),
+                hardware_class=hardware_class,
                 options=options or {},
                 timeout_seconds=timeout_seconds,
-                inputs_blob=blobs.put_bytes(body),
+                inputs_blob=inputs,
                 inputs_header_bytes=header_bytes,
                 idempotency_key=idempotency_key,
                 request_digest=digest,
