@@ -15,7 +15,7 @@ from django.db import transaction
 from django.utils import timezone
 
 from jobs import queueing, results
-from jobs.models import Job, JobEvent
+from jobs.models import Job
 from jobs.states import JobState
 from jobs.transitions import move
 from models_registry.models import VersionFile
@@ -106,8 +106,8 @@ def finish(*, job_id: uuid.UUID, node: Node, fence: int, body: bytes, header_byt
     except BadRequest as error:
         _end(job, code=RunFailed.code, reason=f"What {node.name} sent as the result is none: {error.message}")
         raise
+    stored = results.store(result)  # before the transaction: SQLite lets nobody else write during one
     with transaction.atomic():
-        stored = results.store(result)
         if not move(job, JobState.SUCCEEDED, **stored):
             raise Conflict("The job was ended or given away in this moment; this result is dropped.")
         _release(node, job.holder)
@@ -148,7 +148,7 @@ def lose(job: Job, *, code: str, reason: str) -> bool:
             if moved:
                 queueing.hand_on(job)
         return moved
-    earlier = JobEvent.objects.filter(job=job, went_to=JobState.QUEUED).order_by("id").values_list("reason", flat=True)
+    earlier = queueing.lost_attempts(job).order_by("id").values_list("reason", flat=True)
     return move(job, JobState.FAILED, reason=" ".join([*earlier, reason]), error_code=code)
 
 

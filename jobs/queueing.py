@@ -144,6 +144,10 @@ def explain_all() -> None:
         explain_one(job)
 
 
+def lost_attempts(job: Job) -> QuerySet[JobEvent]:
+    return JobEvent.objects.filter(job=job, came_from=JobState.RUNNING, went_to=JobState.QUEUED)
+
+
 def explain_one(job: Job) -> None:
     reason = why_waiting(job)
     if job.state == JobState.QUEUED and job.reason != reason:
@@ -153,7 +157,7 @@ def explain_one(job: Job) -> None:
 
 def why_waiting(job: Job) -> str:
     """What the last attempt came to, and what now keeps it from the next. Nothing when a node is about to take it."""
-    last = JobEvent.objects.filter(job=job, went_to=JobState.QUEUED).first() if job.attempts else None
+    last = lost_attempts(job).first() if job.attempts else None
     offers = _offers(job)
     of_class = [offer for offer in offers if job.hardware_class in _classes([offer])]
     wanted = need(job)
@@ -199,5 +203,5 @@ def _failed_on(job: Job) -> frozenset[str]:
     """Nodes on which earlier attempts came to nothing."""
     if not job.attempts:
         return frozenset()
-    events = JobEvent.objects.filter(job=job, went_to=JobState.QUEUED, node__isnull=False)
+    events = lost_attempts(job).filter(node__isnull=False)
     return frozenset(str(node_id) for node_id in events.values_list("node_id", flat=True))

@@ -49,22 +49,24 @@ def submit(
         return job, False
     wanted = _version(owner, model, version)
     _check(request, wanted)
+    hardware_class = hardware_class or _class_for(owner, wanted, options or {})
+    inputs = blobs.put_bytes(body)  # before the transaction: SQLite lets nobody else write during one
     try:
         with transaction.atomic():
             job = Job.objects.create(
                 owner=owner,
                 version=wanted,
-                hardware_class=hardware_class or _class_for(owner, wanted, options or {}),
+                hardware_class=hardware_class,
                 options=options or {},
                 timeout_seconds=timeout_seconds,
-                inputs_blob=blobs.put_bytes(body),
+                inputs_blob=inputs,
                 inputs_header_bytes=header_bytes,
                 idempotency_key=idempotency_key,
                 request_digest=digest,
                 rung_at=timezone.now(),
             )
-            record_creation(job)
             doorbells.ring_class(job.hardware_class, job_id=str(job.pk))
+            record_creation(job)
     except IntegrityError:
         # Somebody was quicker with the same key.
         if idempotency_key is not None and (first := _replayed(owner, idempotency_key, digest)):
