@@ -154,7 +154,7 @@ def test_errors_have_their_codes_and_say_what_to_do(cyxwiz, logged_in, version, 
         (["deploy", "Not a name", "--model", "digits"], 1, "deployment name"),
         (["deploy", "x"], 2, "--model"),
         (["scale", "nosuch", "2"], 4, "(request "),
-        (["logs", "../models"], 4, ""),
+        (["logs", "../models"], 2, "is no name"),
         (["nosuch"], 2, "nosuch"),
     ]:
         done = cyxwiz(*arguments)

@@ -43,7 +43,15 @@ def test_login_keeps_nothing_that_does_not_work(cyxwiz, server, owner, config_ho
     unreachable = f"http://127.0.0.1:{free_port()}"
     nobody = cyxwiz("login", "--url", unreachable, "--key-stdin", stdin=owner.key)
     assert (nobody.code, unreachable in nobody.err) == (1, True)
-    for url in ("127.0.0.1:8080", "ftp://x", "http://", "http://x:port", "http://me:secret@x"):
+    for url in (
+        "127.0.0.1:8080",
+        "ftp://x",
+        "http://",
+        "http://x:port",
+        "http://me:secret@x",
+        "http://a b",
+        "http://[::1",
+    ):
         assert cyxwiz("login", "--url", url, "--key-stdin", stdin=owner.key).code == 2, url
     assert cyxwiz("login", "--url", server, "--key-stdin", stdin="\n").code == 3
     assert cyxwiz("login", "--url", server).code == 2  # no terminal to ask

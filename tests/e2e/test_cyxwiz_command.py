@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -137,3 +139,17 @@ def test_ctrl_c_only_stops_the_watching(terminal: Terminal, typed: str) -> None:
     assert "Traceback" not in rest
     assert terminal.json("ps", "later")["wanted_running"] is True
     terminal.run("rm", "later")
+
+
+def test_the_python_example_of_the_documentation_runs(terminal: Terminal, tmp_path: Path) -> None:
+    [example] = re.findall(r"```python\n(.*?)```", (PROJECT / "docs" / "cli.md").read_text(), re.DOTALL)
+    shutil.copy(DIGITS / "digits.onnx", tmp_path / "documented.onnx")  # a name of its own beside the other tests
+    images = f"import numpy as np; images = np.load({str(DIGITS / 'heldout.npz')!r})['images'][:3]\n"
+    program = images + example.replace("digits", "documented")
+    env = {**terminal.env, "PYTHONPATH": str(PROJECT)}
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=env, timeout=60)
+    assert done.returncode == 0, done.stderr
+    by_deployment, by_job = done.stdout.splitlines()
+    assert by_deployment.replace(",", "") == by_job
+    terminal.run("rm", "documented")
