@@ -30,7 +30,7 @@ from workers.settings import Home
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def node(*words: str | Path, token: str = "") -> list[str | Path]:
+def node(*words: str | Path) -> list[str | Path]:
     return [sys.executable, "-m", "workers", *words]
 
 
@@ -107,7 +107,7 @@ def test_a_doorbell_brings_a_replica_which_serves_and_goes(
 
 
 def test_a_runner_killed_under_way_is_told_at_once_and_not_started_again(
-    node_api: NodeApi, home: Path, gateway: GatewaySide
+    node_api: NodeApi, home: Path, gateway: GatewaySide, control: Celery
 ):
     wanted = spec()
     node_api.desired = DesiredState(replicas=[wanted])
@@ -123,6 +123,7 @@ def test_a_runner_killed_under_way_is_told_at_once_and_not_started_again(
         assert "SIGKILL" in failed[0].failure.message
         assert runners(agent) == []
         node_api.desired = DesiredState(replicas=[replace(wanted, fence=2)])
+        ring(control, names.SYNC_NODE, names.node_queue(NODE_ID))
         until(lambda: node_api.phases() == {f"{wanted.id}:2": "ready"})
 
 
@@ -155,16 +156,15 @@ def test_no_runner_outlives_an_agent_that_was_killed(node_api: NodeApi, home: Pa
         until(lambda: not any(process.is_running() for process in processes), 5)
 
 
-def test_a_new_token_is_kept_and_used(node_api: NodeApi, home: Path):
+def test_a_new_token_is_kept_and_used(node_api: NodeApi, home: Path, control: Celery):
     with running(home) as agent:
         until(lambda: node_api.heartbeats)
         node_api.desired = DesiredState(token="cyxn_second")
-        GatewaySide(node_api.broker_url)
-        ring(Celery("c", broker=node_api.broker_url), names.SYNC_NODE, names.node_queue(NODE_ID))
+        ring(control, names.SYNC_NODE, names.node_queue(NODE_ID))
         until(lambda: node_api.token == "cyxn_second")
         until(lambda: Home(home).read().token == "cyxn_second")
         before = len(node_api.heartbeats)
-        ring(Celery("c", broker=node_api.broker_url), names.SYNC_NODE, names.node_queue(NODE_ID))
+        ring(control, names.SYNC_NODE, names.node_queue(NODE_ID))
         until(lambda: len(node_api.heartbeats) > before)
         assert (home / "node.json").stat().st_mode & 0o777 == 0o600
         assert agent.poll() is None
