@@ -123,11 +123,15 @@ class Jobs:
     def _over(self, attempt: _Attempt) -> None:
         with self._lock:
             self._running.pop((attempt.spec.id, attempt.spec.fence), None)
-            next_one = self._waiting.popleft() if self._waiting and not self._stopping else None
         self._news.set()
         self._changed()
-        if next_one is not None:
+        while (next_one := self._next_waiting()) is not None:
             self.doorbell(next_one)
+
+    def _next_waiting(self) -> str | None:
+        with self._lock:
+            room = len(self._running) + len(self._asking) < JOBS_AT_ONCE
+            return self._waiting.popleft() if room and self._waiting and not self._stopping else None
 
     def _send_results(self) -> None:
         backoff = Backoff(0.5, 15)

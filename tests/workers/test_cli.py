@@ -31,7 +31,7 @@ def test_joining_keeps_what_came(node_api: NodeApi, tmp_path: Path):
     assert identity.broker_url not in repr(identity)
     registration = node_api.registrations[0]
     assert registration.labels == {"room": "3", "a": "b=c"}
-    assert registration.hardware.devices[0].memory_total_bytes > 0
+    assert registration.hardware.devices[0].memory_total_bytes
 
 
 def test_the_token_may_come_from_the_environment(node_api: NodeApi, tmp_path: Path):
