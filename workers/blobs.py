@@ -52,10 +52,6 @@ class BlobCache:
                 if not download.listeners:
                     self._downloads.pop(file.sha256, None)
 
-    def forget(self, sha256: str) -> None:
-        """For what nobody will want again: a job's inputs."""
-        self._path(sha256).unlink(missing_ok=True)
-
     def _have(self, file: File, download: _Download, stopped: threading.Event) -> Path:
         path = self._path(file.sha256)
         if self._is_right(path, file):

@@ -110,7 +110,9 @@ class Jobs:
         except CyxwizError as error:  # another node has it, it was cancelled, …: nothing to do here
             log.info("Job %s is not for this node: %s", job_id[:8], error.message)
             return
-        attempt = _Attempt(spec, self._attempts, self._blobs, self._logs, self._over, self._journal)
+        attempt = _Attempt(
+            spec, self._attempts, self._blobs, self._logs, self._control_plane, self._journal, self._over
+        )
         with self._lock:
             if self._stopping:
                 return
@@ -121,11 +123,15 @@ class Jobs:
     def _over(self, attempt: _Attempt) -> None:
         with self._lock:
             self._running.pop((attempt.spec.id, attempt.spec.fence), None)
-            next_one = self._waiting.popleft() if self._waiting and not self._stopping else None
         self._news.set()
         self._changed()
-        if next_one is not None:
+        while (next_one := self._next_waiting()) is not None:
             self.doorbell(next_one)
+
+    def _next_waiting(self) -> str | None:
+        with self._lock:
+            room = len(self._running) + len(self._asking) < JOBS_AT_ONCE
+            return self._waiting.popleft() if room and self._waiting and not self._stopping else None
 
     def _send_results(self) -> None:
         backoff = Backoff(0.5, 15)
@@ -174,15 +180,17 @@ class _Attempt:
         attempts: Path,
         blobs: BlobCache,
         logs: LogShipper,
-        over: Callable[[_Attempt], None],
+        control_plane: ControlPlane,
         journal: Journal,
+        over: Callable[[_Attempt], None],
     ) -> None:
         self.spec = spec
         self._attempts = attempts
         self._blobs = blobs
         self._logs = logs
-        self._over = over
+        self._control_plane = control_plane
         self._journal = journal
+        self._over = over
         self._stopped = threading.Event()
         self._timed_out = False
         self._lock = threading.Lock()
@@ -211,7 +219,6 @@ class _Attempt:
                 outcome = Outcome(job_id=spec.id, fence=spec.fence, header_bytes=header_bytes, failure=failure)
                 self._journal.add(outcome, None if failure else result)
                 self._say(f"failed: {failure.message}" if failure else "finished")
-        self._blobs.forget(spec.inputs.sha256)
         self._over(self)
 
     def _outcome(self, folder: Workspace, result: Path) -> int:
@@ -221,7 +228,10 @@ class _Attempt:
             raise AttemptFailed("format_unsupported", f"This node cannot run the format {spec.format}.")
         for file in spec.files:
             folder.add(file.path, self._blobs.fetch(file, lambda _: None, self._stopped))
-        inputs = self._blobs.fetch(spec.inputs, lambda _: None, self._stopped)
+        # Nobody wants them again, so they go with the attempt.
+        inputs = BlobCache(folder.path / "inputs", self._control_plane).fetch(
+            spec.inputs, lambda _: None, self._stopped
+        )
         order = Order(
             format=spec.format,
             folder=str(folder.model),

@@ -56,6 +56,7 @@ class Link:
             self._push_connection.run([("RPUSH", self._inbox, b"")])  # wakes the thread that waits for frames
         self._send([])  # what others could not send meanwhile
         self._thread.join(1)
+        self._push_connection.close()
 
     def attach(self, channel: Channel) -> None:
         self._channels[channel.replica] = channel

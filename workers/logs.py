@@ -41,6 +41,7 @@ class LogShipper:
             self._stopping = True
             self._changed.notify()
         self._thread.join(timeout_seconds)
+        self._connection.close()
 
     def _run(self) -> None:
         while True:

@@ -1,3 +1,5 @@
+"""A node against a control plane whose answers the test decides."""
+
 from __future__ import annotations
 
 from collections.abc import Iterator

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import struct
+from typing import Any
 from uuid import UUID
 
 import redis
@@ -27,6 +28,11 @@ class GatewaySide:
         frame = frames.pack_request(UUID(replica_id).bytes, self.id, request_id, request)
         self.redis.rpush(names.node_inbox(NODE_ID), frame)
         return request_id
+
+    def lines(self, id: str) -> list[tuple[str, str, str]]:
+        """Of the log of a replica or a job: fence, source, line."""
+        found: Any = self.redis.xrange(names.replica_log(NODE_ID, id))
+        return [tuple(fields[key].decode() for key in (b"fence", b"source", b"line")) for _, fields in found]
 
     def receive(self, seconds: float = 15) -> tuple[bytes, Reply]:
         found = self.redis.blpop([self.inbox], seconds)

@@ -1,4 +1,4 @@
-"""A control plane that speaks the node API over real HTTP, without a database: what a node is told, the test decides."""
+"""A control plane that speaks the node API over real HTTP, without a database. The test decides what it says."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import psutil
@@ -30,7 +32,7 @@ from workers.settings import Home
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def node(*words: str | Path, token: str = "") -> list[str | Path]:
+def node(*words: str | Path) -> list[str | Path]:
     return [sys.executable, "-m", "workers", *words]
 
 
@@ -67,7 +69,8 @@ def control(redis_url: str) -> Celery:
 
 
 def ring(control: Celery, task: str, queue: str, **arguments: str) -> None:
-    control.send_task(task, kwargs=arguments, queue=Queue(queue, no_declare=True), ignore_result=True)
+    where: Any = Queue(queue, no_declare=True)
+    control.send_task(task, kwargs=arguments, queue=where, ignore_result=True)
 
 
 def test_a_node_comes_online_soon_and_light(node_api: NodeApi, home: Path):
@@ -97,7 +100,7 @@ def test_a_doorbell_brings_a_replica_which_serves_and_goes(
         assert time.monotonic() - rang < 5  # not by the next regular heartbeat
         reply = gateway.ask(wanted.id, replace(floats("x", 1, 2), shape=[1, 2]))
         assert reply.outputs == [replace(floats("y", 2, 4), shape=[1, 2])]
-        assert node_api.heartbeats[-1].replicas[0].memory_bytes > 10_000_000
+        assert (node_api.heartbeats[-1].replicas[0].memory_bytes or 0) > 10_000_000
 
         node_api.desired = DesiredState()
         ring(control, names.SYNC_NODE, names.node_queue(NODE_ID))
@@ -107,7 +110,7 @@ def test_a_doorbell_brings_a_replica_which_serves_and_goes(
 
 
 def test_a_runner_killed_under_way_is_told_at_once_and_not_started_again(
-    node_api: NodeApi, home: Path, gateway: GatewaySide
+    node_api: NodeApi, home: Path, gateway: GatewaySide, control: Celery
 ):
     wanted = spec()
     node_api.desired = DesiredState(replicas=[wanted])
@@ -118,11 +121,13 @@ def test_a_runner_killed_under_way_is_told_at_once_and_not_started_again(
         until(lambda: gateway.redis.llen(names.node_inbox(NODE_ID)) == 0)
         runner.kill()
         assert gateway.receive(3)[0] == asked
-        failed = until(lambda: [r for r in node_api.heartbeats[-1].replicas if r.phase == "failed"], 3)
-        assert failed[0].failure.code == "runner_died"
-        assert "SIGKILL" in failed[0].failure.message
+        failure = until(lambda: node_api.heartbeats[-1].replicas[0].failure, 3)
+        assert failure is not None
+        assert failure.code == "runner_died"
+        assert "SIGKILL" in failure.message
         assert runners(agent) == []
         node_api.desired = DesiredState(replicas=[replace(wanted, fence=2)])
+        ring(control, names.SYNC_NODE, names.node_queue(NODE_ID))
         until(lambda: node_api.phases() == {f"{wanted.id}:2": "ready"})
 
 
@@ -155,16 +160,15 @@ def test_no_runner_outlives_an_agent_that_was_killed(node_api: NodeApi, home: Pa
         until(lambda: not any(process.is_running() for process in processes), 5)
 
 
-def test_a_new_token_is_kept_and_used(node_api: NodeApi, home: Path):
+def test_a_new_token_is_kept_and_used(node_api: NodeApi, home: Path, control: Celery):
     with running(home) as agent:
         until(lambda: node_api.heartbeats)
         node_api.desired = DesiredState(token="cyxn_second")
-        GatewaySide(node_api.broker_url)
-        ring(Celery("c", broker=node_api.broker_url), names.SYNC_NODE, names.node_queue(NODE_ID))
+        ring(control, names.SYNC_NODE, names.node_queue(NODE_ID))
         until(lambda: node_api.token == "cyxn_second")
         until(lambda: Home(home).read().token == "cyxn_second")
         before = len(node_api.heartbeats)
-        ring(Celery("c", broker=node_api.broker_url), names.SYNC_NODE, names.node_queue(NODE_ID))
+        ring(control, names.SYNC_NODE, names.node_queue(NODE_ID))
         until(lambda: len(node_api.heartbeats) > before)
         assert (home / "node.json").stat().st_mode & 0o777 == 0o600
         assert agent.poll() is None
@@ -188,9 +192,11 @@ def test_only_one_agent_per_home(node_api: NodeApi, home: Path):
         assert second.stderr.strip() == f"Error: An agent already runs on {home}."
 
 
-def test_hardware_is_shown_at_once_and_without_heavy_imports():
-    told = time.monotonic()
+def test_hardware_is_shown_at_once():
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     shown = subprocess.run(node("hardware", "--json"), cwd=ROOT, check=True, capture_output=True)
-    assert time.monotonic() - told < 1
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    # Of the processor, because others work on this machine too.
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1
     facts = msgspec.json.decode(shown.stdout)
     assert facts["devices"][0]["name"] == "cpu"

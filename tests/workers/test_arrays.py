@@ -1,3 +1,5 @@
+"""Tensors to and from numpy arrays: every datatype of the protocol, and what does not fit."""
+
 import numpy as np
 import pytest
 

@@ -1,3 +1,5 @@
+"""ONNX models as a node runs them: every datatype, and whose fault it is when something does not fit."""
+
 from __future__ import annotations
 
 from pathlib import Path

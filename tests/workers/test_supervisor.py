@@ -13,7 +13,7 @@ import pytest
 from msgspec.structs import replace
 
 from protocol import names
-from protocol.messages import ReplicaFacts, ReplicaSpec
+from protocol.messages import Failure, ReplicaFacts, ReplicaSpec
 from protocol.tensors import Tensor
 from tests.workers import tiny_models
 from tests.workers.conftest import spec
@@ -63,6 +63,12 @@ class Side:
     def ready(self, *specs: ReplicaSpec) -> None:
         self.want(*specs)
         until(lambda: all(self.phase(wanted) == "ready" for wanted in specs))
+
+    def failed(self, wanted: ReplicaSpec) -> Failure:
+        until(lambda: self.phase(wanted) == "failed")
+        failure = self.facts()[wanted.id, wanted.fence].failure
+        assert failure is not None
+        return failure
 
     def close(self) -> None:
         self.supervisor.stop(8)
@@ -124,9 +130,7 @@ def test_a_higher_fence_replaces_the_runner(side: Side, gateway: GatewaySide):
 def test_a_failed_attempt_stays_reported_and_is_not_repeated(side: Side):
     wanted = spec(fail_load="broken")
     side.want(wanted)
-    until(lambda: side.phase(wanted) == "failed")
-    failure = side.facts()[wanted.id, 1].failure
-    assert failure is not None
+    failure = side.failed(wanted)
     assert (failure.code, failure.message) == ("load_failed", "broken")
     side.want(wanted)
     assert side.phase(wanted) == "failed"
@@ -144,9 +148,7 @@ def test_a_failed_attempt_stays_reported_and_is_not_repeated(side: Side):
 )
 def test_why_it_failed_is_a_code(side: Side, wanted: ReplicaSpec, code: str):
     side.want(wanted)
-    until(lambda: side.phase(wanted) == "failed")
-    failure = side.facts()[wanted.id, 1].failure
-    assert failure is not None
+    failure = side.failed(wanted)
     assert failure.code == code
 
 
@@ -154,8 +156,7 @@ def test_why_it_failed_is_a_code(side: Side, wanted: ReplicaSpec, code: str):
 def test_a_file_that_leads_out_of_its_folder_is_refused(side: Side, node_api: NodeApi, path: str):
     wanted = spec("onnx", files=(node_api.file(tiny_models.doubler(), path),))
     side.want(wanted)
-    until(lambda: side.phase(wanted) == "failed")
-    assert "leads out of its folder" in side.facts()[wanted.id, 1].failure.message
+    assert "leads out of its folder" in side.failed(wanted).message
 
 
 def test_a_runner_that_dies_takes_only_its_own_requests(side: Side, gateway: GatewaySide):
@@ -171,8 +172,7 @@ def test_a_runner_that_dies_takes_only_its_own_requests(side: Side, gateway: Gat
     answers = dict(gateway.receive() for _ in range(5))
     assert {answers[request].error_code for request in lost} == {"replica_lost"}
     assert answers[kept].error_code == ""
-    until(lambda: side.phase(dying) == "failed")
-    assert "SIGKILL" in side.facts()[dying.id, 1].failure.message
+    assert "SIGKILL" in side.failed(dying).message
     assert side.phase(healthy) == "ready"
 
 
@@ -204,13 +204,8 @@ def test_lines_of_the_runner_reach_the_log(side: Side, gateway: GatewaySide):
     wanted = spec()
     side.ready(wanted)
     gateway.ask(wanted.id, command("print Hello from the model"))
-    stream = names.replica_log(NODE_ID, wanted.id)
-
-    def lines() -> list[dict[bytes, bytes]]:
-        return [fields for _, fields in gateway.redis.xrange(stream)]
-
-    until(lambda: {b"line": b"Hello from the model", b"fence": b"1", b"source": b"stdout"} in lines())
-    assert any(line[b"source"] == b"agent" and line[b"line"].startswith(b"loaded in") for line in lines())
+    until(lambda: ("1", "stdout", "Hello from the model") in gateway.lines(wanted.id))
+    assert any(source == "agent" and line.startswith("loaded in") for _, source, line in gateway.lines(wanted.id))
 
 
 def test_a_slow_replica_does_not_hold_up_another(side: Side, gateway: GatewaySide):

@@ -7,7 +7,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def until(condition: Callable[[], T], seconds: float = 15, what: str = "") -> T:
+def until(condition: Callable[[], T | None], seconds: float = 15, what: str = "") -> T:
     """The first true value of `condition`."""
     give_up = time.monotonic() + seconds
     while True:

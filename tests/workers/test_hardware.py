@@ -1,0 +1,105 @@
+"""Facts about the machine, from the files that the kernel gives. The smaller of machine and container counts."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import psutil
+import pytest
+
+from workers.hardware import cgroups, cpu, machine, memory
+from workers.hardware.probing import CannotTell, attempt
+from workers.runtimes import catalogue
+
+GIB = 1024**3
+
+
+@pytest.fixture
+def groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where a test writes the files of the cgroups that bind us."""
+    monkeypatch.setattr(cgroups, "folders", lambda controller: iter([tmp_path]))
+    return tmp_path
+
+
+def test_this_machine(tmp_path: Path):
+    facts = machine.facts(tmp_path)
+    [device] = facts.devices
+    assert facts.cpu_cores <= (os.cpu_count() or 1)
+    assert 0 < device.memory_available_bytes <= device.memory_total_bytes <= psutil.virtual_memory().total
+    assert facts.disk_free_bytes > 0
+    assert "Linux" in facts.operating_system or "kernel" in facts.operating_system
+    assert device.model or device.unknown["model"]
+    assert machine.available_bytes().keys() == {"cpu"}
+
+
+def test_a_container_limit_counts_version_2(groups: Path):
+    (groups / "memory.max").write_text(f"{GIB}\n")
+    (groups / "memory.current").write_text(f"{GIB // 2}\n")
+    (groups / "memory.stat").write_text(f"anon 5\ninactive_file {GIB // 4}\n")
+    (groups / "cpu.max").write_text("150000 100000\n")
+    assert memory.total_bytes() == GIB
+    assert memory.available_bytes() == GIB * 3 // 4  # dropped cache is not used
+    assert cpu.cores() <= 2
+
+
+def test_a_container_limit_counts_version_1(groups: Path):
+    (groups / "memory.limit_in_bytes").write_text(f"{GIB}\n")
+    (groups / "memory.usage_in_bytes").write_text(f"{GIB // 2}\n")
+    (groups / "cpu.cfs_quota_us").write_text("100000\n")
+    (groups / "cpu.cfs_period_us").write_text("100000\n")
+    assert memory.total_bytes() == GIB
+    assert memory.available_bytes() == GIB // 2
+    assert cpu.cores() == 1
+
+
+def test_no_limit_is_no_limit(groups: Path):
+    (groups / "memory.max").write_text("max\n")
+    (groups / "cpu.max").write_text("max 100000\n")
+    assert memory.total_bytes() == psutil.virtual_memory().total
+    assert cpu.cores() == len(os.sched_getaffinity(0))
+    (groups / "cpu.max").unlink()
+    (groups / "cpu.cfs_quota_us").write_text("-1\n")
+    assert cpu.cores() == len(os.sched_getaffinity(0))
+
+
+def test_the_groups_above_bind_as_well(tmp_path: Path):
+    (tmp_path / "root" / "a" / "b").mkdir(parents=True)
+    own = tmp_path / "own"
+    own.write_text("0::/a/b\n")
+    found = list(cgroups.folders("memory", tmp_path / "root", own))
+    assert found == [tmp_path / "root/a/b", tmp_path / "root/a", tmp_path / "root"]
+    own.write_text("4:memory,cpu:/gone\n")
+    assert list(cgroups.folders("memory", tmp_path / "root", own)) == [tmp_path / "root/memory"]
+
+
+def test_what_a_probe_cannot_tell_is_none_with_a_reason(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.setattr(cpu, "CPUINFO", tmp_path / "missing")
+    (tmp_path / "meminfo").write_text("MemTotal: nonsense kB\n")
+    monkeypatch.setattr(memory, "MEMINFO", tmp_path / "meminfo")
+    device = cpu.device()
+    assert (device.model, device.memory_total_bytes, device.memory_available_bytes) == (None, None, None)
+    assert "cannot be read" in device.unknown["model"]
+    assert "ValueError" in device.unknown["memory_total_bytes"]
+    assert "no MemAvailable" in device.unknown["memory_available_bytes"]
+    assert machine.available_bytes() == {}
+
+
+def test_a_probe_that_breaks_costs_only_its_field():
+    unknown: dict[str, str] = {}
+
+    def breaks() -> int:
+        raise ZeroDivisionError("strange machine")
+
+    def cannot() -> int:
+        raise CannotTell("no such file")
+
+    assert attempt("a", breaks, unknown) is None
+    assert attempt("b", cannot, unknown) is None
+    assert attempt("c", lambda: 3, unknown) == 3
+    assert unknown == {"a": "The probe failed: ZeroDivisionError: strange machine", "b": "no such file"}
+
+
+def test_a_format_whose_library_is_missing_is_refused_with_the_reason(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(catalogue.RUNTIMES, "onnx", catalogue.Entry("x:Y", ("numpy", "surely_not_installed")))
+    assert catalogue.refusals() == {"onnx": "surely_not_installed is not installed on this node"}
