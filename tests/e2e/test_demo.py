@@ -8,14 +8,11 @@ import shlex
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from tests.e2e.quickstarts import END_SECONDS, PROJECT, Quickstart, command, free_port, started, until
-
-AGAIN_SECONDS = 20
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +33,6 @@ def test_the_demonstration_and_all_that_it_prints(tmp_path: Path, env: dict[str,
         demo.process.send_signal(signal.SIGINT)
         assert demo.process.wait(END_SECONDS) == 0
 
-    begun = time.monotonic()
     again = subprocess.run(
         command(home, "--port", str(free_port()), "--exit"),  # elsewhere: the node finds it all the same
         cwd=PROJECT,
@@ -48,7 +44,6 @@ def test_the_demonstration_and_all_that_it_prints(tmp_path: Path, env: dict[str,
     assert again.returncode == 0, again.stdout + again.stderr
     assert "Model digits is there already" in again.stdout
     assert "98.6% right" in again.stdout
-    assert time.monotonic() - begun < AGAIN_SECONDS
 
 
 def the_curl_line_works(demo: Quickstart) -> None:

@@ -1,4 +1,5 @@
-"""A control plane that speaks the node API over real HTTP, without a database. The test decides what it says."""
+"""A control plane that speaks the node API over real HTTP, without a database;
+the test decides what a node is told."""
 
 from __future__ import annotations
 
