@@ -13,8 +13,9 @@ import httpx2
 import pytest
 
 from protocol import names
-from tests.gateway.conftest import BODY_LIMIT_BYTES, wait_until
+from tests.gateway.conftest import BODY_LIMIT_BYTES
 from tests.gateway.node import echo
+from tests.web_server import wait_until
 
 IMAGE = {"name": "image", "datatype": "FP32", "shape": [1, 4], "data": [1, 2, 3, 4]}
 
