@@ -40,6 +40,7 @@ def test_open_addresses_need_no_key(stranger):
     for path in ("/v2", "/v2/health/live", "/v2/health/ready"):
         assert stranger.get(path).status_code == 200
     assert stranger.get("/v2/health/live").content == b""
+    assert stranger.head("/v2").status_code == 200
 
 
 @pytest.mark.parametrize(
