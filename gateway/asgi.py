@@ -178,7 +178,7 @@ async def _every(seconds: float, work: Callable[[], Awaitable[None]]) -> None:
 
 
 def _only(method: str, allowed: str) -> None:
-    if method != allowed:
+    if method != allowed and not (method == "HEAD" and allowed == "GET"):
         raise MethodNotAllowed(f"{method} is not possible here; use {allowed}.", allow=allowed)
 
 

@@ -84,7 +84,7 @@ class Broker:
             async with asyncio.timeout(CONNECT_SECONDS):
                 opened.append(commands := await connect(self._url, self._pushed))
                 opened.append(pops := await connect(self._url))
-            commands.tell("SUBSCRIBE", names.CHANGES)
+            commands.tell(("SUBSCRIBE", names.CHANGES))
             self._commands = commands
             self._listener.link_up()
             tasks = [asyncio.create_task(self._pop(pops)), asyncio.create_task(self._watch(commands, pops))]
@@ -102,8 +102,7 @@ class Broker:
     async def _pop(self, pops: RedisConnection) -> None:
         while True:
             # BLPOP brings the first frame as soon as there is one; the LPOP behind it what came along with it.
-            first = pops.command("BLPOP", self._inbox, POP_SECONDS)
-            rest = pops.command("LPOP", self._inbox, MOST_PER_POP)
+            first, rest = pops.commands(("BLPOP", self._inbox, POP_SECONDS), ("LPOP", self._inbox, MOST_PER_POP))
             if popped := await first:
                 self._listener.frame(popped[1])
             for frame in await rest or ():

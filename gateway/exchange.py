@@ -1,10 +1,11 @@
-"""Requests out to nodes as frames, replies in. What is sent within one turn of the loop goes to Redis as one push per
-node; a reply finds its caller by a random request id."""
+"""Requests out to nodes as frames, replies in. Each node has at most one push under way, which takes
+along all that came up meanwhile; a reply finds its caller by a random request id."""
 
 from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
@@ -37,7 +38,8 @@ class Exchange:
         self._gateway_id = gateway_id
         self._loop = asyncio.get_running_loop()
         self._waiting: dict[bytes, Waiting] = {}
-        self._outgoing: dict[str, list[tuple[bytes, bytes]]] = {}  # inbox -> (request id, frame)
+        self._outgoing: dict[str, dict[bytes, bytes]] = {}  # inbox -> request id -> frame
+        self._pushing: set[str] = set()  # inboxes for which Redis has not answered yet
         self._bytes = 0
         self._turn = 0
 
@@ -82,31 +84,37 @@ class Exchange:
         replica.outstanding += 1
         self._bytes += waiting.bytes
         self._waiting[request_id] = waiting
-        if not self._outgoing:
-            self._loop.call_soon(self._flush)
-        self._outgoing.setdefault(replica.inbox, []).append((request_id, frame))
+        outgoing = self._outgoing.setdefault(replica.inbox, {})
+        if not outgoing and replica.inbox not in self._pushing:
+            self._loop.call_soon(self._push, replica.inbox)
+        outgoing[request_id] = frame
 
     def _end(self, request_id: bytes, waiting: Waiting) -> None:
         waiting.replica.outstanding -= 1
         self._bytes -= waiting.bytes
         self._waiting.pop(request_id, None)
 
-    def _flush(self) -> None:
-        outgoing, self._outgoing = self._outgoing, {}
-        for inbox, sent in outgoing.items():
-            ids = [request_id for request_id, _ in sent]
-            try:
-                pushed = self.broker.command("RPUSH", inbox, *(frame for _, frame in sent))
-            except Unavailable as error:
-                self._fail(ids, error)
-            else:
-                pushed.add_done_callback(partial(self._pushed, inbox, ids))
+    def _push(self, inbox: str) -> None:
+        """All that waits for this node. What comes before Redis has answered goes with the next push: so one caller
+        never waits, and many share the system calls and wake-ups of all who are on the way."""
+        self._pushing.discard(inbox)
+        outgoing = {id: frame for id, frame in self._outgoing.pop(inbox, {}).items() if id in self._waiting}
+        if not outgoing:
+            return
+        try:
+            pushed = self.broker.command("RPUSH", inbox, *outgoing.values())
+        except Unavailable as error:
+            self._fail(outgoing, error)
+        else:
+            self._pushing.add(inbox)
+            pushed.add_done_callback(partial(self._pushed, inbox, list(outgoing)))
 
     def _pushed(self, inbox: str, ids: list[bytes], pushed: asyncio.Future[Any]) -> None:
         if error := pushed.exception():
             self._fail(ids, Unavailable(f"The message broker (Redis) did not take the request: {error}"))
         elif pushed.result() > LONG_INBOX and self.broker.is_up:
             self.broker.command("EXPIRE", inbox, FRAME_LIFE_SECONDS).add_done_callback(lambda done: done.exception())
+        self._push(inbox)
 
     def received(self, frame: bytes) -> None:
         waiting = self._waiting.get(frame[frames.REPLY_PREFIX.size - 8 : frames.REPLY_PREFIX.size])
@@ -122,7 +130,7 @@ class Exchange:
     def link_down(self) -> None:
         self._fail(list(self._waiting), Unavailable("The connection to the message broker (Redis) was lost."))
 
-    def _fail(self, request_ids: list[bytes], error: CyxwizError) -> None:
+    def _fail(self, request_ids: Iterable[bytes], error: CyxwizError) -> None:
         for request_id in request_ids:
             waiting = self._waiting.get(request_id)
             if waiting is not None and not waiting.answer.done():

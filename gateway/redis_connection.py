@@ -32,17 +32,23 @@ class RedisConnection(asyncio.Protocol):
 
     def command(self, *words: Word) -> asyncio.Future[Any]:
         """What Redis answers; an error answer and a lost connection are raised."""
-        answer = self._loop.create_future()
-        if self.lost.done():
-            answer.set_exception(ConnectionLost("The connection to Redis is closed."))
-        else:
-            self._waiting.append(answer)
-            self.tell(*words)
-        return answer
+        return self.commands(words)[0]
 
-    def tell(self, *words: Word) -> None:
+    def commands(self, *commands: tuple[Word, ...]) -> list[asyncio.Future[Any]]:
+        """Several with one write: each is a system call, and those are what all this costs."""
+        answers = [self._loop.create_future() for _ in commands]
+        if self.lost.done():
+            for answer in answers:
+                answer.set_exception(ConnectionLost("The connection to Redis is closed."))
+        else:
+            self._waiting.extend(answers)
+            self.tell(*commands)
+        return answers
+
+    def tell(self, *commands: tuple[Word, ...]) -> None:
         """For what is answered by pushes only, as SUBSCRIBE is."""
-        self._transport.write(hiredis.pack_command(words))  # type: ignore[arg-type]  # its stub wants one word
+        packed = [hiredis.pack_command(words) for words in commands]  # type: ignore[arg-type]  # its stub is too narrow
+        self._transport.write(packed[0] if len(packed) == 1 else b"".join(packed))
 
     def abort(self) -> None:
         self._transport.abort()

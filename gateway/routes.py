@@ -47,9 +47,10 @@ class Deployment:
         route = self.route
         if route.state in ("stopped", "stopping"):
             return Unavailable(f"Deployment '{route.name}' is {route.state}. Start it to use it.")
-        other = " other" if besides in self.replicas.values() else ""
+        if besides in self.replicas.values():
+            return NoReplica(f"Deployment '{route.name}' has no other replica ready.")
         why = f" ({route.reason})" if route.reason else ""
-        return NoReplica(f"Deployment '{route.name}' has no{other} replica ready: it is {route.state}{why}.")
+        return NoReplica(f"Deployment '{route.name}' has no replica ready: it is {route.state}{why}.")
 
 
 class Routes:

@@ -157,8 +157,15 @@ def _ensure_admin(home: Home, processes: Processes, env: dict[str, str]) -> tupl
 
 
 def _start_control_plane(options: Options, home: Home, processes: Processes, env: dict[str, str]) -> None:
-    web = ["--host", "127.0.0.1", "--port", str(options.port), "--loop", "uvloop", "--http", "httptools"]
-    web += ["--no-access-log", "--no-server-header", "--timeout-graceful-shutdown", "3"]
+    web = ["--host", "127.0.0.1", "--port", str(options.port), "--loop", "uvloop"]
+    web += [
+        "--http",
+        "cyxwiz_site.http_protocol:OneWrite",
+        "--no-access-log",
+        "--no-server-header",
+        "--timeout-graceful-shutdown",
+        "3",
+    ]
     processes.start("web", python("-m", "uvicorn", "cyxwiz_site.asgi:application", *web), env, last=1)
     celery = python("-m", "celery", "-A", "cyxwiz_site")
     worker = ["--pool", "threads", "--concurrency", CONTROL_THREADS, "--queues", names.CONTROL_QUEUE]

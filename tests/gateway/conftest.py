@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import itertools
-import socket
-import threading
-import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import httpx2
 import msgspec
 import pytest
 import redis
-import uvicorn
 from django.conf import settings
 
 from accounts import live
@@ -21,41 +17,9 @@ from gateway.asgi import Gateway
 from protocol import credentials, names, routes
 from protocol.tensors import TensorSpec
 from tests.gateway.node import Node, echo
+from tests.web_server import Server, wait_until
 
 BODY_LIMIT_BYTES = 1 << 20
-
-
-def wait_until(happened: Callable[[], object], *, seconds: float = 10) -> None:
-    give_up = time.monotonic() + seconds
-    while not happened():
-        assert time.monotonic() < give_up, "It did not happen in time."
-        threading.Event().wait(0.005)
-
-
-class Server:
-    """An ASGI application under uvicorn, in a thread of its own."""
-
-    def __init__(self, application: object) -> None:
-        self._socket = socket.socket()
-        self._socket.bind(("127.0.0.1", 0))
-        config = uvicorn.Config(
-            application, loop="uvloop", http="httptools", lifespan="off", log_config=None, access_log=False
-        )
-        self._server = uvicorn.Server(config)
-        self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self._socket]}, daemon=True)
-
-    @property
-    def address(self) -> str:
-        return f"127.0.0.1:{self._socket.getsockname()[1]}"
-
-    def __enter__(self) -> Server:
-        self._thread.start()
-        wait_until(lambda: self._server.started)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.should_exit = True
-        self._thread.join(10)
 
 
 class Control:

@@ -13,8 +13,9 @@ import httpx2
 import pytest
 
 from protocol import names
-from tests.gateway.conftest import BODY_LIMIT_BYTES, wait_until
+from tests.gateway.conftest import BODY_LIMIT_BYTES
 from tests.gateway.node import echo
+from tests.web_server import wait_until
 
 IMAGE = {"name": "image", "datatype": "FP32", "shape": [1, 4], "data": [1, 2, 3, 4]}
 
@@ -39,6 +40,7 @@ def test_open_addresses_need_no_key(stranger):
     for path in ("/v2", "/v2/health/live", "/v2/health/ready"):
         assert stranger.get(path).status_code == 200
     assert stranger.get("/v2/health/live").content == b""
+    assert stranger.head("/v2").status_code == 200
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,9 @@ from django.conf import settings
 from gateway.asgi import Gateway
 from protocol import frames, names
 from protocol.tensors import Tensor
-from tests.gateway.conftest import BODY_LIMIT_BYTES, Control, Server, wait_until
+from tests.gateway.conftest import BODY_LIMIT_BYTES, Control
 from tests.gateway.node import Node, echo, lose, stay_silent
+from tests.web_server import Server, wait_until
 from tests.with_services import free_port, running, wait_for
 
 

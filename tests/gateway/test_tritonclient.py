@@ -10,8 +10,8 @@ from tritonclient import http as triton
 from tritonclient.utils import InferenceServerException
 
 from protocol.tensors import TensorSpec
-from tests.gateway.conftest import wait_until
 from tests.gateway.node import echo
+from tests.web_server import wait_until
 
 
 @pytest.fixture
