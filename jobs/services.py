@@ -17,12 +17,13 @@ from jobs.models import Job
 from jobs.states import JobState
 from jobs.transitions import move, record_creation
 from models_registry import blobs, memory
-from models_registry.models import Model, Version
+from models_registry.models import Version
+from models_registry.services import find_version
 from nodes import doorbells
 from nodes.models import Node
 from nodes.placement import Need
 from protocol import oip
-from protocol.errors import BadRequest, Conflict, NotFound, Unprocessable
+from protocol.errors import BadRequest, Conflict, Unprocessable
 from protocol.tensors import TensorSpec
 
 IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,128}")
@@ -47,7 +48,7 @@ def submit(
     digest = hashlib.sha256(msgspec.json.encode(asked, order="deterministic")).hexdigest()
     if idempotency_key is not None and (job := _replayed(owner, idempotency_key, digest)):
         return job, False
-    wanted = _version(owner, model, version)
+    wanted = find_version(owner, model, version)
     _check(request, wanted)
     hardware_class = hardware_class or _class_for(owner, wanted, options or {})
     inputs = blobs.put_bytes(body)  # before the transaction: SQLite lets nobody else write during one
@@ -109,17 +110,6 @@ def _replayed(owner: User, idempotency_key: str, digest: str) -> Job | None:
             f"The Idempotency-Key was used for another request before (job {job.pk}). Use a new key for a new request."
         )
     return job
-
-
-def _version(owner: User, name: str, number: int | None) -> Version:
-    model = Model.objects.visible_to(owner).filter(name=name).first()
-    if model is None:
-        raise NotFound(f"You have no model named {name!r}. `cyxwiz models ls` shows those you have.")
-    versions = Version.objects.filter(model=model).select_related("model").order_by("-number")
-    version = (versions if number is None else versions.filter(number=number)).first()
-    if version is None:
-        raise NotFound(f"Model {name!r} has no version {number if number is not None else 'yet'}.")
-    return version
 
 
 def _check(request: oip.InferRequest, version: Version) -> None:

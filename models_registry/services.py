@@ -12,7 +12,7 @@ from django.db.models import ProtectedError
 from accounts.models import User
 from models_registry import blobs, formats
 from models_registry.models import Model, Version, VersionFile
-from protocol.errors import BadRequest, Conflict
+from protocol.errors import BadRequest, Conflict, NotFound
 
 NAME = re.compile(r"[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?")
 NAMED = 3  # of what still uses a version, so many are named
@@ -66,6 +66,18 @@ def add_received(
         )
         VersionFile.objects.create(version=version, path=found.format.FILENAME, blob_id=incoming.sha256)
         incoming.keep()  # last: what fails before it leaves no file in the store
+    return version
+
+
+def find_version(owner: User, name: str, number: int | None) -> Version:
+    """A version of a model that `owner` may use, the newest where no number is given. Raises NotFound."""
+    model = Model.objects.visible_to(owner).filter(name=name).first()
+    if model is None:
+        raise NotFound(f"You have no model named {name!r}. `cyxwiz models ls` shows those you have.")
+    versions = Version.objects.filter(model=model).select_related("model").order_by("-number")
+    version = (versions if number is None else versions.filter(number=number)).first()
+    if version is None:
+        raise NotFound(f"Model {name!r} has no version {number if number is not None else 'yet'}.")
     return version
 
 

@@ -54,6 +54,8 @@ def receive(node: Node, heartbeat: Heartbeat) -> DesiredState:
     parts: list[Any] = signals.heartbeat_received.send(Node, node=node, heartbeat=heartbeat)
     for _, part in parts:
         answer = structs.replace(answer, **part)
+    if heartbeat.stopping:
+        _mark_offline(node, "its agent was stopped")
     return answer
 
 
@@ -61,12 +63,7 @@ def sweep() -> None:
     """Marks silent nodes offline at once; after a grace says they are lost, unless too many fell silent together."""
     now = timezone.now()
     for node in Node.objects.filter(state=Node.State.ONLINE, last_heartbeat_at__lt=now - LEASE):
-        silent_still = Node.objects.filter(pk=node.pk, last_heartbeat_at=node.last_heartbeat_at)
-        with transaction.atomic():
-            if silent_still.update(state=Node.State.OFFLINE):
-                log.warning("Node %s is offline: no heartbeat since %s", node.name, node.last_heartbeat_at)
-                signals.node_offline.send(Node, node=node)
-                celery_events.node_offline(node)
+        _mark_offline(node, f"no heartbeat since {node.last_heartbeat_at}")
     lost = Node.objects.filter(
         state=Node.State.OFFLINE, last_heartbeat_at__lt=now - LEASE - GRACE, devices__allocations__isnull=False
     ).distinct()
@@ -77,6 +74,16 @@ def sweep() -> None:
         return
     for node in lost:
         signals.node_lost.send(Node, node=node)
+
+
+def _mark_offline(node: Node, why: str) -> None:
+    """Unless another heartbeat came meanwhile."""
+    silent_still = Node.objects.filter(pk=node.pk, state=Node.State.ONLINE, last_heartbeat_at=node.last_heartbeat_at)
+    with transaction.atomic():
+        if silent_still.update(state=Node.State.OFFLINE):
+            log.warning("Node %s is offline: %s", node.name, why)
+            signals.node_offline.send(Node, node=node)
+            celery_events.node_offline(node)
 
 
 def brake() -> str:

@@ -17,8 +17,8 @@ from deployments import logs, services
 from deployments.api import serializers
 from deployments.api.filters import DeploymentFilter
 from deployments.models import Deployment, DeploymentEvent, DeploymentMetric
-from models_registry.models import Model, Version
-from protocol.errors import BadRequest, NotFound
+from models_registry.services import find_version
+from protocol.errors import BadRequest
 
 MOST_LINES = 2000
 
@@ -38,8 +38,8 @@ class DeploymentsView(generics.ListAPIView[Deployment]):
         wanted = serializers.NewDeploymentSerializer(data=request.data)
         wanted.is_valid(raise_exception=True)
         fields = dict(wanted.validated_data)
-        version = _version(request, fields.pop("model"), fields.pop("version", None))
         assert isinstance(request.user, User)
+        version = find_version(request.user, fields.pop("model"), fields.pop("version", None))
         deployment = services.deploy(owner=request.user, version=version, **fields)
         return Response(_shown(request, deployment.name), status=201)
 
@@ -157,14 +157,3 @@ def _find(request: Request, name: str) -> Deployment:
 
 def _shown(request: Request, name: str) -> Any:
     return serializers.DeploymentSerializer(get_object_or_404(_visible(request), name=name)).data
-
-
-def _version(request: Request, model_name: str, number: int | None) -> Version:
-    model = Model.objects.visible_to(request.user).filter(name=model_name).first()
-    if model is None:
-        raise NotFound(f"You have no model named {model_name!r}. `cyxwiz models ls` shows those you have.")
-    versions = model.versions.order_by("-number")
-    version: Version | None = (versions if number is None else versions.filter(number=number)).first()
-    if version is None:
-        raise NotFound(f"Model {model_name!r} has no version {number if number is not None else 'yet'}.")
-    return version

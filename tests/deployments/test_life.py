@@ -255,6 +255,17 @@ def test_an_agent_that_started_anew_is_told_to_load_again(owner, machine, versio
     assert route(empty_redis, Deployment.objects.get()).targets == []
 
 
+def test_a_node_that_stops_says_so_and_gets_no_more_traffic(owner, machine, version, empty_redis):
+    deploy(owner)
+    report(machine, "ready")
+    machine.heartbeat(stopping=True)
+    assert machine.node.state == "offline"
+    assert Replica.objects.get().state == "unreachable"
+    assert route(empty_redis, Deployment.objects.get()).targets == []
+    report(machine, "ready")  # started again, it serves again
+    assert Replica.objects.get().state == "ready"
+
+
 def test_a_draining_node_is_emptied_where_there_is_room(owner, machine, version):
     deploy(owner)
     report(machine, "ready")
