@@ -117,7 +117,7 @@ class Exchange:
         self._push(inbox)
 
     def received(self, frame: bytes) -> None:
-        waiting = self._waiting.get(frame[frames.REPLY_PREFIX.size - 8 : frames.REPLY_PREFIX.size])
+        waiting = self._waiting.get(frame[frames.REQUEST_ID])
         if waiting is not None and not waiting.answer.done():  # else: too late, nobody waits any more
             waiting.answer.set_result(frame)
 
@@ -145,9 +145,9 @@ class Exchange:
 
 def _reply(frame: bytes) -> frames.Reply:
     try:
-        _, reply = frames.unpack_reply(frame)
+        reply = frames.unpack_reply(frame)
     except frames.DecodeError as error:
         raise RunFailed(f"The node's answer is not readable: {error}") from error
-    if reply.error_code:
-        raise errors.BY_CODE.get(reply.error_code, RunFailed)(reply.error)
+    if isinstance(reply, frames.Error):
+        raise errors.BY_CODE.get(reply.code, RunFailed)(reply.message)
     return reply

@@ -17,7 +17,7 @@ from redis.exceptions import RedisError
 
 from protocol import names
 from protocol.errors import QueueFull, ReplicaLost
-from protocol.frames import REPLY_KEY, REQUEST_PREFIX, Reply, pack_reply
+from protocol.frames import CANCEL, KIND, MORE, REPLY_KEY, REQUEST_PREFIX, STATUS, Error, pack_error
 from workers import broker
 from workers.backoff import Backoff
 from workers.channel import Channel
@@ -28,9 +28,9 @@ MOST_AT_ONCE = 256
 WAIT_SECONDS = 2  # how long one BLPOP waits
 INBOX_LIVES_SECONDS = 60  # a gateway that has ended leaves nothing behind
 
-LOST = Reply(error_code=ReplicaLost.code, error="This node does not hold the replica (any more).")
-DIED = Reply(error_code=ReplicaLost.code, error="The model's process ended before it had answered.")
-FULL = Reply(error_code=QueueFull.code, error="Too many requests wait for this replica.")
+LOST = Error(ReplicaLost.code, "This node does not hold the replica (any more).")
+DIED = Error(ReplicaLost.code, "The model's process ended before it had answered.")
+FULL = Error(QueueFull.code, "Too many requests wait for this replica.")
 
 
 class Link:
@@ -79,7 +79,8 @@ class Link:
         for reply in replies:
             key = reply[:24]
             if key in in_flight:
-                in_flight.discard(key)
+                if reply[STATUS] != MORE:
+                    in_flight.discard(key)
                 asked.append(reply)
         self._send(asked)
 
@@ -125,10 +126,10 @@ class Link:
             if len(frame) >= REQUEST_PREFIX.size:
                 by_replica.setdefault(frame[:16], []).append(frame)
         for replica, frames in by_replica.items():
-            keys = [frame[REPLY_KEY] for frame in frames]
+            keys = [frame[REPLY_KEY] for frame in frames if frame[KIND] != CANCEL]
             channel = self._channels.get(replica) if serving else None
             if channel is None:
-                self._send([pack_reply(key, LOST) for key in keys])
+                self._send([pack_error(key, LOST) for key in keys])
                 continue
             channel.in_flight.update(keys)
             if not channel.send(frames, arrived_ns):
@@ -136,10 +137,10 @@ class Link:
             elif not channel.is_open:  # it ended after we had looked it up, perhaps before it knew of these
                 self._refuse(channel, keys, DIED)
 
-    def _refuse(self, channel: Channel, keys: list[bytes], reply: Reply) -> None:
+    def _refuse(self, channel: Channel, keys: list[bytes], error: Error) -> None:
         mine = [key for key in keys if key in channel.in_flight]
         channel.in_flight.difference_update(mine)
-        self._send([pack_reply(key, reply) for key in mine])
+        self._send([pack_error(key, error) for key in mine])
 
     def _send(self, replies: list[bytes]) -> None:
         """Whoever holds the lock also sends what others put into the outbox meanwhile, in one go."""

@@ -16,7 +16,7 @@ import redis
 from protocol import frames, names
 from protocol.tensors import Tensor
 
-Answer = Callable[[bytes, frames.Request], "frames.Reply | None"]
+Answer = Callable[[bytes, frames.Request], "frames.Reply | frames.Error | None"]
 
 
 def echo(replica: bytes, request: frames.Request) -> frames.Reply:
@@ -25,8 +25,8 @@ def echo(replica: bytes, request: frames.Request) -> frames.Reply:
     return frames.Reply(outputs=outputs, compute_us=50)
 
 
-def lose(replica: bytes, request: frames.Request) -> frames.Reply:
-    return frames.Reply(error_code="replica_lost", error="The runner died.")
+def lose(replica: bytes, request: frames.Request) -> frames.Error:
+    return frames.Error("replica_lost", "The runner died.")
 
 
 def stay_silent(replica: bytes, request: frames.Request) -> None:
@@ -79,10 +79,11 @@ class Node:
             self.seen.append((replica, request))
             reply = self.answers.get(replica, lose)(frame[:16], request)
             if reply is not None:
-                replies.setdefault(names.gateway_inbox(key[:16].hex()), []).append(frames.pack_reply(key, reply))
+                packed = frames.pack_error if isinstance(reply, frames.Error) else frames.pack_reply
+                replies.setdefault(names.gateway_inbox(key[:16].hex()), []).append(packed(key, reply))
         pipe = connection.pipeline(transaction=False)
-        for inbox, packed in replies.items():
-            pipe.rpush(inbox, *packed)
+        for inbox, answers in replies.items():
+            pipe.rpush(inbox, *answers)
         pipe.execute()
 
 

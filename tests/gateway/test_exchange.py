@@ -144,10 +144,10 @@ def test_a_late_answer_reaches_nobody(http, node, deploy):
 
 def test_an_error_of_the_model_keeps_its_status(http, node, deploy):
     def fail(replica, request):
-        return frames.Reply(error_code="run_failed", error="Division by zero in node Mul_3.")
+        return frames.Error("run_failed", "Division by zero in node Mul_3.")
 
     def strange(replica, request):
-        return frames.Reply(error_code="out_of_memory", error="9 GB are not there.")
+        return frames.Error("out_of_memory", "9 GB are not there.")
 
     deploy(node, [fail])
     assert error(infer(http), 500) == "Division by zero in node Mul_3."

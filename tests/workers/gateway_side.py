@@ -4,15 +4,31 @@ from __future__ import annotations
 
 import secrets
 import struct
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import redis
 
 from protocol import frames, names
-from protocol.frames import Reply, Request
+from protocol.frames import Error, Request
 from protocol.tensors import Tensor, join_elements
 from tests.workers.node_api import NODE_ID
+
+
+class Answer(NamedTuple):
+    """A reply of either kind."""
+
+    outputs: list[Tensor]
+    error_code: str = ""
+    error: str = ""
+    compute_us: int = 0
+
+
+def unpack(frame: bytes) -> Answer:
+    reply = frames.unpack_reply(frame)
+    if isinstance(reply, Error):
+        return Answer([], reply.code, reply.message)
+    return Answer(reply.outputs, compute_us=reply.compute_us)
 
 
 class GatewaySide:
@@ -34,12 +50,12 @@ class GatewaySide:
         found: Any = self.redis.xrange(names.replica_log(NODE_ID, id))
         return [tuple(fields[key].decode() for key in (b"fence", b"source", b"line")) for _, fields in found]
 
-    def receive(self, seconds: float = 15) -> tuple[bytes, Reply]:
+    def receive(self, seconds: float = 15) -> tuple[bytes, Answer]:
         found = self.redis.blpop([self.inbox], seconds)
         assert found is not None, f"no reply within {seconds} s"
-        return frames.unpack_reply(found[1])
+        return found[1][frames.REQUEST_ID], unpack(found[1])
 
-    def ask(self, replica_id: str, *inputs: Tensor, **more) -> Reply:
+    def ask(self, replica_id: str, *inputs: Tensor, **more) -> Answer:
         request_id = self.send(replica_id, *inputs, **more)
         answered, reply = self.receive()
         assert answered == request_id

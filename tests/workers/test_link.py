@@ -82,7 +82,7 @@ def test_frames_too_short_to_have_an_answer_are_dropped(other: Other, gateway: G
 def test_a_runner_may_only_answer_what_it_was_asked(other: Other, gateway: GatewaySide):
     asked = gateway.send(REPLICA, floats("x", 1))
     until(lambda: other.channel.in_flight)
-    forged = frames.pack_reply(gateway.id + b"somebody", Reply(error="forged"))
+    forged = frames.pack_reply(gateway.id + b"somebody", Reply(compute_us=1))
     right = frames.pack_reply(gateway.id + asked, Reply())
     other.link.deliver(other.channel, [forged, right, right])
     assert gateway.receive()[0] == asked

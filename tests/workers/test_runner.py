@@ -14,10 +14,10 @@ import psutil
 import pytest
 
 from protocol import frames
-from protocol.frames import Reply, Request
+from protocol.frames import Request
 from protocol.tensors import Tensor
 from tests.workers import tiny_models
-from tests.workers.gateway_side import command, floats
+from tests.workers.gateway_side import Answer, command, floats, unpack
 from tests.workers.waiting import until
 from workers.failures import AttemptFailed
 from workers.runner.orders import Order
@@ -30,6 +30,7 @@ class Started:
     def __init__(self, folder: Path) -> None:
         self.lines: list[tuple[str, str]] = []
         self.folder = folder
+        self.unread: list[bytes] = []
         self.process = RunnerProcess(folder, lambda source, line: self.lines.append((source, line)))
 
     def load(self, format: str = "fake", *files: str, **options: object) -> None:
@@ -41,11 +42,12 @@ class Started:
         request = Request(timeout_ms, list(inputs), list(outputs))
         self.process.send(frames.pack_request(b"r" * 16, key[:16], key[16:], request))
 
-    def receive(self) -> Reply:
-        [frame] = self.process.read()
-        return frames.unpack_reply(frame)[1]
+    def receive(self) -> Answer:
+        """The next answer; one read may bring several."""
+        self.unread = self.unread or self.process.read()
+        return unpack(self.unread.pop(0))
 
-    def ask(self, *inputs: Tensor, **more) -> Reply:
+    def ask(self, *inputs: Tensor, **more) -> Answer:
         self.send(*inputs, **more)
         return self.receive()
 
@@ -110,7 +112,7 @@ def test_many_requests_at_once_get_each_its_own_answer(start):
         answers += runner.process.read()
     for number, frame in enumerate(answers):
         assert frame[:24] == number.to_bytes(24)
-        assert frames.unpack_reply(frame)[1].outputs == [floats("x", number)]
+        assert unpack(frame).outputs == [floats("x", number)]
 
 
 def test_nobody_works_for_a_caller_who_has_given_up(start):

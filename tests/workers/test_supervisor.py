@@ -194,7 +194,7 @@ def test_what_was_asked_before_the_end_is_answered(side: Side, gateway: GatewayS
     wanted = spec()
     side.ready(wanted)
     asked = gateway.send(wanted.id, command("sleep 0.5"), floats("x", 1))
-    until(lambda: gateway.redis.llen(names.node_inbox(NODE_ID)) == 0)
+    until(lambda: any(channel.in_flight for channel in side.link._channels.values()))
     side.want()
     answered, reply = gateway.receive()
     assert (answered, reply.error_code) == (asked, "")

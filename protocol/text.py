@@ -1,0 +1,50 @@
+"""What language models are asked and what they answer, in flight between gateway and runner."""
+
+from typing import Literal
+
+import msgspec
+
+FinishReason = Literal["", "stop", "length"]
+
+
+class Generate(msgspec.Struct, frozen=True):
+    """Either `prompt`, or `messages` to be rendered with the model's chat template. None: the model's own default."""
+
+    timeout_ms: int  # counted from arrival: the clocks of two machines differ
+    prompt: str | None = None
+    messages: bytes | None = None  # JSON: a list of chat messages as the OpenAI API has them
+    stream: bool = False  # False: one chunk at the end has all the text
+    max_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    seed: int | None = None
+    stop: list[str] = []
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    repeat_penalty: float = 1.0
+    json_schema: bytes | None = None  # the text will be JSON that this schema admits; `{}`: any JSON object
+    grammar: str | None = None  # in GBNF, as llama.cpp has it
+
+
+class Chunk(msgspec.Struct, frozen=True, array_like=True):
+    """A piece of generated text; the last one has a `finish_reason` and the counts."""
+
+    text: str
+    finish_reason: FinishReason = ""
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0  # of the prompt, which the runner had computed before
+    compute_us: int = 0
+
+
+class Embed(msgspec.Struct, frozen=True):
+    timeout_ms: int
+    inputs: list[str]
+
+
+class Embeddings(msgspec.Struct, frozen=True, array_like=True):
+    vectors: list[bytes]  # FP32, little-endian, one per input
+    prompt_tokens: int = 0
+    compute_us: int = 0
