@@ -1,3 +1,5 @@
+"""A version to run jobs on, and a node."""
+
 from __future__ import annotations
 
 import pytest
