@@ -1,3 +1,5 @@
+"""Fixtures of the tests of jobs."""
+
 from __future__ import annotations
 
 import pytest
