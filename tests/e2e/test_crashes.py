@@ -113,6 +113,8 @@ def test_no_runner_outlives_its_agent_and_the_agent_takes_up_again(
         until_running(api, "mortal")
         assert api.delete("/api/v1/deployments/mortal/").is_success
         until(lambda: not runners(second.pid), "the runner is gone with its deployment")
+    # Or the next test's replicas would be placed on a node that is no more.
+    until(lambda: api.delete("/api/v1/nodes/mortal/").is_success, "the node is forgotten")
 
 
 @contextmanager
