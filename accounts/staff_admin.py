@@ -79,6 +79,14 @@ class ReadOnlyAdmin(StaffAdmin):
 
     can_delete = False
 
+    def get_fields(self, request: HttpRequest, obj: Model | None = None) -> Any:
+        """All of the row but `exclude`, and our own columns; Django leaves out what a form could not edit."""
+        hidden = set(self.exclude or ())
+        return self.fields or [*(f.name for f in self.opts.fields if f.name not in hidden), *self.readonly_fields]
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Model | None = None) -> Any:
+        return self.get_fields(request, obj)
+
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False
 

@@ -73,6 +73,8 @@ class ReplicaAdmin(ReadOnlyAdmin):
     list_filter = ("state", "node")
     search_fields = ("deployment__name", "node__name")
     list_select_related = ("device__node",)
+    exclude = ("allocated_bytes", "memory_bytes", "progress")
+    readonly_fields = ("allocated", "measured", "how_far")
     state_badge = badge("state")
     allocated = size("allocated_bytes", "allocated")
     measured = size("memory_bytes", "measured")

@@ -66,6 +66,8 @@ class DeviceAdmin(ReadOnlyAdmin):
     list_display = ("node", "name", "kind", "model", "hardware_class", "total", "available")
     list_filter = ("kind",)
     search_fields = ("node__name", "model")
+    exclude = ("id", "memory_total_bytes", "memory_available_bytes", "unknown")
+    readonly_fields = ("total", "available", "why_unknown")
     total = size("memory_total_bytes", "memory")
     available = size("memory_available_bytes", "available")
     why_unknown = pretty("unknown")
