@@ -104,7 +104,7 @@ def refuses_a_second_start(quickstart: Quickstart) -> None:
 def test_a_process_that_dies_ends_all_and_says_why(tmp_path: Path) -> None:
     with private(tmp_path / "home") as quickstart:
         pids = family(quickstart)
-        until(lambda: "beat: Starting" in (quickstart.home / "logs" / "beat.log").read_text())
+        until(lambda: "beat: Starting" in (quickstart.home / "logs" / "beat.log").read_text(), "beat starts")
         os.kill(quickstart.pids["beat"], signal.SIGKILL)
         assert quickstart.process.wait(END_SECONDS) == 1
         assert alive(pids) == []
