@@ -13,6 +13,7 @@ from protocol.hardware import GIB
 from tests.nodes.reports import Machine
 
 
+@pytest.mark.postgres
 @pytest.mark.django_db(transaction=True)
 def test_parallel_placements_never_promise_more_than_there_is(owner):
     for name in ("a", "b"):

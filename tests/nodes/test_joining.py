@@ -76,6 +76,7 @@ def test_nonsense_is_answered_with_the_place_of_the_error(db):
     assert "$.token" in answer.json()["detail"]
 
 
+@pytest.mark.postgres
 @pytest.mark.django_db(transaction=True)
 def test_of_many_machines_with_one_token_one_joins(owner):
     for round in range(5):
