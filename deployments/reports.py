@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from django.db.models import Prefetch
+
 from deployments import reconcile
 from deployments.models import Replica
 from deployments.states import ON_NODE, ReplicaState
 from deployments.transitions import locked, move
+from models_registry.models import VersionFile
 from nodes import allocations
 from nodes.models import Node
 from protocol.messages import File, Heartbeat, ReplicaFacts, ReplicaSpec
@@ -14,40 +17,47 @@ from protocol.messages import File, Heartbeat, ReplicaFacts, ReplicaSpec
 def receive(node: Node, heartbeat: Heartbeat) -> dict[str, list[ReplicaSpec]]:
     """Moves the node's replicas by what it reports, then says which it should hold."""
     reported = {facts.id: facts for facts in heartbeat.replicas}
-    known = Replica.objects.filter(node=node).exclude(state__in=[ReplicaState.STOPPED, ReplicaState.FAILED])
-    for pk, deployment_id in list(known.order_by("deployment_id", "index").values_list("pk", "deployment_id")):
-        facts = reported.get(str(pk))
-        if _says_something_new(known.get(pk=pk), facts):
-            with locked(deployment_id) as deployment:
-                replica = known.filter(pk=pk).first()
-                if deployment is not None and replica is not None:
-                    replica.deployment = deployment
-                    _apply(replica, facts)
-    if _release_what_is_gone(node, reported):
+    there = _there(node)
+    if news := [replica for replica in there if _says_something_new(replica, reported.get(str(replica.pk)))]:
+        for replica in sorted(news, key=lambda replica: replica.deployment_id):
+            _apply_locked(node, replica, reported.get(str(replica.pk)))
+        there = _there(node)
+    if _release_what_is_gone(node, there, reported):
         for deployment_id in Replica.objects.filter(state=ReplicaState.WAITING).values_list("deployment_id", flat=True):
             reconcile.place_waiting(deployment_id)
-    return {"replicas": desired(node)}
+        there = _there(node)
+    held = [replica for replica in there if replica.state in ON_NODE and replica.deployment.wanted_running]
+    return {"replicas": [_spec(replica) for replica in held]}
 
 
-def desired(node: Node) -> list[ReplicaSpec]:
-    held = Replica.objects.filter(node=node, state__in=ON_NODE, deployment__wanted_running=True)
-    held = held.select_related("deployment__version", "device").prefetch_related("deployment__version__files__blob")
-    return [
-        ReplicaSpec(
-            id=str(replica.pk),
-            fence=replica.fence,
-            deployment=replica.deployment.name,
-            format=replica.deployment.version.format,
-            files=[
-                File(path=file.path, sha256=file.blob_id, size_bytes=file.blob.size_bytes)
-                for file in replica.deployment.version.files.all()
-            ],
-            device=replica.device.name if replica.device else "cpu",
-            memory_bytes=replica.allocated_bytes or 0,
-            options=replica.deployment.options,
-        )
-        for replica in held
-    ]
+def _there(node: Node) -> list[Replica]:
+    """What the node holds or is to end, with all that its specification needs: most heartbeats ask no more."""
+    files = Prefetch("deployment__version__files", VersionFile.objects.select_related("blob"))
+    there = Replica.objects.filter(node=node, state__in=[*ON_NODE, ReplicaState.STOPPING])
+    return list(there.select_related("deployment__version", "device").prefetch_related(files))
+
+
+def _spec(replica: Replica) -> ReplicaSpec:
+    version = replica.deployment.version
+    return ReplicaSpec(
+        id=str(replica.pk),
+        fence=replica.fence,
+        deployment=replica.deployment.name,
+        format=version.format,
+        files=[File(path=one.path, sha256=one.blob_id, size_bytes=one.blob.size_bytes) for one in version.files.all()],
+        device=replica.device.name if replica.device else "cpu",
+        memory_bytes=replica.allocated_bytes or 0,
+        options=replica.deployment.options,
+    )
+
+
+def _apply_locked(node: Node, seen: Replica, facts: ReplicaFacts | None) -> None:
+    """Looks again under the lock: somebody else may have moved it since."""
+    with locked(seen.deployment_id) as deployment:
+        replica = Replica.objects.select_related("node").filter(pk=seen.pk, node=node).first()
+        if deployment is not None and replica is not None:
+            replica.deployment = deployment
+            _apply(replica, facts)
 
 
 def _says_something_new(replica: Replica, facts: ReplicaFacts | None) -> bool:
@@ -94,13 +104,10 @@ def _memory_changed(replica: Replica, facts: ReplicaFacts) -> bool:
     return abs(now - before) * 100 > before
 
 
-def _release_what_is_gone(node: Node, reported: dict[str, ReplicaFacts]) -> bool:
+def _release_what_is_gone(node: Node, there: list[Replica], reported: dict[str, ReplicaFacts]) -> bool:
     """Ends promises whose attempt is neither reported by the node nor wanted on it."""
     released = False
-    wanted = {
-        replica.holder(replica.fence)
-        for replica in Replica.objects.filter(node=node, state__in=[*ON_NODE, ReplicaState.STOPPING])
-    }
+    wanted = {replica.holder(replica.fence) for replica in there}
     alive = {f"replica:{facts.id}:{facts.fence}" for facts in reported.values()}
     for holder in allocations.held_on(node, "replica") - wanted - alive:
         released |= allocations.release(holder)
