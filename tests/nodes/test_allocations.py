@@ -15,7 +15,6 @@ from tests.nodes.reports import Machine
 
 @pytest.mark.postgres
 @pytest.mark.django_db(transaction=True)
-@pytest.mark.postgres
 def test_parallel_placements_never_promise_more_than_there_is(owner):
     for name in ("a", "b"):
         Machine(owner, name, memory_bytes=8 * GIB).heartbeat()

@@ -78,7 +78,6 @@ def test_nonsense_is_answered_with_the_place_of_the_error(db):
 
 @pytest.mark.postgres
 @pytest.mark.django_db(transaction=True)
-@pytest.mark.postgres
 def test_of_many_machines_with_one_token_one_joins(owner):
     for round in range(5):
         _, token = joining.make_token(user=owner.user)
