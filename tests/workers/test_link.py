@@ -38,6 +38,7 @@ class Other:
         self.channel = Channel(UUID(REPLICA).bytes, ours)
         self.link.attach(self.channel)
         self.link.start()
+        until(lambda: self.link.up)  # it empties the inbox first: what an agent before it was sent
 
     def _changed(self) -> None:
         self.changes += 1
