@@ -8,7 +8,7 @@ import select
 import socket
 import time
 import traceback
-from collections.abc import Hashable, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import msgspec
@@ -35,7 +35,6 @@ class Asked(NamedTuple):
     arrived_ns: int
     timeout_ms: int
     inputs: Inputs
-    kind: Hashable | None
     rows: int
 
 
@@ -78,21 +77,24 @@ def _serve_together(
 
     take(arrived)
     while (waiting or is_open) and not answers.broken:
+        all_seen = False  # whether nothing more can be in the socket
         if not waiting:
             answers.send()
             found = reader.read()
-            is_open = bool(found)
+            is_open, all_seen = bool(found), reader.drained
             take(found)
         since = clock()
-        while is_open and sum(one.rows for one in waiting) < options.max_size:
+        # Up to the largest batch; what is beyond it stays in the socket.
+        while is_open and sum([one.rows for one in waiting]) < options.max_size:
             patience = 0 if batches.given_up else pace.patience_ns(len(waiting), since, clock())
+            if all_seen and not patience:
+                break
             if patience:
                 answers.send()
-            # With no patience this only takes what has arrived: up to the largest batch, the rest stays in the socket.
             if not select.select([sock], (), (), patience / 1e9)[0]:
                 break
             found = reader.read()
-            is_open = bool(found)
+            is_open, all_seen = bool(found), reader.drained
             take(found)
         batch = _next_batch(waiting, options.max_size, pace, alone=bool(batches.given_up))
         if batch:
@@ -105,13 +107,17 @@ def _next_batch(waiting: list[Asked], max_size: int, pace: Pace, *, alone: bool)
     if not waiting:
         return []
     oldest = waiting[0]
-    if alone or oldest.kind is None or len(waiting) == 1 or not pace.pays(oldest.rows):
+    of_kind = None if alone or len(waiting) == 1 or not pace.pays(oldest.rows) else kind(oldest.inputs)
+    if of_kind is None:
         return [waiting.pop(0)]
-    batch: list[Asked] = []
+    batch = [oldest]
     others: list[Asked] = []
-    room = max_size
-    for one in waiting:
-        if one.kind == oldest.kind and (one.rows <= room or not batch):
+    room = max_size - oldest.rows
+    for at, one in enumerate(waiting[1:], 1):
+        if room <= 0:
+            others += waiting[at:]
+            break
+        if one.rows <= room and kind(one.inputs) == of_kind:
             batch.append(one)
             room -= one.rows
         else:
@@ -152,7 +158,7 @@ def _decode(frame: bytes, arrived_ns: int) -> Asked:
     if not isinstance(request, frames.Request):
         raise Unsupported("This is a model of tensors; it neither generates text nor embeds it.")
     inputs = Inputs({tensor.name: to_array(tensor) for tensor in request.inputs}, request.outputs)
-    return Asked(key, arrived_ns, request.timeout_ms, inputs, kind(inputs), rows(inputs))
+    return Asked(key, arrived_ns, request.timeout_ms, inputs, rows(inputs))
 
 
 def _run(batches: Batches, batch: list[Asked], answers: Answers) -> int:
