@@ -15,6 +15,7 @@ from deployments.transitions import locked, move, record_creation
 from models_registry.models import Version
 from nodes import doorbells
 from nodes.models import Node
+from protocol import options as known_options
 from protocol.errors import BadRequest, Conflict, NotFound
 
 NAME = re.compile(r"[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?")
@@ -34,6 +35,7 @@ def deploy(
     if not NAME.fullmatch(name):
         raise BadRequest(f"{name!r} is no deployment name: 1 to 63 of a-z, 0-9, '-', '_', '.', no sign at an end.")
     _check_count(replicas)
+    known_options.check(version.format, options or {})
     with transaction.atomic():
         try:
             with transaction.atomic():

@@ -23,6 +23,7 @@ from nodes import doorbells
 from nodes.models import Node
 from nodes.placement import Need
 from protocol import oip
+from protocol import options as known_options
 from protocol.errors import BadRequest, Conflict, Unprocessable
 from protocol.tensors import TensorSpec
 
@@ -49,6 +50,7 @@ def submit(
     if idempotency_key is not None and (job := _replayed(owner, idempotency_key, digest)):
         return job, False
     wanted = find_version(owner, model, version)
+    known_options.check(wanted.format, options or {})
     _check(request, wanted)
     hardware_class = hardware_class or _class_for(owner, wanted, options or {})
     inputs = blobs.put_bytes(body)  # before the transaction: SQLite lets nobody else write during one

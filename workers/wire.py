@@ -27,6 +27,7 @@ class FrameReader:
         self._unpack = header.unpack_from
         self._head = header.size
         self._rest = b""
+        self.drained = False  # whether the last look found less than there was room for
 
     def read(self) -> list[tuple[int, bytes]]:
         """Waits for one whole frame and returns all that are there, each with the last number of its header.
@@ -55,6 +56,7 @@ class FrameReader:
                 more = self._receive(missing if large else RECEIVE_BYTES, socket.MSG_WAITALL if large else 0)
             except ConnectionError:
                 return []
+            self.drained = not large and len(more) < RECEIVE_BYTES
             if not more:
                 return []
             data = data + more if data else more

@@ -77,10 +77,10 @@ def test_json_is_one_document_on_stdout_and_messages_are_elsewhere(cyxwiz, logge
     with meanwhile(comes_up(machine)):
         done = cyxwiz(
             *("deploy", "digits", "--model", "digits@1", "--hardware-class", "cpu", "--json"),
-            *("--option", "threads=2", "--option", "mode=fast"),
+            *("--option", "threads=2", "--option", "batching=off"),
         )
     assert (done.json["state"], done.json["hardware_class"]) == ("running", "cpu")
-    assert done.json["options"] == {"threads": 2, "mode": "fast"}
+    assert done.json["options"] == {"threads": 2, "batching": "off"}
     assert done.err
     for command in (["ps"], ["ps", "digits"], ["events", "digits"], ["nodes", "ls"]):
         assert cyxwiz(*command, "--json").json, command

@@ -72,6 +72,8 @@ def test_without_a_class_the_cheapest_that_can_take_it(owner):
         ({"outputs": [{"name": "mood"}]}, 400, "no output 'mood'"),
         ({"timeout_seconds": 0}, 400, "timeout_seconds"),
         ({"options": []}, 400, "options"),
+        ({"options": {"thread": 2}}, 400, "no option 'thread'"),
+        ({"options": {"threads": "2"}}, 400, "The option threads must be a whole number"),
         ({"hardware": "cpu"}, 400, "no such field"),
     ],
 )

@@ -85,7 +85,7 @@ def test_a_model_with_a_type_beyond_the_protocol_is_refused(tmp_path: Path):
 
 @pytest.mark.parametrize("threads", [0, -1, "many", True, 1.5])
 def test_nonsense_for_threads_is_named(tmp_path: Path, threads: object):
-    with pytest.raises(ValueError, match="threads must be a whole number"):
+    with pytest.raises(BadRequest, match="threads must be a whole number"):
         loaded(tmp_path, tiny_models.doubler(), threads=threads)
 
 

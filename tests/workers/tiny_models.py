@@ -24,3 +24,42 @@ def echo(datatype: int) -> bytes:
     x = helper.make_tensor_value_info("x", datatype, ["n"])
     y = helper.make_tensor_value_info("y", datatype, ["n"])
     return model([helper.make_node("Identity", ["x"], ["y"])], [x], [y])
+
+
+def picker(rows: int | str = "rows") -> bytes:
+    """y = 10 * x for x from 0 to 3; for any other x the whole run fails. With a number, of that many rows only."""
+    x = helper.make_tensor_value_info("x", TensorProto.INT64, [rows, 1])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, [rows, 1])
+    table = helper.make_tensor("table", TensorProto.FLOAT, [4], [0, 10, 20, 30])
+    nodes = [helper.make_node("Constant", [], ["t"], value=table), helper.make_node("Gather", ["t", "x"], ["y"])]
+    return model(nodes, [x], [y])
+
+
+def ranker() -> bytes:
+    """A softmax over the batch: each row's answer depends on the others."""
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["rows", 2])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["rows", 2])
+    return model([helper.make_node("Softmax", ["x"], ["y"], axis=0)], [x], [y])
+
+
+def mixer(inner: int = 64, layers: int = 2) -> bytes:
+    """Some matrix multiplications, y of as many columns as x; a second output is the sum of each row of x."""
+    numbers = [((row * 31 + column * 17) % 23 - 11) / 97 for row in range(inner) for column in range(inner)]
+    nodes = [
+        helper.make_node("Constant", [], ["w"], value=helper.make_tensor("w", TensorProto.FLOAT, [inner] * 2, numbers))
+    ]
+    last = "x"
+    for layer in range(layers):
+        nodes.append(helper.make_node("MatMul", [last, "w"], [f"m{layer}"]))
+        nodes.append(helper.make_node("Tanh", [f"m{layer}"], [f"t{layer}"]))
+        last = f"t{layer}"
+    axes = helper.make_tensor("axes", TensorProto.INT64, [1], [1])
+    nodes += [
+        helper.make_node("Identity", [last], ["y"]),
+        helper.make_node("Constant", [], ["a"], value=axes),
+        helper.make_node("ReduceSum", ["x", "a"], ["sum"], keepdims=0),
+    ]
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["rows", inner])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["rows", inner])
+    total = helper.make_tensor_value_info("sum", TensorProto.FLOAT, ["rows"])
+    return model(nodes, [x], [y, total])

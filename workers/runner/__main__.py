@@ -11,6 +11,7 @@ import socket
 import sys
 from pathlib import Path
 
+from protocol import options
 from protocol.errors import Unsupported
 from workers import wire
 from workers.failures import describe
@@ -27,7 +28,9 @@ def main() -> int:
     words.add_argument("--parent", type=int, required=True)
     told = words.parse_args()
     die_with(told.parent)
-    sock = socket.socket(fileno=told.fd)
+    # The agent may have thousands of files open, but `select` takes numbers below 1024 only; a copy gets a small one.
+    sock = socket.socket(fileno=os.dup(told.fd))
+    os.close(told.fd)
     reader = wire.FrameReader(sock, wire.TO_RUNNER)
     first = reader.read()
     if not first:
@@ -46,7 +49,7 @@ def main() -> int:
         if order.run is not None:
             send(sock, once.run(runtime, order.run))
         else:
-            serving.serve(sock, reader, runtime, first[1:])
+            serving.serve(sock, reader, runtime, first[1:], options.batching(order.format, order.options))
     finally:
         runtime.unload()
     return 0

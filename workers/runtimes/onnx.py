@@ -6,10 +6,11 @@ from typing import Any
 
 import onnxruntime as ort
 
+from protocol import options as known_options
 from protocol.errors import BadRequest, LoadFailed, RunFailed
 from protocol.tensors import TensorSpec
 from workers.failures import AttemptFailed
-from workers.runtimes.base import Arrays, Artifact, Inputs, whole_number
+from workers.runtimes.base import Arrays, Artifact, Inputs
 
 DATATYPES = {
     "tensor(bool)": "BOOL",
@@ -39,7 +40,7 @@ class OnnxRuntime:
     def load(self, artifact: Artifact) -> None:
         options = ort.SessionOptions()
         # Few threads that sleep when idle: a node holds many models, and spinning threads of one starve the others.
-        options.intra_op_num_threads = whole_number(artifact.options, "threads", 1, 1, 256)
+        options.intra_op_num_threads = known_options.read("onnx", artifact.options, "threads")
         options.inter_op_num_threads = 1
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 3

@@ -1,0 +1,116 @@
+"""The options of deployments and jobs: which the runtime of each format knows, and what they may be. The control plane
+checks them when they are given and the runtime reads them, so that both say the same words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from protocol.errors import BadRequest
+
+
+class Option(Protocol):
+    @property
+    def meaning(self) -> str: ...
+
+    def read(self, value: Any) -> Any:
+        """The value as the runtime uses it; None: not given. Raises ValueError with what it must be."""
+        ...
+
+
+@dataclass(frozen=True)
+class WholeNumber:
+    meaning: str
+    least: int
+    most: int
+    default: int
+
+    def read(self, value: Any) -> int:
+        if value is None:
+            return self.default
+        if isinstance(value, bool) or not isinstance(value, int) or not self.least <= value <= self.most:
+            raise ValueError(f"must be a whole number from {self.least} to {self.most}")
+        return value
+
+
+@dataclass(frozen=True)
+class Anything:
+    meaning: str
+
+    def read(self, value: Any) -> Any:
+        return value
+
+
+@dataclass(frozen=True)
+class Batching:
+    """How requests of several callers are run together."""
+
+    max_size: int = 64  # rows
+    max_delay_ms: float = 5.0  # a request waits for others no longer than this; 0: not at all
+
+
+@dataclass(frozen=True)
+class BatchingOption:
+    meaning: str = 'how callers\' requests are run together: {"max_size": 64, "max_delay_ms": 5}, or "off"'
+
+    def read(self, value: Any) -> Batching | None:
+        """None: every request is run alone."""
+        if value == "off":
+            return None
+        if value is None:
+            return Batching()
+        if not isinstance(value, Mapping) or not set(value) <= {"max_size", "max_delay_ms"}:
+            raise ValueError('must be "off" or an object with max_size, max_delay_ms')
+        size, delay = value.get("max_size", Batching.max_size), value.get("max_delay_ms", Batching.max_delay_ms)
+        if isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= MOST_ROWS:
+            raise ValueError(f"must have a max_size that is a whole number from 1 to {MOST_ROWS}")
+        if isinstance(delay, bool) or not isinstance(delay, int | float) or not 0 <= delay <= MOST_DELAY_MS:
+            raise ValueError(f"must have a max_delay_ms that is a number from 0 to {MOST_DELAY_MS}")
+        return Batching(size, float(delay))
+
+
+MOST_ROWS = 65536
+MOST_DELAY_MS = 1000
+
+BATCHING = "batching"
+
+BY_FORMAT: dict[str, dict[str, Option]] = {
+    "onnx": {
+        "threads": WholeNumber("threads that compute one request", 1, 256, 1),
+        BATCHING: BatchingOption(),
+    },
+    "fake": {
+        "load_seconds": Anything("how long loading takes"),
+        "sleep_seconds": Anything("how long every request takes"),
+        "fail_load": Anything("loading fails with these words"),
+        "exit_on_load": Anything("the process ends while loading, with this code"),
+        "out_of_memory": Anything("loading fails for want of memory"),
+    },
+}
+
+
+def check(format: str, options: Mapping[str, Any]) -> None:
+    """Raises BadRequest that says what is wrong with which option."""
+    known = BY_FORMAT.get(format)
+    if known is None:
+        return
+    for name in options:
+        if name not in known:
+            names = ", ".join(known) or "none"
+            raise BadRequest(f"There is no option {name!r} for the format {format}. Known: {names}.")
+        read(format, options, name)
+
+
+def read(format: str, options: Mapping[str, Any], name: str) -> Any:
+    """What the option is, or by default would be."""
+    value = options.get(name)
+    try:
+        return BY_FORMAT[format][name].read(value)
+    except ValueError as error:
+        raise BadRequest(f"The option {name} {error}, not {value!r}.") from None
+
+
+def batching(format: str, options: Mapping[str, Any]) -> Batching | None:
+    """None where requests are to be run one by one."""
+    return read(format, options, BATCHING) if BATCHING in BY_FORMAT.get(format, {}) else None
