@@ -55,7 +55,7 @@ class Embeddings(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Room(msgspec.Struct, frozen=True):
-    """How many conversations a replica holds at once, and how many tokens each: the memory that it needs hangs on it."""
+    """How many conversations a replica holds at once, and how many tokens each; its memory hangs on it."""
 
     context_length: int
     parallel: int
@@ -68,9 +68,7 @@ DEFAULT_PARALLEL, MOST_PARALLEL = 4, 64
 def room(options: Mapping[str, object], trained_context_length: int) -> Room:
     """What the options `context_length` and `parallel` of a deployment say. Raises BadRequest that names one."""
     return Room(
-        _whole(
-            options, "context_length", min(trained_context_length, DEFAULT_CONTEXT_LENGTH), 16, MOST_CONTEXT_LENGTH
-        ),
+        _whole(options, "context_length", min(trained_context_length, DEFAULT_CONTEXT_LENGTH), 16, MOST_CONTEXT_LENGTH),
         _whole(options, "parallel", DEFAULT_PARALLEL, 1, MOST_PARALLEL),
     )
 

@@ -46,7 +46,7 @@ QUANTIZATIONS = {
     29: "IQ2_M", 30: "IQ4_XS", 31: "IQ1_M", 32: "BF16", 36: "TQ1_0", 37: "TQ2_0", 38: "MXFP4_MOE", 39: "NVFP4",
 }  # fmt: skip
 NOT_MODELS = {
-    "adapter": "an adapter (LoRA), which belongs to a model; merge it into that (llama-export-lora) and upload the result",
+    "adapter": "an adapter (LoRA), which belongs to a model; merge both (llama-export-lora) and upload the result",
     "mmproj": "the part of a model that sees pictures; upload the model itself",
     "imatrix": "an importance matrix, which is for quantizing a model",
 }
@@ -81,7 +81,7 @@ def _counts(wire: Wire) -> tuple[int, int]:
     entries = wire.number("Q", "the number of entries")
     if tensors > TENSORS_LIMIT or entries > ENTRIES_LIMIT:
         raise Malformed(
-            f"it claims {tensors:,} tensors and {entries:,} entries; {TENSORS_LIMIT:,} and {ENTRIES_LIMIT:,} are the most"
+            f"it claims {tensors:,} tensors and {entries:,} entries; {TENSORS_LIMIT:,} of each are the most"
         )
     return entries, tensors
 
