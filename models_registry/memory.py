@@ -6,8 +6,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from models_registry.formats import BY_NAME, fake
+from models_registry.formats import BY_NAME, fake, gguf
 from models_registry.models import Version
+from protocol import text
 
 MIB = 1024**2
 
@@ -17,13 +18,30 @@ RUNNER_BYTES = 96 * MIB
 # loading, and afterwards the second half is what activations of small batches stay under.
 WEIGHT_COPIES = 2
 FAKE_BYTES = 64 * MIB
+# llama.cpp maps the file as it is. Besides it: Python and the library, the process that renders chat templates, and the
+# buffers to compute in.
+TEXT_RUNNER_BYTES = 192 * MIB
 
 
 def estimate_bytes(version: Version, options: Mapping[str, Any]) -> int:
-    """`options` are the deployment's; none of those so far changes the need."""
+    """`options` are the deployment's. Raises BadRequest where they say something impossible."""
     if version.format == fake.NAME:
         return int(version.metadata.get("memory_bytes") or FAKE_BYTES)
+    if version.format == gguf.NAME:
+        return _text_bytes(version, options)
     return version.size_bytes * WEIGHT_COPIES + RUNNER_BYTES
+
+
+def _text_bytes(version: Version, options: Mapping[str, Any]) -> int:
+    """The file, and room for every token of every conversation, and of one text that is being embedded."""
+    room = text.room(options, version.metadata["context_length"])
+    conversations = version.metadata["kv_bytes_per_token"] * room.context_length * (room.parallel + 1)
+    return version.size_bytes + conversations + TEXT_RUNNER_BYTES
+
+
+def task(version: Version) -> str:
+    """What a route to it is for: "text" where it generates or embeds text, else "tensor"."""
+    return "text" if version.format == gguf.NAME else "tensor"
 
 
 def platform(version: Version) -> str:

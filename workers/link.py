@@ -132,6 +132,8 @@ class Link:
                 self._send([pack_error(key, LOST) for key in keys])
                 continue
             channel.in_flight.update(keys)
+            # Whoever cancels waits for nothing more, and of most cancelled requests nothing more comes.
+            channel.in_flight.difference_update(frame[REPLY_KEY] for frame in frames if frame[KIND] == CANCEL)
             if not channel.send(frames, arrived_ns):
                 self._refuse(channel, keys, FULL)
             elif not channel.is_open:  # it ended after we had looked it up, perhaps before it knew of these

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from models_registry.formats import fake, foreign, onnx
+from models_registry.formats import fake, foreign, gguf, onnx
 from protocol.errors import ModelRefused
 
 HEAD_BYTES = 512
@@ -28,7 +28,7 @@ class Format(Protocol):
         ...
 
 
-FORMATS: tuple[Format, ...] = (fake, onnx)
+FORMATS: tuple[Format, ...] = (fake, gguf, onnx)
 BY_NAME = {format.NAME: format for format in FORMATS}
 
 
@@ -45,6 +45,6 @@ def recognise(path: Path) -> Recognised:
     if not head:
         raise ModelRefused("The file is empty.")
     if what := foreign.name(head, path.stat().st_size):
-        raise ModelRefused(f"This is {what}. CyxWiz runs ONNX so far.")
+        raise ModelRefused(f"This is {what}. CyxWiz runs ONNX and GGUF so far.")
     format = next(format for format in FORMATS if format.matches(head))
     return Recognised(format, format.read(path))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 CONVERT = "export it to ONNX (torch.onnx.export)"
 MAGIC: tuple[tuple[bytes, str], ...] = (
-    (b"GGUF", "a GGUF language model"),
     (b"\x89HDF\r\n\x1a\n", "an HDF5 file (Keras .h5); convert it with tf2onnx"),
     (b"\x93NUMPY", "a NumPy array (.npy), not a model"),
     (b"version https://git-lfs", "a Git LFS pointer, not the file itself; run `git lfs pull` first"),

@@ -15,9 +15,9 @@ from protocol import options
 from protocol.errors import Unsupported
 from workers import wire
 from workers.failures import describe
-from workers.runner import once, orders, serving
+from workers.runner import once, orders, serving, text_serving
 from workers.runtimes import catalogue
-from workers.runtimes.base import Artifact, Runtime
+from workers.runtimes.base import Artifact, Runtime, TextRuntime
 
 PR_SET_PDEATHSIG = 1
 
@@ -48,6 +48,8 @@ def main() -> int:
     try:
         if order.run is not None:
             send(sock, once.run(runtime, order.run))
+        elif isinstance(runtime, TextRuntime):
+            text_serving.serve(sock, reader, runtime, first[1:])
         else:
             serving.serve(sock, reader, runtime, first[1:], options.batching(order.format, order.options))
     finally:

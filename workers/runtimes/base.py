@@ -3,15 +3,17 @@ metrics. Adding one: copy a sibling and enter it in `catalogue`."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
+from protocol.errors import CyxwizError
 from protocol.tensors import TensorSpec
+from protocol.text import Chunk, Embed, Embeddings, Generate
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -45,6 +47,36 @@ class Runtime(Protocol):
     def run(self, batch: list[Inputs]) -> list[Arrays]: ...
 
     def unload(self) -> None: ...  # safe to call twice
+
+
+class Said(NamedTuple):
+    """A piece of the answer to a request, or the whole."""
+
+    key: bytes
+    body: Chunk | Embeddings | CyxwizError
+    more: bool = False  # of this answer comes
+
+
+@runtime_checkable
+class TextRuntime(Runtime, Protocol):
+    """One that works on many requests at once, each answered piece by piece. `run` is for jobs."""
+
+    def start(self, say: Callable[[list[Said]], None]) -> None:
+        """Called once, before the first `submit`. `say` is called from threads of the runtime, with all that there is
+        to say at that moment."""
+        ...
+
+    def submit(self, key: bytes, asked: Generate | Embed, arrived_ns: int) -> None:
+        """Returns at once. Raises QueueFull."""
+        ...
+
+    def cancel(self, key: bytes) -> None:
+        """Nothing more is said of that request. Unknown ones are none of its business."""
+        ...
+
+    def finish(self) -> None:
+        """Returns when all that was submitted is answered."""
+        ...
 
 
 def whole_number(options: Mapping[str, object], name: str, default: int, least: int, most: int) -> int:

@@ -19,6 +19,7 @@ class Entry:
 
 RUNTIMES = {
     "onnx": Entry("workers.runtimes.onnx:OnnxRuntime", ("onnxruntime", "numpy")),
+    "gguf": Entry("workers.runtimes.gguf.runtime:GgufRuntime", ("llama_cpp", "jinja2", "numpy")),
     "fake": Entry("workers.runtimes.fake:FakeRuntime", ("numpy",)),
 }
 

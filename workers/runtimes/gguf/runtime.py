@@ -1,0 +1,159 @@
+"""The runtime of GGUF models: takes requests, prepares them in one thread, lets the engine answer them in another.
+
+Options of a deployment: context_length (tokens per conversation), parallel (conversations at once), threads, batch
+(tokens per step), n_gpu_layers (-1: all), queue (requests that may wait).
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable
+from queue import SimpleQueue
+
+from protocol import text
+from protocol.errors import BadRequest, LoadFailed, QueueFull
+from protocol.tensors import TensorSpec
+from protocol.text import Embed, Generate
+from workers.hardware import cpu
+from workers.runtimes.base import Arrays, Artifact, Inputs, Said, whole_number
+from workers.runtimes.gguf import jobs
+from workers.runtimes.gguf.embedding import Embedder
+from workers.runtimes.gguf.engine import Engine, Work, told
+from workers.runtimes.gguf.llama import ALL_LAYERS, Context, Model
+from workers.runtimes.gguf.request import Preparation
+from workers.runtimes.gguf.templates import ChatTemplate
+
+MOST_THREADS = 8  # by default: more of them mostly wait for memory
+BATCH = 512
+QUEUE = 256
+
+
+class GgufRuntime:
+    # Text goes in and comes out; what a job hands over is checked in `run`.
+    inputs: list[TensorSpec] = []
+    outputs: list[TensorSpec] = []
+
+    def __init__(self) -> None:
+        self._model: Model | None = None
+        self._context: Context | None = None
+        self._template: ChatTemplate | None = None
+        self._engine: Engine | None = None
+        self._preparer: threading.Thread | None = None
+        self._asked: SimpleQueue[tuple[bytes, Generate | Embed, int] | None] = SimpleQueue()
+        self._lock = threading.Lock()
+        self._open: set[bytes] = set()  # requests that have no answer yet
+        self._changed = threading.Condition(self._lock)
+
+    def load(self, artifact: Artifact) -> None:
+        options = artifact.options
+        layers = whole_number(options, "n_gpu_layers", 0 if artifact.device == "cpu" else -1, -1, ALL_LAYERS)
+        self._threads = whole_number(options, "threads", min(cpu.cores(), MOST_THREADS), 1, 256)
+        self._batch = whole_number(options, "batch", BATCH, 16, 8192)
+        self._most_open = whole_number(options, "queue", QUEUE, 0, 65_536)
+        if len(artifact.files) != 1:
+            raise LoadFailed(f"A GGUF model is one file; this version has {len(artifact.files)}.")
+        self._model = Model(artifact.folder / artifact.files[0], ALL_LAYERS if layers < 0 else layers)
+        room = text.room(options, self._model.trained_context)
+        self._most_open += room.parallel
+        self.parallel = room.parallel
+        generates = self._model.metadata(f"{self._model.metadata('general.architecture')}.attention.causal") != "false"
+        self._context_length = room.context_length
+        if generates:
+            self._context = Context(
+                self._model,
+                length=room.context_length,
+                sequences=room.parallel,
+                batch=self._batch,
+                threads=self._threads,
+            )
+        source = self._model.metadata("tokenizer.chat_template")
+        if source:
+            self._template = ChatTemplate(source, self._model.bos, self._model.eos)
+        self._preparation = Preparation(self._model, self._template, room.context_length, generates=generates)
+
+    def start(self, say: Callable[[list[Said]], None]) -> None:
+        model, context = self._model, self._context
+        assert model is not None
+
+        def embedder() -> Embedder:
+            return Embedder(model, length=self._context_length, batch=self._batch, threads=self._threads)
+
+        def answered(said: list[Said]) -> None:
+            self._end([one.key for one in said if not one.more])
+            say(said)
+
+        self._engine = Engine(
+            model, context, parallel=self.parallel, batch=self._batch, embedder=embedder, say=answered
+        )
+        self._preparer = threading.Thread(target=self._prepare, args=[say], name="preparer", daemon=True)
+        self._preparer.start()
+
+    def submit(self, key: bytes, asked: Generate | Embed, arrived_ns: int) -> None:
+        with self._lock:
+            if len(self._open) >= self._most_open:
+                raise QueueFull(f"{len(self._open)} requests wait for this replica or are being answered; no more fit.")
+            if key in self._open:
+                raise BadRequest("There is a request with this id already.")
+            self._open.add(key)
+        self._asked.put((key, asked, arrived_ns))
+
+    def cancel(self, key: bytes) -> None:
+        assert self._engine is not None
+        with self._lock:
+            if key in self._open:
+                self._open.discard(key)
+                self._changed.notify_all()
+                self._engine.cancel(key)
+
+    def finish(self) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: not self._open)
+
+    def run(self, batch: list[Inputs]) -> list[Arrays]:
+        return jobs.run(self, batch)
+
+    def unload(self) -> None:
+        if self._preparer is not None:
+            self._asked.put(None)
+            self._preparer.join()
+            self._preparer = None
+        if self._engine is not None:
+            self._engine.stop()
+            self._engine = None
+        if self._template is not None:
+            self._template.close()
+            self._template = None
+        if self._context is not None:
+            self._context.close()
+            self._context = None
+        if self._model is not None:
+            self._model.close()
+            self._model = None
+
+    def _prepare(self, say: Callable[[list[Said]], None]) -> None:
+        """In a thread of its own, so that no step of the engine waits for a template or a grammar."""
+        assert self._engine is not None
+        while (asked := self._asked.get()) is not None:
+            key, request, arrived_ns = asked
+            if key not in self._open:
+                continue
+            try:
+                work: Work
+                if isinstance(request, Generate):
+                    work = self._preparation.conversation(key, request, arrived_ns)
+                else:
+                    work = self._preparation.embedding(key, request, arrived_ns)
+            except Exception as error:
+                self._end([key])
+                say([Said(key, told(error))])
+                continue
+            with self._lock:  # a cancellation comes before this, or finds it with the engine
+                if key in self._open:
+                    self._engine.add(work)
+                    continue
+            work.close()
+
+    def _end(self, keys: Iterable[bytes]) -> None:
+        with self._changed:
+            self._open.difference_update(keys)
+            self._changed.notify_all()
