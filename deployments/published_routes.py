@@ -7,11 +7,14 @@ import msgspec
 from accounts import live
 from deployments.models import Deployment
 from deployments.states import ReplicaState
-from models_registry import memory
+from models_registry import formats, memory
 from nodes.models import Node
 from protocol import names
 from protocol.routes import Route, Target
 from protocol.tensors import TensorSpec
+
+TENSOR_TIMEOUT_SECONDS = 30.0
+TEXT_TIMEOUT_SECONDS = 600.0  # a long answer takes its time; a caller who leaves ends it
 
 
 def publish(deployment: Deployment) -> None:
@@ -39,6 +42,8 @@ def route(deployment: Deployment) -> Route:
         reason=deployment.reason,
         inputs=_specs(version.metadata["inputs"]),
         outputs=_specs(version.metadata["outputs"]),
+        task="text" if version.format in formats.TEXT else "tensor",
+        timeout_seconds=TEXT_TIMEOUT_SECONDS if version.format in formats.TEXT else TENSOR_TIMEOUT_SECONDS,
         targets=[Target(str(row.pk), row.fence, str(row.node_id)) for row in ready],
     )
 

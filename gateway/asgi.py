@@ -6,19 +6,22 @@ Its tasks start with the first request, in the loop that serves it, for ASGI ser
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 from collections.abc import Awaitable, Callable
 from functools import partial
+from typing import Any
 
-from gateway import http, oip
+from gateway import http, oip, openai
 from gateway.auth import Keys
 from gateway.broker import Broker
 from gateway.exchange import Exchange
-from gateway.http import Answer, Disconnected, MethodNotAllowed, Receive, Scope, Send
+from gateway.http import Answer, Disconnected, MethodNotAllowed, Receive, Scope, Send, Streamed
 from gateway.metering import Meter
 from gateway.routes import Routes
 from protocol import names
+from protocol import openai as protocol_openai
 from protocol.errors import CyxwizError, NotFound, Unavailable, Unsupported
 
 log = logging.getLogger(__name__)
@@ -43,11 +46,17 @@ class Gateway:
             return
         except CyxwizError as error:
             answer = http.error(error)
+            if scope["path"].startswith("/v1"):
+                answer.body = protocol_openai.error(error)
         except Exception:
             log.exception("%s %s", scope["method"], scope["path"])
             answer = Answer(
                 500, b'{"error":"An error of ours; the log has it."}', [(b"content-type", b"application/json")]
             )
+        if isinstance(answer, Streamed):
+            with contextlib.suppress(Disconnected):
+                await http.send_stream(answer, receive, send)
+            return
         headers = [*answer.headers, (b"content-length", str(len(answer.body)).encode())]
         await send({"type": "http.response.start", "status": answer.status, "headers": headers})
         await send({"type": "http.response.body", "body": answer.body})
@@ -69,8 +78,10 @@ class Gateway:
 
     async def _answer(self, scope: Scope, receive: Receive) -> Answer:
         method: str = scope["method"]
-        words: list[str] = scope["path"].split("/")[2:]  # after "/v2"
+        words: list[str] = scope["path"].split("/")[2:]  # after "/v2" or "/v1"
         headers: dict[bytes, bytes] = dict(scope["headers"])
+        if scope["path"].startswith("/v1"):
+            return await self._openai(method, words, headers, receive)
         match words:
             case ["models", name, "infer"] | ["models", name, "versions", _, "infer"]:
                 _only(method, "POST")
@@ -78,6 +89,20 @@ class Gateway:
                 deployment = self.routes.find(owner_id, name, words[3] if len(words) == 5 else None)
                 body = await http.read_body(headers, receive, self._body_limit_bytes)
                 return await oip.infer(self.exchange, self.meter, deployment, headers, body)
+            case ["models", name, "generate" | "generate_stream"] | [
+                "models",
+                name,
+                "versions",
+                _,
+                "generate" | "generate_stream",
+            ]:
+                _only(method, "POST")
+                owner_id = await self._caller(headers)
+                deployment = self.routes.find(owner_id, name, words[3] if len(words) == 5 else None)
+                body = await http.read_body(headers, receive, self._body_limit_bytes)
+                asked = openai.Asked(self.exchange, self.meter, deployment)
+                stream = words[-1] == "generate_stream"
+                return await http.unless_gone(receive, openai.generate(asked, body, stream=stream))
             case []:
                 _only(method, "GET")
                 return oip.server_metadata(self._version)
@@ -101,6 +126,30 @@ class Gateway:
             case ["repository", "models", _, "load" | "unload"]:
                 raise Unsupported("Models are loaded and unloaded by starting and stopping deployments (/api/v1/).")
         raise _nothing_here(words)
+
+    async def _openai(self, method: str, words: list[str], headers: dict[bytes, bytes], receive: Receive) -> Answer:
+        match words:
+            case ["models"]:
+                _only(method, "GET")
+                return openai.models(self.routes.of_owner(await self._caller(headers)))
+            case ["models", name]:
+                _only(method, "GET")
+                deployment = self.routes.find(await self._caller(headers), name)
+                return http.json(protocol_openai.model(deployment.route.name))
+            case ["chat", "completions"]:
+                kind: type[Any] = protocol_openai.ChatRequest
+            case ["completions"]:
+                kind = protocol_openai.CompletionRequest
+            case ["embeddings"]:
+                kind = protocol_openai.EmbeddingRequest
+            case _:
+                raise NotFound(f"There is nothing at /v1/{'/'.join(words)}.")
+        _only(method, "POST")
+        owner_id = await self._caller(headers)
+        request = protocol_openai.read(await http.read_body(headers, receive, self._body_limit_bytes), kind)
+        asked = openai.Asked(self.exchange, self.meter, self.routes.find(owner_id, request.model))
+        work = openai.embed if isinstance(request, protocol_openai.EmbeddingRequest) else openai.complete
+        return await http.unless_gone(receive, work(asked, request))
 
     def _about_model(self, method: str, owner_id: int, name: str, rest: list[str]) -> Answer:
         version: str | None = None

@@ -7,12 +7,14 @@ import asyncio
 import os
 from collections.abc import Iterable
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from gateway.broker import Broker
 from gateway.routes import Deployment, Replica
 from protocol import errors, frames
 from protocol.errors import CyxwizError, QueueFull, ReplicaLost, RunFailed, TimedOut, Unavailable
+
+W = TypeVar("W", bound="Waiting")
 
 # Over all replicas: frames wait in Redis, and its memory is everybody's.
 MOST_BYTES_OUTSTANDING = 256 * 1024**2
@@ -24,12 +26,20 @@ FRAME_LIFE_SECONDS = 120
 class Waiting:
     """One request on its way."""
 
-    __slots__ = ("answer", "bytes", "replica")
+    __slots__ = ("answer", "replica", "size_bytes")
 
-    def __init__(self, answer: asyncio.Future[bytes], replica: Replica, bytes: int) -> None:
-        self.answer = answer
+    def __init__(self, loop: asyncio.AbstractEventLoop, replica: Replica, size_bytes: int) -> None:
+        self.answer: asyncio.Future[bytes] = loop.create_future()
         self.replica = replica
-        self.bytes = bytes
+        self.size_bytes = size_bytes
+
+    def received(self, frame: bytes) -> None:
+        if not self.answer.done():  # else: too late, nobody waits any more
+            self.answer.set_result(frame)
+
+    def fail(self, error: Exception) -> None:
+        if not self.answer.done():
+            self.answer.set_exception(error)
 
 
 class Exchange:
@@ -59,6 +69,16 @@ class Exchange:
     async def _send(
         self, deployment: Deployment, replica: Replica, request: frames.Request, ends_at: float
     ) -> frames.Reply:
+        request_id, waiting = self.begin(deployment, replica, request, Waiting)
+        timer = self.end_at(ends_at, waiting, deployment, request.timeout_ms)
+        try:
+            return reply(await waiting.answer, frames.Reply)
+        finally:
+            timer.cancel()
+            self.end(request_id, waiting)
+
+    def begin(self, deployment: Deployment, replica: Replica, request: frames.Asked, kind: type[W]) -> tuple[bytes, W]:
+        """Sends it; `end` must follow. Raises Unavailable where it cannot be sent now."""
         if not self.broker.is_up:
             raise Unavailable("The message broker (Redis) does not answer. Try again shortly.")
         name, limit = deployment.route.name, deployment.route.queue_limit
@@ -68,31 +88,32 @@ class Exchange:
         frame = frames.pack_request(replica.key, self._gateway_id, request_id, request)
         if self._bytes + len(frame) > MOST_BYTES_OUTSTANDING and self._waiting:
             raise QueueFull("Requests of too many bytes are under way at once.")
-        waiting = Waiting(self._loop.create_future(), replica, len(frame))
-        self._begin(request_id, waiting, frame)
-        timer = self._loop.call_at(ends_at, self._time_out, waiting, name, request.timeout_ms)
-        try:
-            return _reply(await waiting.answer)
-        finally:
-            timer.cancel()
-            self._end(request_id, waiting)
-
-    def _begin(self, request_id: bytes, waiting: Waiting, frame: bytes) -> None:
-        replica = waiting.replica
+        waiting = kind(self._loop, replica, len(frame))
         self._turn += 1
         replica.used = self._turn
         replica.outstanding += 1
-        self._bytes += waiting.bytes
+        self._bytes += waiting.size_bytes
         self._waiting[request_id] = waiting
         outgoing = self._outgoing.setdefault(replica.inbox, {})
         if not outgoing and replica.inbox not in self._pushing:
             self._loop.call_soon(self._push, replica.inbox)
         outgoing[request_id] = frame
+        return request_id, waiting
 
-    def _end(self, request_id: bytes, waiting: Waiting) -> None:
-        waiting.replica.outstanding -= 1
-        self._bytes -= waiting.bytes
-        self._waiting.pop(request_id, None)
+    def end_at(self, time: float, waiting: Waiting, deployment: Deployment, timeout_ms: int) -> asyncio.TimerHandle:
+        return self._loop.call_at(time, self._time_out, waiting, deployment.route.name, timeout_ms)
+
+    def cancel(self, request_id: bytes, replica: Replica) -> None:
+        """Nobody wants its answer any more: the runner stops working on it."""
+        if self._outgoing.get(replica.inbox, {}).pop(request_id, None) is None and self.broker.is_up:
+            frame = frames.pack_cancel(replica.key, self._gateway_id, request_id)
+            self.broker.command("RPUSH", replica.inbox, frame).add_done_callback(lambda done: done.exception())
+
+    def end(self, request_id: bytes, waiting: Waiting) -> None:
+        """May be called again."""
+        if self._waiting.pop(request_id, None) is not None:
+            waiting.replica.outstanding -= 1
+            self._bytes -= waiting.size_bytes
 
     def _push(self, inbox: str) -> None:
         """All that waits for this node. What comes before Redis has answered goes with the next push: so one caller
@@ -118,8 +139,8 @@ class Exchange:
 
     def received(self, frame: bytes) -> None:
         waiting = self._waiting.get(frame[frames.REQUEST_ID])
-        if waiting is not None and not waiting.answer.done():  # else: too late, nobody waits any more
-            waiting.answer.set_result(frame)
+        if waiting is not None:
+            waiting.received(frame)
 
     def replica_gone(self, deployment: Deployment, replica: Replica) -> None:
         """It is no longer ready. It may still answer what it has; with another one ready, that is the safer bet."""
@@ -133,21 +154,19 @@ class Exchange:
     def _fail(self, request_ids: Iterable[bytes], error: CyxwizError) -> None:
         for request_id in request_ids:
             waiting = self._waiting.get(request_id)
-            if waiting is not None and not waiting.answer.done():
-                waiting.answer.set_exception(type(error)(error.message))
+            if waiting is not None:
+                waiting.fail(type(error)(error.message))
 
     def _time_out(self, waiting: Waiting, name: str, timeout_ms: int) -> None:
-        if not waiting.answer.done():
-            waiting.answer.set_exception(
-                TimedOut(f"Deployment '{name}' did not answer within {timeout_ms / 1000:g} s.")
-            )
+        waiting.fail(TimedOut(f"Deployment '{name}' did not answer within {timeout_ms / 1000:g} s."))
 
 
-def _reply(frame: bytes) -> frames.Reply:
+def reply(frame: bytes, expected: type[frames.A]) -> frames.A:
+    """What a node answered; an error that it answered is raised."""
     try:
-        reply = frames.unpack_reply(frame)
+        content = frames.unpack_reply(frame, expected)
     except frames.DecodeError as error:
         raise RunFailed(f"The node's answer is not readable: {error}") from error
-    if isinstance(reply, frames.Error):
-        raise errors.BY_CODE.get(reply.code, RunFailed)(reply.message)
-    return reply
+    if isinstance(content, frames.Error):
+        raise errors.BY_CODE.get(content.code, RunFailed)(content.message)
+    return content

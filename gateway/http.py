@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import zlib
-from collections.abc import Awaitable, Callable
-from typing import Any
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -14,6 +15,8 @@ Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
+
+T = TypeVar("T")
 
 _WINDOW_BITS = {b"gzip": 31, b"deflate": 15}  # "deflate" of HTTP is zlib's format
 _WORTH_COMPRESSING_BYTES = 1024
@@ -36,6 +39,61 @@ class Answer:
         self.status = status
         self.body = body
         self.headers = headers
+
+
+class Streamed(Answer):
+    """Server-sent events. `abort` is called with Disconnected when the caller goes away."""
+
+    __slots__ = ("abort", "events")
+
+    def __init__(self, events: AsyncGenerator[bytes], abort: Callable[[Exception], None]) -> None:
+        # A proxy in between must neither keep nor gather the events.
+        headers = [
+            (b"content-type", b"text/event-stream"),
+            (b"cache-control", b"no-cache"),
+            (b"x-accel-buffering", b"no"),
+        ]
+        super().__init__(200, b"", headers)
+        self.events = events
+        self.abort = abort
+
+
+async def send_stream(answer: Streamed, receive: Receive, send: Send) -> None:
+    """Until its end, or until the caller goes away."""
+
+    async def watch() -> None:
+        await _gone(receive)
+        answer.abort(Disconnected())
+
+    watcher = asyncio.ensure_future(watch())
+    try:
+        await send({"type": "http.response.start", "status": answer.status, "headers": answer.headers})
+        async for event in answer.events:
+            await send({"type": "http.response.body", "body": event, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+    finally:
+        watcher.cancel()
+        await answer.events.aclose()
+
+
+async def unless_gone(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
+    """The work's result. Where the caller goes away first the work is cancelled, and Disconnected raised."""
+    task = asyncio.ensure_future(work)
+    watcher = asyncio.ensure_future(_gone(receive))
+    try:
+        await asyncio.wait({task, watcher}, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        raise Disconnected
+    finally:
+        watcher.cancel()
+        task.cancel()
+
+
+async def _gone(receive: Receive) -> None:
+    """Returns when the caller has gone away; the body was read before."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 def json(content: object) -> Answer:

@@ -35,6 +35,8 @@ async def infer(
     started = time.perf_counter()
     route = deployment.route
     try:
+        if route.task == "text":
+            raise BadRequest(f"'{route.name}' takes text, not tensors: ask it at /v1 or at /v2/models/…/generate.")
         request = oip.read_request(body, _header_bytes(headers), route.inputs)
         oip.check_inputs(request, route.inputs)
         oip.check_outputs(request, route.outputs)

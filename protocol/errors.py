@@ -2,6 +2,7 @@
 
 CyxwizError
 ├── BadRequest          400  bad_request
+│   └── ContextExceeded 400  context_length_exceeded
 ├── NotAuthenticated    401  not_authenticated
 ├── Forbidden           403  forbidden
 ├── NotFound            404  not_found
@@ -38,6 +39,12 @@ class CyxwizError(Exception):
 
 class BadRequest(CyxwizError):
     code, status = "bad_request", 400
+
+
+class ContextExceeded(BadRequest):
+    """More text than the model's context holds."""
+
+    code = "context_length_exceeded"
 
 
 class NotAuthenticated(CyxwizError):

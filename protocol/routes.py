@@ -1,5 +1,7 @@
 """What a gateway has to know, as the control plane publishes it in Redis (see `names.ROUTES`, `names.KEYS`)."""
 
+from typing import Literal
+
 import msgspec
 
 from protocol.tensors import TensorSpec
@@ -26,6 +28,7 @@ class Route(msgspec.Struct, frozen=True):
     inputs: list[TensorSpec]
     outputs: list[TensorSpec]
     targets: list[Target]
+    task: Literal["tensor", "text"] = "tensor"  # what it takes and gives
     queue_limit: int = 256  # requests outstanding per replica before 503
     timeout_seconds: float = 30.0
 

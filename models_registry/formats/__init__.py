@@ -29,6 +29,7 @@ class Format(Protocol):
 
 
 FORMATS: tuple[Format, ...] = (fake, gguf, onnx)
+TEXT = frozenset({gguf.NAME})  # language models: asked by text, at /v1
 BY_NAME = {format.NAME: format for format in FORMATS}
 
 

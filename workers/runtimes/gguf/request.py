@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 
-from protocol.errors import BadRequest, Unsupported
+from protocol.errors import BadRequest, ContextExceeded, Unsupported
 from protocol.text import Embed, Generate
 from workers.runtimes.gguf.llama import Model
 from workers.runtimes.gguf.sampling import Defaults, Sampler
@@ -76,7 +76,7 @@ class Preparation:
         prompt = self._prompt(asked)
         room = self._context_length - len(prompt)
         if room < 1:
-            raise BadRequest(
+            raise ContextExceeded(
                 f"The prompt has {len(prompt):,} tokens, and the context of this deployment has room for "
                 f"{self._context_length:,}, with the answer. Shorten it, or deploy with a larger context_length."
             )
@@ -98,7 +98,7 @@ class Preparation:
             if not tokens:
                 raise BadRequest(f"input[{place}] is empty; there is nothing to embed.")
             if len(tokens) > self._context_length:
-                raise BadRequest(
+                raise ContextExceeded(
                     f"input[{place}] has {len(tokens):,} tokens, and the context of this deployment has room for "
                     f"{self._context_length:,}."
                 )
