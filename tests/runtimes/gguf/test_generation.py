@@ -83,7 +83,7 @@ def test_the_same_seed_gives_the_same_text_and_another_another(rhymes):
 def test_penalties_change_what_is_said(rhymes):
     plain = rhymes.generate(COUNT).text
     assert plain == COUNTED
-    for penalty in ({"frequency_penalty": 2.0}, {"presence_penalty": 2.0}, {"repeat_penalty": 1.8}):
+    for penalty in ({"frequency_penalty": 30.0}, {"presence_penalty": 30.0}, {"repeat_penalty": 9.0}):
         assert rhymes.generate(COUNT, max_tokens=150, **penalty).text != plain
 
 

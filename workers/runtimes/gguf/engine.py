@@ -185,7 +185,7 @@ class Engine:
         return places
 
     def _first_piece(self) -> int:
-        """Computes something, so that the weights are read before anybody waits for them, and sees how long it takes."""
+        """Computes something, so that the weights are in memory before anybody waits, and sees how long it takes."""
         if self._context is None:
             return LEAST_PIECE
         seconds = 0.0
