@@ -42,7 +42,7 @@ class Engine:
         self._context = context
         self._slots = Slots(context, parallel if context is not None else 0)
         self._batch = Batch(max(batch, parallel))
-        self._piece = LEAST_PIECE
+        self._piece = self._first_piece()
         self._make_embedder = embedder
         self._embedder: Embedder | None = None
         self._say = say
@@ -184,11 +184,25 @@ class Engine:
             room -= len(tokens)
         return places
 
+    def _first_piece(self) -> int:
+        """Computes something, so that the weights are in memory before anybody waits, and sees how long it takes."""
+        if self._context is None:
+            return LEAST_PIECE
+        seconds = 0.0
+        for _ in range(2):
+            self._batch.clear()
+            self._batch.add(0, [0] * LEAST_PIECE, 0, wanted=True)
+            started = time.monotonic()
+            self._context.decode(self._batch)
+            seconds = time.monotonic() - started
+            self._context.forget(0, 0)
+        return max(LEAST_PIECE, min(self._batch.size, int(LEAST_PIECE * STEP_SECONDS / max(seconds, 1e-6))))
+
     def _pace(self, read: int, seconds: float) -> None:
         """Pieces of prompts as large as a step's time allows, found by trying."""
         if read < self._piece:
             return
-        fitting = int(self._piece * min(4.0, STEP_SECONDS / max(seconds, 1e-6)))
+        fitting = int(self._piece * min(2.0, max(0.5, STEP_SECONDS / max(seconds, 1e-6))))
         self._piece = max(LEAST_PIECE, min(self._batch.size, fitting))
 
     def _go_on(self, conversation: Conversation, context: Context, place: int, said: list[Said]) -> None:

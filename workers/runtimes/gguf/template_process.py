@@ -1,7 +1,8 @@
 """`python template_process.py`: renders chat templates, which are programs by whoever made the
 model, for the runner that started it. It can be ended when one loops, and its memory is bounded.
 
-Reads a template, then lists of variables, each as one line of JSON; answers each with one line.
+Says that it is ready, reads a template, then variables again and again: each of these, and each answer, is one line of
+JSON.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ class Refused(Exception):
 
 def main() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+    print("{}", flush=True)  # ready
     render = None
     for line in sys.stdin:
         try:

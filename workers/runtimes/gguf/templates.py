@@ -19,6 +19,7 @@ from protocol.errors import BadRequest, RunFailed
 
 PROGRAM = Path(__file__).with_name("template_process.py")  # run as a file, it loads nothing else of ours
 SECONDS = 2.0
+PIPE_BYTES = 1024 * 1024
 START_SECONDS = 20.0  # on a busy machine Python itself takes a while
 
 
@@ -28,6 +29,8 @@ class ChatTemplate:
         self._always = {"bos_token": bos, "eos_token": eos, "add_generation_prompt": True}
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
+        self._is_ready = False
+        self._fault: str | None = None  # of the template itself
         # Begun now, so that it is there when the first request comes.
         with self._lock:
             self._start()
@@ -48,42 +51,40 @@ class ChatTemplate:
             self._end()
 
     def _ask(self, what: dict[str, Any]) -> dict[str, Any]:
-        if self._process is None:
+        if self._process is None and not self._fault:
             self._start()
-        process = self._process
-        assert process is not None
-        assert process.stdin is not None
-        if self._fault is None and self._answer_is_due:
-            self._fault = self._answer(START_SECONDS).get("failed", "")
-            self._answer_is_due = False
+        if self._process is not None and not self._is_ready:
+            self._answer(START_SECONDS)
+            self._is_ready = True
+            self._fault = "to read it takes for ever"  # unless it answers: even reading it computes its constants
+            self._fault = self._answer(SECONDS).get("failed")
         if self._fault:
             raise BadRequest(
                 f"The model's chat template is not valid: {self._fault}. Send a prompt instead of messages."
             )
-        with contextlib.suppress(BrokenPipeError):
-            process.stdin.write(msgspec.json.encode(what) + b"\n")
-            process.stdin.flush()
+        self._tell(what)
         return self._answer(SECONDS)
 
     def _start(self) -> None:
-        self._process = subprocess.Popen(
+        self._process = subprocess.Popen(  # noqa: S603  (our own program)
             [sys.executable, "-P", str(PROGRAM)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
         )
-        self._rest = b""
-        self._fault: str | None = None  # not known yet
-        self._answer_is_due = True
+        self._is_ready = False
+        self._read = b""
+        self._tell({"template": self._source})
+
+    def _tell(self, what: dict[str, Any]) -> None:
+        assert self._process is not None
         assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.write(msgspec.json.encode({"template": self._source}) + b"\n")
+        with contextlib.suppress(BrokenPipeError):  # whoever reads the answer finds out
+            self._process.stdin.write(msgspec.json.encode(what) + b"\n")
             self._process.stdin.flush()
 
     def _answer(self, seconds: float) -> dict[str, Any]:
         """One line. A process that does not answer in time is ended, and the next request begins a new one."""
-        assert self._process is not None
-        assert self._process.stdout is not None
-        line = _line(self._process.stdout, seconds)
+        line = self._line(seconds)
         if line is None:
             self._end()
             raise BadRequest(
@@ -98,29 +99,29 @@ class ChatTemplate:
         except msgspec.DecodeError as error:
             raise BadRequest(f"The model's chat template makes something that is no text: {error}.") from error
 
+    def _line(self, seconds: float) -> bytes | None:
+        """The next; empty at the end of all, None when it takes longer."""
+        assert self._process is not None
+        assert self._process.stdout is not None
+        pipe = self._process.stdout.fileno()
+        give_up = time.monotonic() + seconds
+        with selectors.DefaultSelector() as selector:
+            selector.register(pipe, selectors.EVENT_READ)
+            while b"\n" not in self._read:
+                if not selector.select(max(0.0, give_up - time.monotonic())):
+                    return None
+                chunk = os.read(pipe, PIPE_BYTES)
+                if not chunk:
+                    return b""
+                self._read += chunk
+        line, _, self._read = self._read.partition(b"\n")
+        return line
+
     def _end(self) -> None:
         process, self._process = self._process, None
         if process is not None:
             process.kill()
             process.communicate()
-
-
-def _line(pipe: Any, seconds: float) -> bytes | None:
-    """One line from a pipe; empty at its end, None when it takes longer. Nothing is asked before the last answer came,
-    so no line follows another."""
-    read = b""
-    give_up = time.monotonic() + seconds
-    with selectors.DefaultSelector() as selector:
-        selector.register(pipe, selectors.EVENT_READ)
-        while not read.endswith(b"\n"):
-            left = give_up - time.monotonic()
-            if left <= 0 or not selector.select(left):
-                return None
-            chunk = os.read(pipe.fileno(), 1024 * 1024)
-            if not chunk:
-                return b""
-            read += chunk
-    return read
 
 
 def _messages(data: bytes) -> list[dict[str, Any]]:

@@ -1,0 +1,160 @@
+"""Bad input costs the request that it came with, soon, and nothing else."""
+
+from __future__ import annotations
+
+import re
+import time
+
+import gguf
+import pytest
+
+from protocol.errors import LoadFailed
+from protocol.text import Embed
+from tests.runtimes.gguf.asking import CONTEXT, RHYMES, Asking, to_generate
+
+DEEP = "(" * 100_000
+LOOPS = {
+    "endless": "{% for a in range(99999) %}{% for b in range(99999) %}{% set c = a %}{% endfor %}{% endfor %}",
+    "one large number": "{% set x = 9 ** (9 ** 9) %}",
+    "memory": "{% set t = namespace(x='0123456789') %}{% for a in range(60) %}{% set t.x = t.x ~ t.x %}{% endfor %}",
+    "output": "{% for a in range(99999) %}{{ 'x' * 9999 }}{% endfor %}",
+    "recursion": "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
+}
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({"prompt": "a" * 600}, rf"has 601 tokens.*room for {CONTEXT}"),
+        ({"prompt": "a" * (CONTEXT - 1)}, rf"has {CONTEXT} tokens.*room for {CONTEXT}"),
+        ({"stop": [f"stop {n}" for n in range(10_000)]}, "10,000 stop strings were given; 64 are the most"),
+        ({"stop": ["x" * 5000]}, "5,000 characters"),
+        ({"stop": [""]}, "0 characters"),
+        ({"max_tokens": 0}, "max_tokens is 0"),
+        ({"temperature": -1.0}, "temperature is -1"),
+        ({"temperature": float("nan")}, "temperature is nan"),
+        ({"top_p": 1.5}, "top_p"),
+        ({"min_p": -0.5}, "min_p"),
+        ({"top_k": -7}, "top_k"),
+        ({"repeat_penalty": 0.0}, "repeat_penalty"),
+        ({"frequency_penalty": float("inf")}, "frequency_penalty"),
+        ({"messages": None}, "either a prompt or messages"),
+        ({"messages": b"{}"}, "not what the API wants"),
+        ({"messages": b"["}, "not what the API wants"),
+        ({"messages": b"[]"}, "no message"),
+        ({"messages": b'[{"content": "x"}]'}, "no role"),
+        ({"messages": b'[{"role": "user", "content": 7}]'}, "neither a text"),
+        ({"messages": b'[{"role": "user", "content": [{"type": "image_url"}]}]'}, "a part that is no text"),
+        ({"messages": b'[{"role": "tool", "content": "x"}]'}, "refuses these messages: .*not tool"),
+        ({"grammar": 'root ::= ("a"'}, "does not parse"),
+        ({"grammar": "root ::= nothing"}, "does not parse"),
+        ({"grammar": 'other ::= "a"'}, "does not parse"),
+        ({"grammar": ""}, "is empty"),
+        ({"grammar": "root ::= ;"}, "nothing in GBNF begins with"),
+        ({"grammar": 'root ::= root "a"'}, "does not parse"),
+        ({"grammar": f'root ::= {DEEP}"a"{")" * len(DEEP)}'}, "more than 200 deep"),
+        ({"grammar": 'root ::= "a"{100000000}'}, "does not parse"),
+        ({"grammar": "x" * 300_000}, "longer than"),
+        ({"grammar": 'root ::= "a"', "json_schema": b"{}"}, "not both"),
+        ({"json_schema": b"["}, "JSON schema cannot"),
+        ({"json_schema": b'{"$ref": "#/nowhere"}'}, "JSON schema cannot"),
+        ({"json_schema": b'{"$ref": "https://example.com/schema"}'}, "JSON schema cannot"),
+        ({"json_schema": b'{"type": "nonsense"}'}, "JSON schema cannot"),
+        ({"json_schema": b'{"a":' * 5000 + b"1" + b"}" * 5000}, "nested too deep|JSON schema cannot"),
+        ({"json_schema": b" " * 70_000}, "70,000 bytes"),
+    ],
+)
+def test_a_bad_request_is_told_why(rhymes, more, words):
+    if "prompt" not in more and "messages" not in more:
+        more = more | {"prompt": "Mary had"}
+    more = {"stream": True} | more
+    request = to_generate(**({"messages": None} | more if "prompt" in more else more))
+    error = rhymes.ask(request)[0].error
+    assert error.code == "bad_request"
+    assert re.search(words, error.message), error.message
+    assert rhymes.generate("What is 2 plus 2?").text == "2 plus 2 is 4."
+
+
+def test_rules_that_lead_everywhere_do_not_keep_it_busy(rhymes):
+    rules = [f"r{n} ::= r{n + 1} | r{n + 1}" for n in range(40)]
+    for root in ("root ::= r0", 'root ::= "x" r0'):
+        started = time.monotonic()
+        asked = rhymes.generate("Who are you?", grammar="\n".join([root, *rules, 'r40 ::= "a"']))
+        assert "ways" in asked.error.message
+        assert time.monotonic() - started < 2
+
+
+def test_a_long_list_of_choices_is_a_fine_grammar(rhymes):
+    schema = b'{"enum": [' + b",".join(b'"choice %d"' % n for n in range(500)) + b"]}"
+    assert rhymes.generate("Who are you?", json_schema=schema).text.startswith('"choice ')
+
+
+@pytest.mark.parametrize(("inputs", "words"), [([], "0 texts"), (["x"] * 3000, "3,000 texts"), (["x" * 600], "601")])
+def test_what_cannot_be_embedded_is_refused(rhymes, inputs, words):
+    error = rhymes.ask(Embed(10_000, inputs))[0].error
+    assert error.code == "bad_request"
+    assert words in error.message
+
+
+def test_the_context_ends_an_answer(rhymes):
+    answer = rhymes.generate(prompt="Mary", temperature=2.0, grammar="root ::= [a-z]{600}").chunk
+    assert answer.finish_reason == "length"
+    assert answer.prompt_tokens + answer.completion_tokens == CONTEXT
+
+
+def with_template(path, template: str | None):
+    """The example with another template."""
+    reader = gguf.GGUFReader(RHYMES)
+    writer = gguf.GGUFWriter(path, "llama")
+    for key, field in reader.fields.items():
+        if not key.startswith("GGUF.") and key not in ("general.architecture", gguf.Keys.Tokenizer.CHAT_TEMPLATE):
+            sub_type = field.types[-1] if field.types[0] == gguf.GGUFValueType.ARRAY else None
+            writer.add_key_value(key, field.contents(), field.types[0], sub_type)
+    if template is not None:
+        writer.add_chat_template(template)
+    for tensor in reader.tensors:
+        writer.add_tensor(tensor.name, tensor.data)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+@pytest.mark.parametrize("template", LOOPS.values(), ids=LOOPS)
+def test_a_template_that_loops_or_swells_is_stopped(load, tmp_path, template):
+    asking = load(with_template(tmp_path / "model.gguf", template))
+    started = time.monotonic()
+    error = asking.generate("Who are you?").error
+    assert error.code == "bad_request"
+    assert "chat template" in error.message
+    assert time.monotonic() - started < 10
+    assert asking.generate(prompt="Mary had", max_tokens=9).text == " a little"
+    assert asking.generate("Who are you?").error.code == "bad_request"
+
+
+def test_a_template_cannot_reach_out_of_its_sandbox(load, tmp_path):
+    template = "{{ ''.__class__.__mro__[1].__subclasses__() }}{{ messages.append(1) }}"
+    error = load(with_template(tmp_path / "model.gguf", template)).generate("Who are you?").error
+    assert "SecurityError" in error.message
+
+
+@pytest.mark.parametrize(("template", "words"), [("{% for %}", "not valid"), (None, "no chat template")])
+def test_without_a_good_template_prompts_still_work(load, tmp_path, template, words):
+    asking = load(with_template(tmp_path / "model.gguf", template))
+    assert words in asking.generate("Who are you?").error.message
+    assert asking.generate(prompt="Mary had", max_tokens=9).text == " a little"
+
+
+def test_a_file_that_is_no_model_is_told_so(tmp_path):
+    whole = RHYMES.read_bytes()
+    for content in (b"GGUF nonsense", whole[: len(whole) // 2], b"", whole[:24]):
+        (tmp_path / "model.gguf").write_bytes(content)
+        with pytest.raises(LoadFailed, match=r"llama\.cpp cannot load"):
+            Asking(tmp_path / "model.gguf")
+
+
+@pytest.mark.parametrize("options", [{"parallel": 0}, {"context_length": "long"}, {"threads": True}, {"batch": 1}])
+def test_an_impossible_option_is_named(options):
+    with pytest.raises(Exception, match=f"The option {next(iter(options))} must be"):
+        Asking(**options)

@@ -1,0 +1,157 @@
+"""A GGUF model in a runner process of its own, asked over the agent's socket as frames."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from protocol import frames
+from protocol.errors import BadRequest
+from protocol.frames import Error, Request
+from protocol.text import Chunk, Embed, Embeddings, Generate
+from tests.runtimes.gguf.asking import COUNT, COUNTED, OPTIONS, RHYME, RHYMES, Asking, to_generate
+from tests.workers.waiting import until
+from workers.failures import AttemptFailed
+from workers.runner.orders import Order
+from workers.runner_process import RunnerProcess
+
+REPLICA = b"r" * 16
+
+
+class Runner:
+    def __init__(self, folder: Path) -> None:
+        self.lines: list[str] = []
+        self.process = RunnerProcess(folder, lambda _, line: self.lines.append(line))
+        self._unread: list[bytes] = []
+
+    def load(self, model: Path = RHYMES, **options: object) -> None:
+        self.process.load(Order("gguf", str(model.parent), [model.name], "cpu", 1, OPTIONS | options), 30)
+
+    def send(self, number: int, body: Generate | Embed | Request) -> None:
+        key = number.to_bytes(24)
+        self.process.send(frames.pack_request(REPLICA, key[:16], key[16:], body))
+
+    def cancel(self, number: int) -> None:
+        key = number.to_bytes(24)
+        self.process.send(frames.pack_cancel(REPLICA, key[:16], key[16:]))
+
+    def receive(self, expected: type[Chunk] | type[Embeddings] = Chunk) -> tuple[int, int, Chunk | Embeddings | Error]:
+        """Number, status and body of the next reply."""
+        self._unread = self._unread or self.process.read()
+        frame = self._unread.pop(0)
+        return int.from_bytes(frame[:24]), frame[frames.STATUS], frames.unpack_reply(frame, expected)
+
+    def answers(self, count: int) -> dict[int, str]:
+        """The texts of so many requests, put together."""
+        texts: dict[int, str] = {}
+        while count:
+            number, status, body = self.receive()
+            assert isinstance(body, Chunk), body
+            texts[number] = texts.get(number, "") + body.text
+            count -= status == frames.LAST
+        return texts
+
+
+@pytest.fixture
+def runner(tmp_path: Path) -> Iterator[Runner]:
+    started = Runner(tmp_path)
+    yield started
+    started.process.close()
+
+
+def test_answers_of_many_are_streamed_side_by_side(runner):
+    runner.load()
+    questions = [COUNT, RHYME, "Who are you?", "What is 4 plus 4?"]
+    for number, question in enumerate(questions):
+        runner.send(number, to_generate(question, stream=True))
+    texts = runner.answers(len(questions))
+    assert texts[0] == COUNTED
+    assert texts[1].endswith("🐑 Mäh!")
+    assert [texts[2], texts[3]] == ["I am a very small model.", "4 plus 4 is 8."]
+
+
+def test_cancel_frees_the_place_within_200_ms(runner):
+    runner.load(parallel=1)
+    runner.send(1, to_generate(prompt="Mary", grammar="root ::= [a-z]{400}", temperature=1.0, stream=True))
+    assert runner.receive()[:2] == (1, frames.MORE)
+    runner.send(2, to_generate(prompt="Mary had", max_tokens=1))
+    runner.cancel(1)
+    cancelled = time.monotonic()
+    while (reply := runner.receive())[0] == 1:
+        assert reply[1] == frames.MORE  # said before it heard
+    assert reply[:2] == (2, frames.LAST)
+    assert time.monotonic() - cancelled < 0.2
+
+
+def test_bad_requests_cost_only_themselves(runner):
+    runner.load()
+    runner.send(1, to_generate("Who are you?", grammar='root ::= ("a"'))
+    runner.send(2, to_generate("Who are you?", stop=[str(n) for n in range(10_000)]))
+    runner.send(3, to_generate(prompt="a" * 1000))
+    runner.send(4, Request(1000, [], []))
+    runner.process.send(REPLICA + (5).to_bytes(24) + b"\x01 no MessagePack")
+    codes = {}
+    for _ in range(5):
+        number, status, error = runner.receive()
+        assert isinstance(error, Error)
+        assert status == frames.ERROR
+        codes[number] = error.code
+    assert codes == {1: BadRequest.code, 2: BadRequest.code, 3: BadRequest.code, 4: "unsupported", 5: BadRequest.code}
+    runner.send(6, to_generate("What is 4 plus 4?"))
+    assert runner.answers(1) == {6: "4 plus 4 is 8."}
+
+
+def test_it_embeds(runner):
+    runner.load()
+    runner.send(1, Embed(10_000, ["Mary", "3 plus 4"]))
+    number, status, body = runner.receive(Embeddings)
+    assert isinstance(body, Embeddings)
+    assert (number, status, [len(vector) for vector in body.vectors]) == (1, frames.LAST, [128 * 4] * 2)
+
+
+def test_a_polite_end_answers_what_was_asked(runner):
+    runner.load()
+    runner.send(1, to_generate(COUNT))
+    runner.process.end()
+    assert runner.answers(1) == {1: COUNTED}
+    assert runner.process.read() == []
+    runner.process.wait()
+    assert runner.process._process.returncode == 0
+
+
+def test_nothing_remains_of_it(runner):
+    runner.load()
+    children = psutil.Process(runner.process.pid).children(recursive=True)
+    assert children  # the one that renders templates
+    runner.process.close()
+    until(lambda: not any(child.is_running() for child in children), 5)
+
+
+def test_why_a_model_does_not_load_is_told(runner, tmp_path):
+    (tmp_path / "broken.gguf").write_bytes(RHYMES.read_bytes()[:500_000])
+    with pytest.raises(AttemptFailed, match=r"llama\.cpp cannot load the model: .*") as failed:
+        runner.load(tmp_path / "broken.gguf")
+    assert failed.value.failure.code == "load_failed"
+    assert "out of bounds" in failed.value.failure.message or "tensor" in failed.value.failure.message
+
+
+def test_twenty_rounds_of_loading_leave_no_memory_behind(tmp_path):
+    """In one process, where a leak would show; a runner ends with its model anyway."""
+
+    def round_of_it() -> int:
+        asking = Asking()
+        assert asking.generate("What is 4 plus 4?").text == "4 plus 4 is 8."
+        asking.ask(Embed(10_000, ["Mary"]))[0].wait()
+        asking.runtime.finish()
+        asking.runtime.unload()
+        return psutil.Process(os.getpid()).memory_info().rss
+
+    for _ in range(3):
+        warm = round_of_it()
+    last = [round_of_it() for _ in range(17)][-1]
+    assert last < warm + 16 * 1024**2
