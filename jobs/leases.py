@@ -95,8 +95,8 @@ def renew(node: Node, heartbeat: Heartbeat) -> list[Held]:
 
 
 def finish(*, job_id: uuid.UUID, node: Node, fence: int, body: bytes, header_bytes: int | None) -> None:
-    """Takes the result of an attempt whose runner has ended. Raises Conflict if it is not the current one; to be told
-    the same twice is fine."""
+    """Takes the result of an attempt, whose memory its node can then do without. Raises Conflict if it is not the
+    current one; to be told the same twice is fine."""
     job = _job(job_id)
     if _is_mine(job, node, fence) and job.state == JobState.SUCCEEDED:
         return
@@ -114,8 +114,8 @@ def finish(*, job_id: uuid.UUID, node: Node, fence: int, body: bytes, header_byt
 
 
 def fail(*, job_id: uuid.UUID, node: Node, fence: int, failure: Failure) -> None:
-    """Takes the failure of an attempt whose runner has ended: permanent ones end the job, after others the next attempt
-    is made elsewhere."""
+    """Takes the failure of an attempt, whose memory its node can then do without: permanent ones end the job, after
+    others the next attempt is made elsewhere."""
     job = _job(job_id)
     if _is_mine(job, node, fence) and job.state == JobState.FAILED:
         return
@@ -243,4 +243,5 @@ def _spec(job: Job, device: Device) -> JobSpec:
         inputs=File(path="inputs", sha256=job.inputs_blob_id, size_bytes=job.inputs_blob.size_bytes),
         inputs_header_bytes=job.inputs_header_bytes,
         options=job.options,
+        tenant=str(job.owner_id),
     )

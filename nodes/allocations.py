@@ -11,11 +11,9 @@ from django.db.models import QuerySet, Sum
 
 from nodes.models import Allocation, Device, Node
 from nodes.placement import Choice, DeviceOffer, Need, NodeOffer, Refusal, choose
-from protocol.hardware import hardware_class
+from protocol.hardware import allocatable_bytes, hardware_class
 
 LOCK = 0x6379785F  # any number that no other part uses as an advisory lock
-RESERVE_SHARE = 0.1  # of a device's memory, for the system and for what was estimated too low …
-RESERVE_MOST_BYTES = 1024**3  # … but no more than this
 
 
 def allocate(
@@ -78,11 +76,6 @@ def offers(nodes: QuerySet[Node], siblings: Mapping[str, int]) -> list[NodeOffer
         )
         for pk, name, state, draining, formats, refusals in fields
     ]
-
-
-def allocatable_bytes(total: int | None) -> int | None:
-    """What of a device's memory may be promised at all."""
-    return None if total is None else int(total - min(total * RESERVE_SHARE, RESERVE_MOST_BYTES))
 
 
 @contextmanager

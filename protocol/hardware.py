@@ -7,6 +7,8 @@ GIB = 1024**3
 # Cards report a little less than they are sold as ("24 GB" is 23.6 GiB or so), hence the slack below.
 CUDA_TIERS_GIB = (4, 8, 16, 24, 32, 48, 80, 96, 140, 180)
 TIER_SLACK = 0.93
+RESERVE_SHARE = 0.1  # of a device's memory, for the system and for what was estimated too low …
+RESERVE_MOST_BYTES = GIB  # … but no more than this
 
 KINDS = ("cpu", "opencl", "cuda")
 CLASSES = ("cpu", "opencl", *(f"cuda-{tier}g" for tier in CUDA_TIERS_GIB))
@@ -19,3 +21,8 @@ def hardware_class(kind: str, memory_total_bytes: int | None) -> str:
         return kind
     fitting = [tier for tier in CUDA_TIERS_GIB if (memory_total_bytes or 0) >= tier * GIB * TIER_SLACK]
     return f"cuda-{max(fitting, default=CUDA_TIERS_GIB[0])}g"
+
+
+def allocatable_bytes(total: int | None) -> int | None:
+    """What of a device's memory may be promised at all."""
+    return None if total is None else int(total - min(total * RESERVE_SHARE, RESERVE_MOST_BYTES))

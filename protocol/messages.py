@@ -161,6 +161,7 @@ class JobSpec(Message, frozen=True):
     inputs: File  # an Open Inference Protocol request in its binary form (see `oip`)
     inputs_header_bytes: int  # Inference-Header-Content-Length of that request
     options: dict[str, object] = {}
+    tenant: str = ""  # a loaded model never passes from one tenant's job to another's
 
 
 class JobFailure(Message, frozen=True):

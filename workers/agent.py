@@ -14,6 +14,7 @@ from uuid import uuid4
 from msgspec.structs import replace
 
 from protocol.errors import CyxwizError, NotAuthenticated
+from protocol.hardware import allocatable_bytes
 from protocol.messages import HEARTBEAT_SECONDS, DesiredState, HardwareFacts, Heartbeat
 from workers import app, workspace
 from workers.backoff import Backoff
@@ -26,6 +27,7 @@ from workers.link import Link
 from workers.logs import LogShipper
 from workers.settings import Home
 from workers.supervisor import Supervisor
+from workers.warm import Warm
 
 log = logging.getLogger(__name__)
 
@@ -45,13 +47,22 @@ class Agent:
         self._logs = LogShipper(identity.broker_url, identity.node_id)
         workspace.clear(home.attempts)
         blobs = BlobCache(home.blobs, self._control_plane)
+        self._hardware = machine.facts(home.path)
+        capacities = {device.name: allocatable_bytes(device.memory_total_bytes) for device in self._hardware.devices}
+        self._warm = Warm(capacities, machine.available_bytes)
         self._supervisor = Supervisor(
-            attempts=home.attempts, blobs=blobs, link=self._link, logs=self._logs, changed=self.sync
+            attempts=home.attempts,
+            blobs=blobs,
+            warm=self._warm,
+            link=self._link,
+            logs=self._logs,
+            changed=self.sync,
         )
         self._jobs = Jobs(
             attempts=home.attempts,
             journal=Journal(home.results),
             blobs=blobs,
+            warm=self._warm,
             logs=self._logs,
             control_plane=self._control_plane,
             changed=self.sync,
@@ -59,7 +70,6 @@ class Agent:
         app.configure(identity.broker_url, identity.node_id)
         app.app.doorbells = self
         self._worker = app.DoorbellWorker(identity.node_id)
-        self._hardware = machine.facts(home.path)
         self._hardware_told: HardwareFacts | None = None
         self._probed = time.monotonic()
         # SimpleQueue, because its `put` may be called from a signal handler; an Event's `set` may not.
@@ -127,6 +137,7 @@ class Agent:
 
     def _heartbeat(self) -> None:
         self._probe()
+        self._warm.sweep()
         told = self._jobs.held()
         heartbeat = Heartbeat(
             boot_id=self._boot_id,
@@ -171,6 +182,7 @@ class Agent:
         self._worker.stop(0)
         runners = threading.Thread(target=self._supervisor.stop, args=[RUNNERS_STOP_SECONDS], daemon=True)
         runners.start()
+        self._warm.close()
         self._jobs.stop(1)
         runners.join(RUNNERS_STOP_SECONDS)
         self._link.stop()

@@ -1,16 +1,19 @@
-"""Runs jobs: asks for those whose doorbell rang while there is room, runs each in a runner process of its own, and
-sends what came of it until the control plane has it."""
+"""Runs jobs: asks for those whose doorbell rang while there is room, runs each in a runner process that is its own
+meanwhile, and sends what came of it until the control plane has it."""
 
 from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from protocol.errors import CyxwizError, NotAuthenticated, RunFailed, TimedOut, TooLarge, Unavailable
 from protocol.messages import JOBS_AT_ONCE, Failure, Held, JobFailure, JobSpec
+from workers import warm
 from workers.backoff import Backoff
 from workers.blobs import BlobCache
 from workers.control_plane import ControlPlane
@@ -20,6 +23,7 @@ from workers.logs import LogShipper
 from workers.runner.orders import Order, Run
 from workers.runner_process import RunnerProcess
 from workers.runtimes import catalogue
+from workers.warm import Loaded, Warm
 from workers.workspace import Workspace, workspace
 
 log = logging.getLogger(__name__)
@@ -37,6 +41,7 @@ class Jobs:
         attempts: Path,
         journal: Journal,
         blobs: BlobCache,
+        warm: Warm,
         logs: LogShipper,
         control_plane: ControlPlane,
         changed: Callable[[], None],
@@ -44,6 +49,7 @@ class Jobs:
         self._attempts = attempts
         self._journal = journal
         self._blobs = blobs
+        self._warm = warm
         self._logs = logs
         self._control_plane = control_plane
         self._changed = changed
@@ -111,7 +117,7 @@ class Jobs:
             log.info("Job %s is not for this node: %s", job_id[:8], error.message)
             return
         attempt = _Attempt(
-            spec, self._attempts, self._blobs, self._logs, self._control_plane, self._journal, self._over
+            spec, self._attempts, self._blobs, self._warm, self._logs, self._control_plane, self._journal, self._over
         )
         with self._lock:
             if self._stopping:
@@ -179,6 +185,7 @@ class _Attempt:
         spec: JobSpec,
         attempts: Path,
         blobs: BlobCache,
+        warm: Warm,
         logs: LogShipper,
         control_plane: ControlPlane,
         journal: Journal,
@@ -187,6 +194,7 @@ class _Attempt:
         self.spec = spec
         self._attempts = attempts
         self._blobs = blobs
+        self._warm = warm
         self._logs = logs
         self._control_plane = control_plane
         self._journal = journal
@@ -226,51 +234,75 @@ class _Attempt:
         spec = self.spec
         if spec.format not in catalogue.RUNTIMES or spec.format in catalogue.refusals():
             raise AttemptFailed("format_unsupported", f"This node cannot run the format {spec.format}.")
-        for file in spec.files:
-            folder.add(file.path, self._blobs.fetch(file, lambda _: None, self._stopped))
+        model = {file.path: self._blobs.fetch(file, lambda _: None, self._stopped) for file in spec.files}
         # Nobody wants them again, so they go with the attempt.
         inputs = BlobCache(folder.path / "inputs", self._control_plane).fetch(
             spec.inputs, lambda _: None, self._stopped
         )
-        order = Order(
-            format=spec.format,
-            folder=str(folder.model),
-            files=[file.path for file in spec.files],
-            device=spec.device,
-            memory_bytes=spec.memory_bytes,
-            options=spec.options,
-            run=Run(spec.model, str(inputs), spec.inputs_header_bytes, str(result)),
-        )
-        runner = RunnerProcess(folder.scratch, lambda source, line: self._logs.line(spec.id, spec.fence, source, line))
+        task = Run(spec.model, str(inputs), spec.inputs_header_bytes, str(result))
+        with self._warm.claim(spec.device, spec.memory_bytes, warm.key(spec)) as found:
+            loaded = found or Loaded.start(self._attempts, spec)
+            try:
+                loaded.listen(lambda source, line: self._logs.line(spec.id, spec.fence, source, line))
+                with self._bounded(loaded.runner):
+                    if found:
+                        self._say("the model is loaded already")
+                    else:
+                        self._load(loaded, model)
+                    header_bytes = loaded.runner.run(task)
+            except BaseException:
+                loaded.close()
+                raise
+            self._warm.keep(loaded)
+        return header_bytes
+
+    @contextmanager
+    def _bounded(self, runner: RunnerProcess) -> Iterator[None]:
+        """Within, the runner is killed when the job is stopped or its time is up; after it, no more."""
+        clock = threading.Timer(self.spec.timeout_seconds, self._time_out)
+        clock.daemon = True
         with self._lock:
             self._runner = runner
             if self._stopped.is_set():
                 runner.kill()
-        clock = threading.Timer(spec.timeout_seconds, self._time_out, [runner])
-        clock.daemon = True
         clock.start()
         try:
-            return self._finish(runner, order)
-        except AttemptFailed as error:
-            if self._timed_out:
-                raise TimedOut(f"The job ran longer than its {spec.timeout_seconds} s.") from error
-            raise
+            yield
+        except AttemptFailed:
+            if not self._timed_out:
+                raise
         finally:
             clock.cancel()
-            runner.close()
+            with self._lock:
+                self._runner = None
+        # Even if it had just finished: by now it is killed.
+        if self._stopped.is_set():
+            raise Stopped
+        if self._timed_out:
+            raise TimedOut(f"The job ran longer than its {self.spec.timeout_seconds} s.")
 
-    def _finish(self, runner: RunnerProcess, order: Order) -> int:
-        runner.load(order, self.spec.timeout_seconds + 1)
-        finished = runner.finish()
-        if finished is None:
-            raise runner.died()
-        if finished.failure is not None:
-            raise AttemptFailed(finished.failure.code, finished.failure.message)
-        return finished.header_bytes
+    def _load(self, loaded: Loaded, model: dict[str, Path]) -> None:
+        spec = self.spec
+        started = time.monotonic()
+        for name, blob in model.items():
+            loaded.folder.add(name, blob)
+        order = Order(
+            format=spec.format,
+            folder=str(loaded.folder.model),
+            files=[file.path for file in spec.files],
+            device=spec.device,
+            memory_bytes=spec.memory_bytes,
+            options=spec.options,
+            serve=False,
+        )
+        loaded.runner.load(order, spec.timeout_seconds + 1)
+        self._say(f"loaded in {time.monotonic() - started:.2f} s")
 
-    def _time_out(self, runner: RunnerProcess) -> None:
-        self._timed_out = True
-        runner.kill()
+    def _time_out(self) -> None:
+        with self._lock:
+            if self._runner is not None:
+                self._timed_out = True
+                self._runner.kill()
 
     def _say(self, line: str) -> None:
         self._logs.line(self.spec.id, self.spec.fence, "agent", line)

@@ -40,7 +40,6 @@ class RunnerProcess:
         self._oom_kills = memory.oom_kills()
         self._finished = threading.Event()
         self._reaping = threading.Lock()
-        self._early: list[bytes] = []
         self.socket, theirs = socket.socketpair()
         for end in (self.socket, theirs):
             for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
@@ -81,14 +80,22 @@ class RunnerProcess:
                 raise AttemptFailed("load_failed", f"The model did not load within {timeout_seconds:.0f} s.")
             raise self.died()
         loaded = orders.decode(frames[0], orders.Loaded)
-        self._early = frames[1:]
         if loaded.failure is not None:
             raise AttemptFailed(loaded.failure.code, loaded.failure.message)
 
-    def finish(self) -> orders.Finished | None:
-        """Waits for what came of an order to run once. None: it died."""
-        frames = self._early or self.read()
-        return orders.decode(frames[0], orders.Finished) if frames else None
+    def run(self, task: orders.Run) -> int:
+        """How long the JSON of the result is. For a runner that does not serve; any number of times. Raises
+        AttemptFailed."""
+        self.last_lines.clear()
+        self._oom_kills = memory.oom_kills()
+        self.send(orders.encode(task))
+        frames = self.read()
+        if not frames:
+            raise self.died()
+        finished = orders.decode(frames[0], orders.Finished)
+        if finished.failure is not None:
+            raise AttemptFailed(finished.failure.code, finished.failure.message)
+        return finished.header_bytes
 
     def send(self, frame: bytes) -> None:
         with contextlib.suppress(OSError):  # whoever reads the answer finds out
@@ -138,6 +145,10 @@ class RunnerProcess:
         if code is not None and code < 0:
             return AttemptFailed("runner_died", f"The model's process was ended by {signal.Signals(-code).name}.{last}")
         return AttemptFailed("runner_died", f"The model's process ended with exit code {code}.{last}")
+
+    @property
+    def is_alive(self) -> bool:
+        return not self._finished.is_set()
 
     @property
     def memory_bytes(self) -> int | None:

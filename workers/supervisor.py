@@ -23,6 +23,7 @@ from workers.logs import LogShipper
 from workers.runner.orders import Order
 from workers.runner_process import RunnerProcess
 from workers.runtimes import catalogue
+from workers.warm import Warm
 from workers.workspace import workspace
 
 log = logging.getLogger(__name__)
@@ -36,10 +37,18 @@ Phase = Literal["fetching", "loading", "ready", "failed", "stopping"]
 
 class Supervisor:
     def __init__(
-        self, *, attempts: Path, blobs: BlobCache, link: Link, logs: LogShipper, changed: Callable[[], None]
+        self,
+        *,
+        attempts: Path,
+        blobs: BlobCache,
+        warm: Warm,
+        link: Link,
+        logs: LogShipper,
+        changed: Callable[[], None],
     ) -> None:
         self._attempts = attempts
         self._blobs = blobs
+        self._warm = warm
         self._link = link
         self._logs = logs
         self._changed = changed
@@ -80,7 +89,7 @@ class Supervisor:
             for key, spec in self._wanted.items():
                 # An older attempt at the same replica goes first: both would want the memory.
                 if key not in self._replicas and spec.id not in busy:
-                    replica = Replica(spec, self._attempts, self._blobs, self._link, self._logs, self._news)
+                    replica = Replica(spec, self._attempts, self._blobs, self._warm, self._link, self._logs, self._news)
                     self._replicas[key] = replica
                     replica.thread.start()
 
@@ -98,6 +107,7 @@ class Replica:
         spec: ReplicaSpec,
         attempts: Path,
         blobs: BlobCache,
+        warm: Warm,
         link: Link,
         logs: LogShipper,
         news: Callable[[Replica], None],
@@ -110,6 +120,7 @@ class Replica:
         self._total_bytes = sum({file.sha256: file.size_bytes for file in spec.files}.values())
         self._attempts = attempts
         self._blobs = blobs
+        self._warm = warm
         self._link = link
         self._logs = logs
         self._news = news
@@ -162,12 +173,13 @@ class Replica:
                 for file in spec.files:
                     folder.add(file.path, self._blobs.fetch(file, self._progress(file.sha256), self._stopped))
                 self._move("loading")
-                runner = self._start(folder.scratch)
-                try:
-                    self._load(runner, folder.model)
-                    self._serve(runner)
-                finally:
-                    runner.close()
+                with self._warm.claim(spec.device, spec.memory_bytes):
+                    runner = self._start(folder.scratch)
+                    try:
+                        self._load(runner, folder.model)
+                        self._serve(runner)
+                    finally:
+                        runner.close()
         except Stopped:
             pass
         except Exception as error:

@@ -1,4 +1,5 @@
-"""What a node says about jobs: I accept, here is the result, it failed. The last two mean that its runner has ended."""
+"""What a node says about jobs: I accept, here is the result, it failed. After the last two its memory may be promised
+to others: the runner has ended, or ends as soon as the memory is needed."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from django.db.models import Sum
 from nodes import allocations
 from nodes.models import Allocation, Device, Node
 from nodes.placement import Need
-from protocol.hardware import GIB
+from protocol.hardware import GIB, allocatable_bytes
 from tests.nodes.reports import Machine
 
 
@@ -37,5 +37,5 @@ def test_parallel_placements_never_promise_more_than_there_is(owner):
             thread.join()
         assert sum(isinstance(outcome, Device) for outcome in placed) == 14  # seven each, one GiB is kept in reserve
         totals = Allocation.objects.values("device").annotate(total=Sum("memory_bytes"))
-        assert all(row["total"] <= allocations.allocatable_bytes(8 * GIB) for row in totals)
+        assert all(row["total"] <= allocatable_bytes(8 * GIB) for row in totals)
         Allocation.objects.all().delete()

@@ -25,17 +25,20 @@ from workers.control_plane import ControlPlane
 from workers.jobs import Jobs
 from workers.journal import Journal, Outcome
 from workers.logs import LogShipper
+from workers.warm import Warm
 
 
 class Side:
-    def __init__(self, api: NodeApi, home: Path) -> None:
+    def __init__(self, api: NodeApi, home: Path, warm: Warm | None = None) -> None:
         self.home = home
         self.control_plane = ControlPlane(api.url, api.token)
         self.logs = LogShipper(api.broker_url, NODE_ID)
+        self.warm = warm or Warm({"cpu": 10**12, "cuda:0": 10**12}, dict)
         self.jobs = Jobs(
             attempts=home / "attempts",
             journal=Journal(home / "results"),
             blobs=BlobCache(home / "blobs", self.control_plane),
+            warm=self.warm,
             logs=self.logs,
             control_plane=self.control_plane,
             changed=lambda: None,
@@ -45,6 +48,7 @@ class Side:
 
     def close(self) -> None:
         self.jobs.stop(2)
+        self.warm.close()
         self.logs.stop(1)
         self.control_plane.close()
 
@@ -87,6 +91,7 @@ def test_a_job_runs_and_its_result_arrives(side: Side, node_api: NodeApi):
     assert (response.model_name, response.id) == ("digits", "mine")
     assert response.outputs == [replace(pair(2, 4), name="y")]
     until(lambda: side.jobs.held() == [])
+    side.warm.close()
     assert runner_pids() == []
     assert list((side.home / "attempts").iterdir()) == []
     assert list((side.home / "results").iterdir()) == []

@@ -25,21 +25,24 @@ from workers.control_plane import ControlPlane
 from workers.link import Link
 from workers.logs import LogShipper
 from workers.supervisor import Supervisor
+from workers.warm import Warm
 
 
 class Side:
     """The node's side without heartbeats."""
 
-    def __init__(self, api: NodeApi, home: Path) -> None:
+    def __init__(self, api: NodeApi, home: Path, warm: Warm | None = None) -> None:
         self.changes = 0
         self.attempts = home / "attempts"
         self.control_plane = ControlPlane(api.url, api.token)
         self.link = Link(api.broker_url, NODE_ID, lambda: None)
         self.link.lease_until = time.monotonic() + 3600
         self.logs = LogShipper(api.broker_url, NODE_ID)
+        self.warm = warm or Warm({"cpu": 10**12}, dict)
         self.supervisor = Supervisor(
             attempts=self.attempts,
             blobs=BlobCache(home / "blobs", self.control_plane),
+            warm=self.warm,
             link=self.link,
             logs=self.logs,
             changed=self._changed,

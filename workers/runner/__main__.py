@@ -1,4 +1,4 @@
-"""`python -m workers.runner --fd N --parent PID`: takes an order from the agent over that socket and carries it out."""
+"""`python -m workers.runner --fd N --parent PID`: takes orders from the agent over that socket."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ def main() -> int:
     gc.collect()
     gc.freeze()
     try:
-        if order.run is not None:
-            send(sock, once.run(runtime, order.run))
+        if not order.serve:
+            once.serve(sock, reader, runtime, first[1:])
         elif isinstance(runtime, TextRuntime):
             text_serving.serve(sock, reader, runtime, first[1:])
         else:
@@ -67,7 +67,7 @@ def load(order: orders.Order) -> Runtime:
     return runtime
 
 
-def send(sock: socket.socket, message: orders.Loaded | orders.Finished) -> None:
+def send(sock: socket.socket, message: orders.Loaded) -> None:
     frame = orders.encode(message)
     sock.sendall(wire.TO_AGENT.pack(len(frame)) + frame)
 

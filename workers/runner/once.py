@@ -1,7 +1,8 @@
-"""One run over a file of inputs, for a job. Inputs and result go by disk, so they never pass through the agent."""
+"""Runs over files of inputs, one for each job. Inputs and result go by disk, so they never pass through the agent."""
 
 from __future__ import annotations
 
+import socket
 import traceback
 from pathlib import Path
 
@@ -9,10 +10,20 @@ from msgspec.structs import replace
 
 from protocol import oip
 from protocol.errors import RunFailed
+from workers import wire
 from workers.failures import describe
-from workers.runner.orders import Finished, Run
+from workers.runner.orders import Finished, Run, decode, encode
 from workers.runtimes.arrays import to_array, to_tensor
 from workers.runtimes.base import Inputs, Runtime
+
+
+def serve(sock: socket.socket, reader: wire.FrameReader, runtime: Runtime, arrived: list[tuple[int, bytes]]) -> None:
+    """Until the agent closes the socket."""
+    while arrived or (arrived := reader.read()):
+        for _, frame in arrived:
+            said = encode(run(runtime, decode(frame, Run)))
+            sock.sendall(wire.TO_AGENT.pack(len(said)) + said)
+        arrived = []
 
 
 def run(runtime: Runtime, task: Run) -> Finished:

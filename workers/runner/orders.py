@@ -1,4 +1,5 @@
-"""What agent and runner say to each other besides request frames: one order at the start, and what became of it."""
+"""What agent and runner say to each other besides request frames: an order to load at the start, and for jobs an order
+for each run, one after the other; and what became of each."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ from protocol.messages import Failure
 
 
 class Run(msgspec.Struct, frozen=True):
-    """Run once over a file of inputs, instead of serving."""
+    """Run once over a file of inputs."""
 
     model: str
     inputs: str  # path of an Open Inference Protocol request in binary form
@@ -25,7 +26,7 @@ class Order(msgspec.Struct, frozen=True):
     device: str
     memory_bytes: int
     options: dict[str, object] = {}
-    run: Run | None = None
+    serve: bool = True  # answer request frames; else carry out orders to `Run`
 
 
 class Loaded(msgspec.Struct, frozen=True):

@@ -110,9 +110,12 @@ class GgufRuntime:
             self._changed.wait_for(lambda: not self._open)
 
     def run(self, batch: list[Inputs]) -> list[Arrays]:
-        return jobs.run(self, batch)
+        try:
+            return jobs.run(self, batch)
+        finally:
+            self._stop()  # the next job starts anew
 
-    def unload(self) -> None:
+    def _stop(self) -> None:
         if self._preparer is not None:
             self._asked.put(None)
             self._preparer.join()
@@ -120,6 +123,12 @@ class GgufRuntime:
         if self._engine is not None:
             self._engine.stop()
             self._engine = None
+        if self._context is not None:
+            for sequence in range(self.parallel):
+                self._context.forget(sequence, 0)
+
+    def unload(self) -> None:
+        self._stop()
         if self._template is not None:
             self._template.close()
             self._template = None
