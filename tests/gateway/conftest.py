@@ -118,3 +118,18 @@ def deployed(control: Control, node: Node, http: httpx2.Client) -> routes.Route:
     route = control.route("echo", node, [replica])
     wait_until(lambda: http.get("/v2/models/echo").status_code == 200)
     return route
+
+
+@pytest.fixture
+def deploy(control, http):
+    """deploy(node, [answer, …]): a deployment with one replica per answer, known to the gateway."""
+
+    def deploy(node, answers, name="model", **more):
+        replicas = [str(uuid.uuid4()) for _ in answers]
+        node.answers.update(zip(replicas, answers, strict=True))
+        route = control.route(name, node, replicas, **more)
+        wait_until(lambda: len(http.get("/v2/models").json()["models"]))
+        wait_until(lambda: http.get(f"/v2/models/{name}/ready").status_code == (200 if replicas else 503))
+        return route
+
+    return deploy

@@ -10,13 +10,17 @@ import sys
 import threading
 import uuid
 from collections.abc import Callable
+from typing import Any
 
 import redis
 
 from protocol import frames, names
 from protocol.tensors import Tensor
+from protocol.text import Chunk
 
-Answer = Callable[[bytes, frames.Request], "frames.Reply | frames.Error | None"]
+Said = frames.Answered | frames.Error
+# A list is an answer in pieces. One that does not end in a last piece (a Chunk with a finish_reason) stays open.
+Answer = Callable[[bytes, Any], "Said | list[Said] | None"]
 
 
 def echo(replica: bytes, request: frames.Request) -> frames.Reply:
@@ -39,7 +43,8 @@ class Node:
     def __init__(self, redis_url: str, id: str | None = None) -> None:
         self.id = id or str(uuid.uuid4())
         self.answers: dict[str, Answer] = {}
-        self.seen: list[tuple[str, frames.Request]] = []
+        self.seen: list[tuple[str, frames.Asked]] = []
+        self.cancelled: list[bytes] = []  # request ids
         self._redis_url = redis_url
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -75,16 +80,24 @@ class Node:
         replies: dict[str, list[bytes]] = {}
         for frame in popped:
             replica = str(uuid.UUID(bytes=frame[:16]))
+            if frame[frames.KIND] == frames.CANCEL:
+                self.cancelled.append(frame[frames.REPLY_KEY][16:])
+                continue
             key, request = frames.unpack_request(frame)
             self.seen.append((replica, request))
-            reply = self.answers.get(replica, lose)(frame[:16], request)
-            if reply is not None:
-                packed = frames.pack_error if isinstance(reply, frames.Error) else frames.pack_reply
-                replies.setdefault(names.gateway_inbox(key[:16].hex()), []).append(packed(key, reply))
+            said = self.answers.get(replica, lose)(frame[:16], request)
+            pieces = said if isinstance(said, list) else [said] if said is not None else []
+            replies.setdefault(names.gateway_inbox(key[:16].hex()), []).extend(_packed(key, one) for one in pieces)
         pipe = connection.pipeline(transaction=False)
         for inbox, answers in replies.items():
             pipe.rpush(inbox, *answers)
         pipe.execute()
+
+
+def _packed(key: bytes, said: Said) -> bytes:
+    if isinstance(said, frames.Error):
+        return frames.pack_error(key, said)
+    return frames.pack_reply(key, said, more=isinstance(said, Chunk) and not said.finish_reason)
 
 
 class EchoAll(dict[str, Answer]):

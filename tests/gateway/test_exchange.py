@@ -22,21 +22,6 @@ from tests.web_server import Server, wait_until
 from tests.with_services import free_port, running, wait_for
 
 
-@pytest.fixture
-def deploy(control, http):
-    """deploy(node, [answer, …]): a deployment with one replica per answer, known to the gateway."""
-
-    def deploy(node, answers, name="model", **more):
-        replicas = [str(uuid.uuid4()) for _ in answers]
-        node.answers.update(zip(replicas, answers, strict=True))
-        route = control.route(name, node, replicas, **more)
-        wait_until(lambda: len(http.get("/v2/models").json()["models"]))
-        wait_until(lambda: http.get(f"/v2/models/{name}/ready").status_code == (200 if replicas else 503))
-        return route
-
-    return deploy
-
-
 def infer(client, value=1.0, name="model", **parameters):
     image = {"name": "image", "datatype": "FP32", "shape": [1, 4], "data": [value] * 4}
     return client.post(f"/v2/models/{name}/infer", json={"inputs": [image], "parameters": parameters})

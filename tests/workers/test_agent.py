@@ -80,7 +80,7 @@ def test_a_node_comes_online_soon_and_light(node_api: NodeApi, home: Path, contr
         assert time.monotonic() - started < 3
         first = node_api.heartbeats[0]
         assert first.hardware is not None
-        assert first.hardware.formats == ["onnx", "fake"]
+        assert {"onnx", "fake"} <= set(first.hardware.formats)
         until(lambda: node_api.heartbeats[-1].link_up)
         ring(control, names.SYNC_NODE, names.node_queue(NODE_ID))
         until(lambda: node_api.heartbeats[-1].hardware is None)  # told once

@@ -62,7 +62,8 @@ def test_a_node_works_within_its_rights(owner, redis_url: str, tmp_path: Path, m
         node = Node.objects.get(pk=registered.node_id)
         doorbells.ring_node(node)
         doorbells.ring_class("cpu", job_id="job-1")
-        until(lambda: (heard.syncs, heard.jobs) == (1, ["job-1"]))
+        until(lambda: heard.syncs and heard.jobs, what=f"heard: {vars(heard)}, threads: {threading.enumerate()}")
+        assert (heard.syncs, heard.jobs) == (1, ["job-1"])
     finally:
         worker.stop(5)
         link.stop()

@@ -116,7 +116,7 @@ def test_a_job_for_another_is_left_alone(side: Side, node_api: NodeApi):
         ([command("sleep 60")], {"timeout_seconds": 1}, "timed_out", "longer than its 1 s"),
         ([pair(1, 2)], {"options": {"load_seconds": 60}, "timeout_seconds": 1}, "timed_out", "longer than its 1 s"),
         ([pair(1, 2)], {"options": {"fail_load": "broken"}}, "load_failed", "broken"),
-        ([pair(1, 2)], {"format": "gguf"}, "format_unsupported", "gguf"),
+        ([pair(1, 2)], {"format": "papyrus"}, "format_unsupported", "papyrus"),
     ],
 )
 def test_why_a_job_failed_arrives(
@@ -124,8 +124,8 @@ def test_why_a_job_failed_arrives(
 ):
     format = "onnx" if more.get("format") == "onnx" else "fake"
     job = waiting_job(node_api, *inputs, **{**more, "format": format})
-    if more.get("format") == "gguf":
-        node_api.jobs[job.id] = replace(job, format="gguf")
+    if more.get("format") == "papyrus":
+        node_api.jobs[job.id] = replace(job, format="papyrus")
     side.jobs.doorbell(job.id)
     failure = until(lambda: node_api.failures.get(job.id))
     assert failure.code == code

@@ -146,7 +146,7 @@ def test_a_failed_attempt_stays_reported_and_is_not_repeated(side: Side):
     [
         (spec(out_of_memory=True), "out_of_memory"),
         (spec(exit_on_load=9), "runner_died"),
-        (spec("gguf"), "format_unsupported"),
+        (spec("papyrus"), "format_unsupported"),
     ],
 )
 def test_why_it_failed_is_a_code(side: Side, wanted: ReplicaSpec, code: str):

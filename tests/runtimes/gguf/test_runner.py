@@ -101,7 +101,8 @@ def test_bad_requests_cost_only_themselves(runner):
         assert isinstance(error, Error)
         assert status == frames.ERROR
         codes[number] = error.code
-    assert codes == {1: BadRequest.code, 2: BadRequest.code, 3: BadRequest.code, 4: "unsupported", 5: BadRequest.code}
+    bad = BadRequest.code
+    assert codes == {1: bad, 2: bad, 3: "context_length_exceeded", 4: "unsupported", 5: bad}
     runner.send(6, to_generate("What is 4 plus 4?"))
     assert runner.answers(1) == {6: "4 plus 4 is 8."}
 
