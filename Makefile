@@ -87,7 +87,7 @@ $(BASE): requirements.txt requirements/node.txt pyproject.toml | $(VENV)/bin/pyt
 	@$(BIN)/python $(PIP_INSTALL) --no-deps --editable . | $(NEWS)
 	@touch $@
 
-$(TEST): requirements/test.txt $(BASE)
+$(TEST): requirements/test.txt requirements/gguf.txt $(BASE)
 	@echo "Installing the tools for tests and checks …"
 	@$(BIN)/python $(PIP_INSTALL) -r requirements/test.txt | $(NEWS)
 	@touch $@

@@ -38,6 +38,7 @@ app = NodeApp("cyxwiz-node", include=["workers.tasks"], set_as_current=False)
 
 def configure(broker_url: str, node_id: str) -> None:
     own = names.node_queue(node_id)
+    app.set_default()  # the threads of the pool look tasks up in the default app, whichever that is
     app.conf.update(
         broker_url=broker_url,
         result_backend=None,

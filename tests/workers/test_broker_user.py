@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import redis
-from celery import current_app
+from celery import _state, current_app
 
 from nodes import doorbells, joining
 from nodes.models import Node
@@ -40,6 +40,7 @@ def test_a_node_works_within_its_rights(owner, redis_url: str, tmp_path: Path, m
     _, token = joining.make_token(user=owner.user)
     registered = joining.register(Registration(token=token, hardware=machine.facts(tmp_path)))
     monkeypatch.setattr(gateway_side, "NODE_ID", registered.node_id)
+    monkeypatch.setattr(_state, "default_app", _state.default_app)  # the agent sets its own, here for this test only
     gateway = GatewaySide(redis_url)
     admin = redis.Redis.from_url(redis_url)
     admin.acl_log_reset()
