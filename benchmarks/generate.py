@@ -51,7 +51,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=lambda path: Path(path).resolve(), help="a GGUF file")
     parser.add_argument("--tokens", type=int, default=128, help="in each answer (default: 128)")
-    parser.add_argument("--prompt", type=int, default=64, help="words in each prompt (default: 64)")
+    parser.add_argument("--prompt", type=int, default=16, help="words in each prompt (default: 16)")
     parser.add_argument("--rounds", type=int, default=5, help="of which the median counts (default: 5)")
     parser.add_argument("--threads", type=int, default=min(8, os.cpu_count() or 1))
     return parser.parse_args()

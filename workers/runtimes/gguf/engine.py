@@ -129,7 +129,8 @@ class Engine:
             self._embed(self._texts[0], said)
 
     def _end_overdue(self, now: int, said: list[Said]) -> None:
-        for work in [one for one in [*self._running, *self._waiting, *self._texts] if one.deadline_ns < now]:
+        under_way: list[Work] = [*self._running, *self._waiting, *self._texts]
+        for work in [one for one in under_way if one.deadline_ns < now]:
             said.append(Said(work.key, TimedOut("The request took longer than its time allows, and was ended.")))
             if isinstance(work, Conversation):
                 self._leave(work)
@@ -160,7 +161,8 @@ class Engine:
         batch.clear()
         places: list[tuple[Conversation, int | None, list[int]]] = []
         reading: list[Conversation] = []
-        for one in self._running:
+        # llama.cpp computes sequences together only where they follow one another by number.
+        for one in sorted(self._running, key=lambda one: one.slot.sequence if one.slot else 0):
             assert one.slot is not None
             if one.next_token is None:
                 reading.append(one)
@@ -170,7 +172,8 @@ class Engine:
                 places.append((one, place, tokens))
         # Short prompts first, and the others share what is left.
         reading.sort(key=lambda one: one.remaining)
-        room = min(batch.room, self._piece)
+        # While nobody's answer is held up by it, a step may take longer: fewer of them are quicker.
+        room = min(batch.room, self._piece if batch.length else 2 * self._piece)
         for number, one in enumerate(reading):
             assert one.slot is not None
             share = max(1, room // (len(reading) - number))
@@ -202,7 +205,7 @@ class Engine:
         """Pieces of prompts as large as a step's time allows, found by trying."""
         if read < self._piece:
             return
-        fitting = int(self._piece * min(2.0, max(0.5, STEP_SECONDS / max(seconds, 1e-6))))
+        fitting = int(read * min(2.0, max(0.25, STEP_SECONDS / max(seconds, 1e-6))))
         self._piece = max(LEAST_PIECE, min(self._batch.size, fitting))
 
     def _go_on(self, conversation: Conversation, context: Context, place: int, said: list[Said]) -> None:

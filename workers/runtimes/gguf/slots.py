@@ -30,8 +30,9 @@ class Slot:
 
 
 class Slots:
-    def __init__(self, memory: Memory, number: int) -> None:
-        self._memory = memory
+    def __init__(self, memory: Memory | None, number: int) -> None:
+        """No memory: a model that does not generate, and no slots."""
+        self._memory_of_context = memory
         self._slots = [Slot(sequence) for sequence in range(number)]
 
     @property
@@ -43,7 +44,16 @@ class Slots:
         compute, because what comes after the prompt is only known from its last token."""
         known = {slot.sequence: common(slot.tokens, prompt[:-1]) for slot in self._slots}
         free = [slot for slot in self._slots if slot.is_free]
-        oldest = min(free, key=lambda slot: (bool(slot.tokens), slot.used))
+        # Beside those that are at work, since llama.cpp computes neighbours together; else the one unused for longest.
+        busy = {slot.sequence for slot in self._slots if not slot.is_free}
+        oldest = min(
+            free,
+            key=lambda slot: (
+                bool(busy) and not {slot.sequence - 1, slot.sequence + 1} & busy,
+                bool(slot.tokens),
+                slot.used,
+            ),
+        )
         best = max(self._slots, key=lambda slot: (known[slot.sequence], slot.is_free, slot.used))
         length = known[best.sequence]
         # A conversation that only begins like this one keeps its place, where there is another to take.
@@ -60,6 +70,11 @@ class Slots:
         self._cut(slot, length)
         slot.is_free = False
         return slot
+
+    @property
+    def _memory(self) -> Memory:
+        assert self._memory_of_context is not None
+        return self._memory_of_context
 
     def give_back(self, slot: Slot) -> None:
         slot.is_free = True
