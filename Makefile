@@ -7,6 +7,7 @@ BIN := $(VENV)/bin
 # A stamp per set of requirements: it is made again only when one of the files it came from changed.
 BASE := $(VENV)/.base
 TEST := $(VENV)/.test
+RUNTIMES := $(VENV)/.runtimes
 NODE := $(VENV)-node/.node
 PIP_INSTALL := -m pip install --disable-pip-version-check --no-input --progress-bar off
 NEWS := sed '/^Requirement already satisfied/d'
@@ -17,7 +18,7 @@ CHECKING := SECRET_KEY=only-for-checks CYXWIZ_HOME=$(VENV)/check DATABASE_URL=sq
 SHELL := bash
 .SHELLFLAGS := -eo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo serve node test check bench setup clean redis check-format check-lint check-types check-imports check-django check-migrations test-postgres test-sqlite
+.PHONY: help demo serve node test check bench setup runtimes clean redis check-format check-lint check-types check-imports check-django check-migrations test-postgres test-sqlite
 .DELETE_ON_ERROR:
 
 help: ## List the targets
@@ -70,6 +71,8 @@ bench: $(TEST) redis ## Latency and throughput of predictions, beside onnxruntim
 
 setup: $(TEST) redis ## Only install: the virtual environment with everything for development
 
+runtimes: $(RUNTIMES) ## Add the runtime for language models (llama.cpp: some 4 minutes to compile, 60 MB)
+
 clean: ## Remove the virtual environments and what the tools cached (never .cyxwiz, where the data is)
 	rm -rf $(VENV) $(VENV)-node .mypy_cache .ruff_cache .import_linter_cache .hypothesis *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -90,6 +93,11 @@ $(BASE): requirements.txt requirements/node.txt pyproject.toml | $(VENV)/bin/pyt
 $(TEST): requirements/test.txt requirements/gguf.txt $(BASE)
 	@echo "Installing the tools for tests and checks …"
 	@$(BIN)/python $(PIP_INSTALL) -r requirements/test.txt | $(NEWS)
+	@touch $@
+
+$(RUNTIMES): requirements/gguf.txt $(BASE)
+	@echo "Installing llama.cpp (compiled here, once) …"
+	@$(BIN)/python $(PIP_INSTALL) -r requirements/gguf.txt
 	@touch $@
 
 $(NODE): requirements/node.txt

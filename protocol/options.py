@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from protocol.errors import BadRequest
+from protocol.text import DEFAULT_PARALLEL, MOST_CONTEXT_LENGTH, MOST_PARALLEL
 
 
 class Option(Protocol):
@@ -79,6 +80,14 @@ BY_FORMAT: dict[str, dict[str, Option]] = {
     "onnx": {
         "threads": WholeNumber("threads that compute one request", 1, 256, 1),
         BATCHING: BatchingOption(),
+    },
+    "gguf": {
+        "context_length": WholeNumber("tokens that a conversation may have", 16, MOST_CONTEXT_LENGTH, 4096),
+        "parallel": WholeNumber("conversations computed at once", 1, MOST_PARALLEL, DEFAULT_PARALLEL),
+        "queue": WholeNumber("requests that may wait besides", 0, 65_536, 256),
+        "threads": WholeNumber("threads that compute", 1, 256, 1),
+        "batch": WholeNumber("tokens computed in one step", 16, 8192, 512),
+        "n_gpu_layers": WholeNumber("layers that the GPU computes; -1: all", -1, 999, -1),
     },
     "fake": {
         "load_seconds": Anything("how long loading takes"),
