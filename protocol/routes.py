@@ -16,10 +16,10 @@ class Target(msgspec.Struct, frozen=True):
 
 
 class Abilities(msgspec.Struct, frozen=True):
-    """What a language model can do."""
+    """What a language model can do. Where nothing is known the model is asked, and says itself what it cannot."""
 
     context_length: int = 0  # tokens per conversation, as deployed
-    has_chat_template: bool = False
+    has_chat_template: bool = True
     generates: bool = True
     embeds: bool = True
 

@@ -13,11 +13,11 @@ import msgspec
 
 from protocol.errors import (
     BadRequest,
+    ContextExceeded,
     CyxwizError,
     Forbidden,
     NotAuthenticated,
     NotFound,
-    ContextExceeded,
     QueueFull,
     RunFailed,
     Unsupported,

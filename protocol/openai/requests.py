@@ -134,7 +134,7 @@ def _invalid(text: str) -> BadRequest:
     place = _PLACE.search(text)
     param = place[1] if place else ""
     if place:
-        text = text[: place.start()]
+        text = text[: place.start()].replace(" | null`", "`")
     if field := _FIELD.match(text):
         name = f"{param}.{field[2]}" if param else field[2]
         if field[1] == "contains unknown":
@@ -242,8 +242,8 @@ def _content(message: Message, place: int) -> str:
     for number, part in enumerate(message.content):
         if part.type != "text":
             param = f"messages[{place}].content[{number}].type"
-            raise BadRequest(f"{param} is '{part.type}': only text is read here.", param=param)
-    return "\n".join(part.text for part in message.content)
+            raise BadRequest(f"{param}: messages take text, not {part.type}.", param=param)
+    return "".join(part.text for part in message.content)
 
 
 def _texts(param: str, given: str | list[Any], most: int) -> list[str]:
