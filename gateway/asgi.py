@@ -176,6 +176,7 @@ class Gateway:
     # What the broker tells
 
     def link_up(self) -> None:
+        self.exchange.link_up()
         self._settling = asyncio.ensure_future(self._reload())
 
     def link_down(self) -> None:

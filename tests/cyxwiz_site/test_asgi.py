@@ -1,4 +1,4 @@
-"""One port: /v1 and /v2 are the gateway's, all else is Django's, no body grows beyond its limit, no websocket opens yet."""
+"""One port: /v1 and /v2 are the gateway's, all else is Django's; no body grows beyond its limit, no websocket opens."""
 
 from __future__ import annotations
 

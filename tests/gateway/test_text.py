@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import struct
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,11 +16,14 @@ import redis
 from django.conf import settings
 
 from gateway import conversations
+from gateway.asgi import Gateway
 from protocol import frames, names
 from protocol.routes import Abilities
 from protocol.text import INPUTS, OUTPUTS, Chunk, Embed, Embeddings, Generate
-from tests.gateway.node import lose, stay_silent
-from tests.web_server import wait_until
+from tests.gateway.conftest import BODY_LIMIT_BYTES, Control
+from tests.gateway.node import Node, lose, stay_silent
+from tests.web_server import Server, wait_until
+from tests.with_services import free_port, running, wait_for
 
 HELLO = [{"role": "user", "content": "Hello"}]
 
@@ -338,3 +342,38 @@ def test_a_stream_that_is_refused_has_a_status(http, text):
     text([lambda *_: frames.Error("bad_request", "No.")])
     refused = http.post("/v2/models/model/generate_stream", json={"text_input": "x"})
     assert (refused.status_code, refused.json()) == (400, {"error": "No."})
+
+
+def test_a_generation_that_redis_cut_off_is_ended_when_redis_is_back(tmp_path):
+    port = free_port()
+    url = f"redis://127.0.0.1:{port}/0"
+    command = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(tmp_path)]
+    replica = "00000000-0000-4000-8000-00000000000b"
+
+    def redis_server():
+        return running(command, subprocess.DEVNULL, subprocess.signal.SIGKILL)
+
+    def answering() -> Control:
+        wait_for(["redis-cli", "-p", str(port), "ping"], tmp_path)
+        return Control(redis.Redis.from_url(url), 1)
+
+    gateway = Gateway(redis_url=url, body_limit_bytes=BODY_LIMIT_BYTES, version="0")
+    with Server(gateway) as server, Node(url) as node:
+        node.answers[replica] = begin
+        with redis_server():
+            control = answering()
+            control.route("model", node, [replica], task="text")
+            with openai.OpenAI(base_url=f"http://{server.address}/v1", api_key=control.key(), max_retries=0) as client:
+                wait_until(lambda: [model.id for model in client.models.list()] == ["model"])
+                with chat(client, stream=True) as stream:
+                    chunks = iter(stream)
+                    assert [next(chunks).choices[0].delta.content for _ in range(2)] == ["", "one "]
+                    control.redis.shutdown(nosave=True)
+                    with pytest.raises(openai.APIError, match="was lost"):
+                        next(chunks)
+            control.redis.close()
+        assert not node.cancelled
+        with redis_server():
+            control = answering()
+            wait_until(lambda: node.cancelled == [node.last_key[16:]])
+            control.redis.close()
