@@ -1,4 +1,4 @@
-"""The web process: the gateway (/v2, /v1), Django (everything else) and, in time, websockets behind one port."""
+"""The web process: the gateway (/v1, /v2), Django (everything else) and, in time, websockets behind one port."""
 
 import os
 import tempfile
@@ -31,7 +31,7 @@ django_within_limits = BodyLimit(
 
 async def http(scope: Scope, receive: Receive, send: Send) -> None:
     path = scope["path"]
-    if path.startswith(("/v2/", "/v1/")) or path == "/v2":
+    if path.startswith(("/v2/", "/v1/")) or path in ("/v2", "/v1"):
         await gateway(scope, receive, send)
     else:
         await django_within_limits(scope, receive, send)

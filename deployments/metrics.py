@@ -39,6 +39,8 @@ def _write(deployment: Deployment, minute: int, counts: dict[str, int]) -> None:
     fields = {
         "requests": counts.get("requests", 0),
         "errors": counts.get("errors", 0),
+        "prompt_tokens": counts.get("prompt_tokens", 0),
+        "generated_tokens": counts.get("generated_tokens", 0),
         "latency_p50_ms": histogram.percentile_ms(latency, 0.50),
         "latency_p95_ms": histogram.percentile_ms(latency, 0.95),
         "latency_p99_ms": histogram.percentile_ms(latency, 0.99),

@@ -103,6 +103,8 @@ class DeploymentMetric(models.Model):
     minute = models.DateTimeField()
     requests = models.PositiveIntegerField()
     errors = models.PositiveIntegerField()
+    prompt_tokens = models.PositiveBigIntegerField(default=0, help_text="Of language models.")
+    generated_tokens = models.PositiveBigIntegerField(default=0, help_text="Of language models.")
     latency_p50_ms = models.FloatField(null=True)
     latency_p95_ms = models.FloatField(null=True)
     latency_p99_ms = models.FloatField(null=True)

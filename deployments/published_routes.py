@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 from accounts import live
 from deployments.models import Deployment
 from deployments.states import ReplicaState
 from models_registry import formats, memory
+from models_registry.models import Version
 from nodes.models import Node
-from protocol import names
-from protocol.routes import Route, Target
+from protocol import names, text
+from protocol.routes import Abilities, Route, Target
 from protocol.tensors import TensorSpec
 
-TENSOR_TIMEOUT_SECONDS = 30.0
-TEXT_TIMEOUT_SECONDS = 600.0  # a long answer takes its time; a caller who leaves ends it
+# A long text takes minutes on a small machine; OpenAI's clients wait ten by default.
+TEXT_SECONDS = 600.0
 
 
 def publish(deployment: Deployment) -> None:
@@ -40,12 +43,30 @@ def route(deployment: Deployment) -> Route:
         platform=memory.platform(version),
         state=deployment.state,
         reason=deployment.reason,
-        inputs=_specs(version.metadata["inputs"]),
-        outputs=_specs(version.metadata["outputs"]),
-        task="text" if version.format in formats.TEXT else "tensor",
-        timeout_seconds=TEXT_TIMEOUT_SECONDS if version.format in formats.TEXT else TENSOR_TIMEOUT_SECONDS,
         targets=[Target(str(row.pk), row.fence, str(row.node_id)) for row in ready],
+        created=int(deployment.created_at.timestamp()),
+        **(_for_text(deployment, version) if version.format in formats.TEXT else _for_tensors(version)),
     )
+
+
+def _for_tensors(version: Version) -> dict[str, Any]:
+    return {"inputs": _specs(version.metadata["inputs"]), "outputs": _specs(version.metadata["outputs"])}
+
+
+def _for_text(deployment: Deployment, version: Version) -> dict[str, Any]:
+    known = version.metadata
+    return {
+        "inputs": text.INPUTS,
+        "outputs": text.OUTPUTS,
+        "task": "text",
+        "timeout_seconds": TEXT_SECONDS,
+        "abilities": Abilities(
+            context_length=text.room(deployment.options, known["context_length"]).context_length,
+            has_chat_template=known["has_chat_template"],
+            generates=known["generates"],
+            embeds=known["embedding"],
+        ),
+    }
 
 
 def _specs(tensors: list[dict[str, object]]) -> list[TensorSpec]:

@@ -1,4 +1,4 @@
-"""The gateway as an ASGI application: who may call which endpoint, and every error as {"error": "text"}.
+"""The gateway as an ASGI application: who may call which endpoint, and every error as the API there has it.
 
 Its tasks start with the first request, in the loop that serves it, for ASGI servers differ in what they say at start.
 """
@@ -6,23 +6,21 @@ Its tasks start with the first request, in the loop that serves it, for ASGI ser
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any
 
-from gateway import http, oip, openai
+from gateway import generate, http, oip, openai
 from gateway.auth import Keys
 from gateway.broker import Broker
 from gateway.exchange import Exchange
-from gateway.http import Answer, Disconnected, MethodNotAllowed, Receive, Scope, Send, Streamed
+from gateway.http import Answer, Disconnected, Nowhere, Receive, Scope, Send, only
 from gateway.metering import Meter
 from gateway.routes import Routes
+from gateway.text import Asker
 from protocol import names
-from protocol import openai as protocol_openai
-from protocol.errors import CyxwizError, NotFound, Unavailable, Unsupported
+from protocol.errors import CyxwizError, Failed, Unavailable, Unsupported
 
 log = logging.getLogger(__name__)
 
@@ -40,22 +38,18 @@ class Gateway:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self._loop is not asyncio.get_running_loop():
             self._start()
+        version, *words = scope["path"].split("/")[1:]
+        write_error, find = (openai.error, self._openai) if version == "v1" else (http.error, self._oip)
         try:
-            answer = await self._answer(scope, receive)
+            answer = await find(words, scope, receive, send)
         except Disconnected:
             return
         except CyxwizError as error:
-            answer = http.error(error)
-            if scope["path"].startswith("/v1"):
-                answer.body = protocol_openai.error(error)
+            answer = write_error(error)
         except Exception:
             log.exception("%s %s", scope["method"], scope["path"])
-            answer = Answer(
-                500, b'{"error":"An error of ours; the log has it."}', [(b"content-type", b"application/json")]
-            )
-        if isinstance(answer, Streamed):
-            with contextlib.suppress(Disconnected):
-                await http.send_stream(answer, receive, send)
+            answer = write_error(Failed("An error of ours; the log has it."))
+        if answer is None:  # a stream, which has ended
             return
         headers = [*answer.headers, (b"content-length", str(len(answer.body)).encode())]
         await send({"type": "http.response.start", "status": answer.status, "headers": headers})
@@ -76,88 +70,88 @@ class Gateway:
             self._loop.create_task(_every(FLUSH_SECONDS, self._flush)),
         ]
 
-    async def _answer(self, scope: Scope, receive: Receive) -> Answer:
+    async def _openai(self, words: list[str], scope: Scope, receive: Receive, send: Send) -> Answer | None:
         method: str = scope["method"]
-        words: list[str] = scope["path"].split("/")[2:]  # after "/v2" or "/v1"
         headers: dict[bytes, bytes] = dict(scope["headers"])
-        if scope["path"].startswith("/v1"):
-            return await self._openai(method, words, headers, receive)
+        answer: openai.Endpoint
+        match words:
+            case ["chat", "completions"]:
+                answer = openai.chat
+            case ["completions"]:
+                answer = openai.completion
+            case ["embeddings"]:
+                answer = openai.embeddings
+            case ["models"]:
+                only(method, "GET")
+                return openai.models(self.routes.of_owner(await self._caller(headers)))
+            case ["models", name]:
+                only(method, "GET")
+                return openai.model(self.routes, await self._caller(headers), name)
+            case _:
+                raise _nothing_here("v1", words)
+        only(method, "POST")
+        owner_id = await self._caller(headers)
+        body = await http.read_body(headers, receive, self._body_limit_bytes)
+
+        def asker(name: str) -> Asker:
+            return Asker(self.exchange, self.meter, openai.find(self.routes, owner_id, name))
+
+        return await answer(asker, body, receive, send)
+
+    async def _oip(self, words: list[str], scope: Scope, receive: Receive, send: Send) -> Answer | None:
+        method: str = scope["method"]
+        headers: dict[bytes, bytes] = dict(scope["headers"])
         match words:
             case ["models", name, "infer"] | ["models", name, "versions", _, "infer"]:
-                _only(method, "POST")
+                only(method, "POST")
                 owner_id = await self._caller(headers)
                 deployment = self.routes.find(owner_id, name, words[3] if len(words) == 5 else None)
                 body = await http.read_body(headers, receive, self._body_limit_bytes)
                 return await oip.infer(self.exchange, self.meter, deployment, headers, body)
-            case ["models", name, "generate" | "generate_stream"] | [
+            case ["models", name, "generate" | "generate_stream" as how] | [
                 "models",
                 name,
                 "versions",
                 _,
-                "generate" | "generate_stream",
+                "generate" | "generate_stream" as how,
             ]:
-                _only(method, "POST")
+                only(method, "POST")
                 owner_id = await self._caller(headers)
                 deployment = self.routes.find(owner_id, name, words[3] if len(words) == 5 else None)
                 body = await http.read_body(headers, receive, self._body_limit_bytes)
-                asked = openai.Asked(self.exchange, self.meter, deployment)
-                stream = words[-1] == "generate_stream"
-                return await http.unless_gone(receive, openai.generate(asked, body, stream=stream))
+                answer = generate.whole if how == "generate" else generate.stream
+                return await answer(Asker(self.exchange, self.meter, deployment), body, receive, send)
             case []:
-                _only(method, "GET")
+                only(method, "GET")
                 return oip.server_metadata(self._version)
             case ["health", "live"]:
-                _only(method, "GET")
+                only(method, "GET")
                 return Answer(200, b"", [])
             case ["health", "ready"]:
-                _only(method, "GET")
+                only(method, "GET")
                 await self._settled.wait()
                 return Answer(200 if self.broker.is_up and self.routes.is_loaded else 503, b"", [])
             case ["models"]:
-                _only(method, "GET")
+                only(method, "GET")
                 return oip.models(self.routes.of_owner(await self._caller(headers)))
             case ["models", name, *rest]:
                 return self._about_model(method, await self._caller(headers), name, rest)
             case ["repository", "index"]:
-                _only(method, "POST")
+                only(method, "POST")
                 owner_id = await self._caller(headers)
                 body = await http.read_body(headers, receive, self._body_limit_bytes)
                 return oip.index(self.routes.of_owner(owner_id), body)
             case ["repository", "models", _, "load" | "unload"]:
                 raise Unsupported("Models are loaded and unloaded by starting and stopping deployments (/api/v1/).")
-        raise _nothing_here(words)
-
-    async def _openai(self, method: str, words: list[str], headers: dict[bytes, bytes], receive: Receive) -> Answer:
-        match words:
-            case ["models"]:
-                _only(method, "GET")
-                return openai.models(self.routes.of_owner(await self._caller(headers)))
-            case ["models", name]:
-                _only(method, "GET")
-                deployment = self.routes.find(await self._caller(headers), name)
-                return http.json(protocol_openai.model(deployment.route.name))
-            case ["chat", "completions"]:
-                kind: type[Any] = protocol_openai.ChatRequest
-            case ["completions"]:
-                kind = protocol_openai.CompletionRequest
-            case ["embeddings"]:
-                kind = protocol_openai.EmbeddingRequest
-            case _:
-                raise NotFound(f"There is nothing at /v1/{'/'.join(words)}.")
-        _only(method, "POST")
-        owner_id = await self._caller(headers)
-        request = protocol_openai.read(await http.read_body(headers, receive, self._body_limit_bytes), kind)
-        asked = openai.Asked(self.exchange, self.meter, self.routes.find(owner_id, request.model))
-        work = openai.embed if isinstance(request, protocol_openai.EmbeddingRequest) else openai.complete
-        return await http.unless_gone(receive, work(asked, request))
+        raise _nothing_here("v2", words)
 
     def _about_model(self, method: str, owner_id: int, name: str, rest: list[str]) -> Answer:
         version: str | None = None
         if len(rest) > 1 and rest[0] == "versions":
             version, rest = rest[1], rest[2:]
         if rest not in ([], ["ready"], ["config"], ["stats"]):
-            raise _nothing_here(["models", name, *rest])
-        _only(method, "GET")
+            raise _nothing_here("v2", ["models", name, *rest])
+        only(method, "GET")
         if name == "stats" and not rest and not self.routes.has(owner_id, name):  # Triton's address for all at once
             return oip.statistics(self.routes.of_owner(owner_id), self.meter.totals)
         deployment = self.routes.find(owner_id, name, version)
@@ -182,6 +176,7 @@ class Gateway:
     # What the broker tells
 
     def link_up(self) -> None:
+        self.exchange.link_up()
         self._settling = asyncio.ensure_future(self._reload())
 
     def link_down(self) -> None:
@@ -226,10 +221,5 @@ async def _every(seconds: float, work: Callable[[], Awaitable[None]]) -> None:
             log.exception("%s failed; it is tried again", work)
 
 
-def _only(method: str, allowed: str) -> None:
-    if method != allowed and not (method == "HEAD" and allowed == "GET"):
-        raise MethodNotAllowed(f"{method} is not possible here; use {allowed}.", allow=allowed)
-
-
-def _nothing_here(words: list[str]) -> NotFound:
-    return NotFound(f"There is nothing at /v2/{'/'.join(words)}.")
+def _nothing_here(version: str, words: list[str]) -> Nowhere:
+    return Nowhere(f"There is nothing at /{'/'.join([version, *words])}.")

@@ -1,21 +1,23 @@
-"""The little HTTP that the gateway needs on top of ASGI: bodies within a limit, compression, answers."""
+"""The little HTTP that the gateway needs on top of ASGI: bodies within a limit, compression, answers, streams of
+events, and callers who hang up."""
 
 from __future__ import annotations
 
 import asyncio
 import zlib
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+from contextlib import aclosing
 from typing import Any, TypeVar
 
 import msgspec
 
-from protocol.errors import BadRequest, CyxwizError, NotAuthenticated, TooLarge, Unavailable, Unsupported
+from protocol.errors import BadRequest, CyxwizError, NotAuthenticated, NotFound, TooLarge, Unavailable, Unsupported
 
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
-
+Events = AsyncGenerator[bytes, None]
 T = TypeVar("T")
 
 _WINDOW_BITS = {b"gzip": 31, b"deflate": 15}  # "deflate" of HTTP is zlib's format
@@ -26,6 +28,10 @@ encode = msgspec.json.Encoder().encode
 
 class Disconnected(Exception):
     """The caller went away before the request was complete."""
+
+
+class Nowhere(NotFound):
+    """There is nothing at this address."""
 
 
 class MethodNotAllowed(CyxwizError):
@@ -41,66 +47,24 @@ class Answer:
         self.headers = headers
 
 
-class Streamed(Answer):
-    """Server-sent events. `abort` is called with Disconnected when the caller goes away."""
-
-    __slots__ = ("abort", "events")
-
-    def __init__(self, events: AsyncGenerator[bytes], abort: Callable[[Exception], None]) -> None:
-        # A proxy in between must neither keep nor gather the events.
-        headers = [
-            (b"content-type", b"text/event-stream"),
-            (b"cache-control", b"no-cache"),
-            (b"x-accel-buffering", b"no"),
-        ]
-        super().__init__(200, b"", headers)
-        self.events = events
-        self.abort = abort
-
-
-async def send_stream(answer: Streamed, receive: Receive, send: Send) -> None:
-    """Until its end, or until the caller goes away."""
-
-    async def watch() -> None:
-        await _gone(receive)
-        answer.abort(Disconnected())
-
-    watcher = asyncio.ensure_future(watch())
-    try:
-        await send({"type": "http.response.start", "status": answer.status, "headers": answer.headers})
-        async for event in answer.events:
-            await send({"type": "http.response.body", "body": event, "more_body": True})
-        await send({"type": "http.response.body", "body": b""})
-    finally:
-        watcher.cancel()
-        await answer.events.aclose()
-
-
-async def unless_gone(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
-    """The work's result. Where the caller goes away first the work is cancelled, and Disconnected raised."""
-    task = asyncio.ensure_future(work)
-    watcher = asyncio.ensure_future(_gone(receive))
-    try:
-        await asyncio.wait({task, watcher}, return_when=asyncio.FIRST_COMPLETED)
-        if task.done():
-            return task.result()
-        raise Disconnected
-    finally:
-        watcher.cancel()
-        task.cancel()
-
-
-async def _gone(receive: Receive) -> None:
-    """Returns when the caller has gone away; the body was read before."""
-    while (await receive())["type"] != "http.disconnect":
-        pass
-
-
 def json(content: object) -> Answer:
     return Answer(200, encode(content), [(b"content-type", b"application/json")])
 
 
+def only(method: str, allowed: str) -> None:
+    if method != allowed and not (method == "HEAD" and allowed == "GET"):
+        raise MethodNotAllowed(f"{method} is not possible here; use {allowed}.", allow=allowed)
+
+
 def error(problem: CyxwizError) -> Answer:
+    return Answer(problem.status, error_body(problem), error_headers(problem))
+
+
+def error_body(problem: CyxwizError) -> bytes:
+    return encode({"error": problem.message})
+
+
+def error_headers(problem: CyxwizError) -> Headers:
     headers = [(b"content-type", b"application/json")]
     if isinstance(problem, Unavailable):
         headers.append((b"retry-after", str(problem.retry_after_seconds).encode()))
@@ -108,7 +72,7 @@ def error(problem: CyxwizError) -> Answer:
         headers.append((b"www-authenticate", b'Bearer realm="cyxwiz"'))
     elif isinstance(problem, MethodNotAllowed):
         headers.append((b"allow", str(problem.details["allow"]).encode()))
-    return Answer(problem.status, encode({"error": problem.message}), headers)
+    return headers
 
 
 async def read_body(headers: dict[bytes, bytes], receive: Receive, limit: int) -> bytes:
@@ -175,3 +139,46 @@ def pack(answer: Answer, accept_encoding: bytes | None) -> None:
         packer = zlib.compressobj(1, wbits=bits)
         answer.body = packer.compress(answer.body) + packer.flush()
         answer.headers.append((b"content-encoding", accept_encoding.strip().lower()))
+
+
+async def while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
+    """Ends the work when the caller hangs up; by then the body must have been read."""
+    working = asyncio.ensure_future(work)
+    hung_up = asyncio.ensure_future(_hung_up(receive))
+    try:
+        await asyncio.wait([working, hung_up], return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise Disconnected
+        return working.result()
+    finally:
+        working.cancel()
+        hung_up.cancel()
+        await asyncio.gather(working, hung_up, return_exceptions=True)
+
+
+async def _hung_up(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def send_events(receive: Receive, send: Send, events: Events) -> None:
+    """Nothing is sent before the first event, so that what goes wrong until then can have a status of its own."""
+    await while_connected(receive, _send_events(send, events))
+
+
+async def _send_events(send: Send, events: Events) -> None:
+    begun = False
+    async with aclosing(events):
+        async for event in events:
+            if not begun:
+                begun = True
+                await send({"type": "http.response.start", "status": 200, "headers": list(_EVENT_STREAM)})
+            await send({"type": "http.response.body", "body": event, "more_body": True})
+    await send({"type": "http.response.body", "body": b""})
+
+
+_EVENT_STREAM: Headers = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-store"),
+    (b"x-accel-buffering", b"no"),  # nginx would hold the events back
+]

@@ -6,6 +6,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from gateway.broker import Broker
 from protocol.histogram import bucket
@@ -13,6 +14,13 @@ from protocol.names import request_counts
 
 KEEP_SECONDS = 2 * 3600
 MOST_UNSENT = 10_000  # deployment minutes, while Redis is away
+
+
+class Tokens(NamedTuple):
+    """Of one request to a language model."""
+
+    prompt: int
+    generated: int = 0
 
 
 @dataclass
@@ -32,13 +40,16 @@ class Meter:
     totals: dict[str, Totals] = field(default_factory=dict)
     _unsent: dict[tuple[str, int], Counter[str]] = field(default_factory=dict)
 
-    def success(self, deployment_id: str, seconds: float, compute_us: int) -> None:
+    def success(self, deployment_id: str, seconds: float, compute_us: int, tokens: Tokens | None = None) -> None:
         totals, counts = self._of(deployment_id)
         totals.successes += 1
         totals.success_ns += int(seconds * 1e9)
         totals.compute_ns += compute_us * 1000
         counts["requests"] += 1
         counts[f"l{bucket(seconds * 1e6)}"] += 1
+        if tokens is not None:
+            counts["prompt_tokens"] += tokens.prompt
+            counts["generated_tokens"] += tokens.generated
 
     def failure(self, deployment_id: str, seconds: float) -> None:
         """No latency: a quick refusal would make the service look fast."""
@@ -47,6 +58,11 @@ class Meter:
         totals.failure_ns += int(seconds * 1e9)
         counts["requests"] += 1
         counts["errors"] += 1
+
+    def cancelled(self, deployment_id: str) -> None:
+        """The caller hung up."""
+        _, counts = self._of(deployment_id)
+        counts["requests"] += 1
 
     def _of(self, deployment_id: str) -> tuple[Totals, Counter[str]]:
         now = time.time()

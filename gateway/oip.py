@@ -35,8 +35,11 @@ async def infer(
     started = time.perf_counter()
     route = deployment.route
     try:
-        if route.task == "text":
-            raise BadRequest(f"'{route.name}' takes text, not tensors: ask it at /v1 or at /v2/models/…/generate.")
+        if route.task != "tensor":
+            name = route.name
+            raise BadRequest(
+                f"'{name}' is a language model, which takes no tensors: ask /v2/models/{name}/generate or /v1."
+            )
         request = oip.read_request(body, _header_bytes(headers), route.inputs)
         oip.check_inputs(request, route.inputs)
         oip.check_outputs(request, route.outputs)

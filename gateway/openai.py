@@ -1,191 +1,96 @@
-"""The endpoints of the OpenAI API, below /v1, and Triton's `generate` for the same models, below /v2."""
+"""The endpoints of the OpenAI API, below /v1. A model there is a deployment that reads or writes text."""
 
 from __future__ import annotations
 
-import asyncio
-import time
-from collections.abc import AsyncGenerator
-from typing import Any
+from collections.abc import Awaitable, Callable
 
-import msgspec
+from gateway import http
+from gateway.http import Answer, Headers, Receive, Send
+from gateway.routes import Deployment, Routes
+from gateway.text import Asker
+from protocol.errors import BadRequest, CyxwizError, NotFound
+from protocol.openai import answers, requests
 
-from gateway.exchange import Exchange
-from gateway.http import Answer, Disconnected, Streamed, json
-from gateway.metering import Meter
-from gateway.routes import Deployment
-from gateway.streams import Stream
-from protocol import openai
-from protocol.errors import BadRequest, CyxwizError
-from protocol.text import Chunk, Embeddings, Generate
-
-MOST_PROMPTS = 64
-_JSON = [(b"content-type", b"application/json")]
+FindAsker = Callable[[str], Asker]
+Endpoint = Callable[[FindAsker, bytes, Receive, Send], Awaitable[Answer | None]]  # None: a stream, which has ended
+_JSON: Headers = [(b"content-type", b"application/json")]
 
 
-class Parameters(msgspec.Struct):
-    """Of Triton's generate extension; the names of ours are those of the OpenAI API."""
-
-    stream: bool = False
-    max_tokens: int | None = None
-    temperature: float | None = None
-    top_p: float | None = None
-    top_k: int | None = None
-    seed: int | None = None
-    stop: str | list[str] | None = None
+def find(routes: Routes, owner_id: int, name: str) -> Deployment:
+    try:
+        return routes.find(owner_id, name)
+    except NotFound as error:
+        raise NotFound(error.message, param="model") from error
 
 
-class GenerateRequest(msgspec.Struct):
-    text_input: str
-    id: str = ""
-    parameters: Parameters = msgspec.field(default_factory=Parameters)
+async def chat(asker: FindAsker, body: bytes, receive: Receive, send: Send) -> Answer | None:
+    request = requests.read(body, requests.ChatRequest)
+    model = _for_text(asker(request.model))
+    if not model.route.abilities.has_chat_template:
+        raise BadRequest(
+            f"'{request.model}' has no chat template; send a prompt to /v1/completions instead.", param="messages"
+        )
+    return await _complete(model, request, receive, send)
 
 
-_generate_request = msgspec.json.Decoder(GenerateRequest)
+async def completion(asker: FindAsker, body: bytes, receive: Receive, send: Send) -> Answer | None:
+    request = requests.read(body, requests.CompletionRequest)
+    return await _complete(_for_text(asker(request.model)), request, receive, send)
 
 
-class Asked:
-    """One request for text: who answers, and how it is counted."""
+async def _complete(
+    model: Asker, request: requests.ChatRequest | requests.CompletionRequest, receive: Receive, send: Send
+) -> Answer | None:
+    if not model.route.abilities.generates:
+        raise BadRequest(f"'{request.model}' only embeds texts: ask /v1/embeddings.", param="model")
+    asked = requests.generate(request, model.timeout_ms)
+    writer = answers.Writer(request, model.route.name)
+    if request.stream:
+        await http.send_events(receive, send, model.events(asked[0], writer.events, _error_event))
+        return None
+    texts = await http.while_connected(receive, model.texts(asked))
+    return Answer(200, writer.whole(texts), list(_JSON))
 
-    def __init__(self, exchange: Exchange, meter: Meter, deployment: Deployment) -> None:
-        if deployment.route.task != "text":
-            raise BadRequest(
-                f"'{deployment.route.name}' takes tensors, not text: ask it at /v2/models/…/infer.",
-                param="model",
-            )
-        self.timeout_ms = int(deployment.route.timeout_seconds * 1000)
-        self.name = deployment.route.name
-        self.version = deployment.route.version
-        self._exchange = exchange
-        self._meter = meter
-        self._deployment = deployment
-        self._started = time.perf_counter()
 
-    def stream(self, request: Generate) -> Stream[Chunk]:
-        return Stream(self._exchange, self._deployment, request, Chunk)
+async def embeddings(asker: FindAsker, body: bytes, receive: Receive, _: Send) -> Answer | None:
+    request = requests.read(body, requests.EmbeddingRequest)
+    model = _for_text(asker(request.model))
+    if not model.route.abilities.embeds:
+        raise BadRequest(f"'{request.model}' does not embed texts.", param="model")
+    found = await http.while_connected(receive, model.vectors(requests.embed(request, model.timeout_ms)))
+    return Answer(200, answers.embeddings(request, found, model.route.name), list(_JSON))
 
-    async def whole(self, request: Generate) -> Chunk:
-        with self.stream(request) as stream:
-            return await stream.next()
 
-    async def embeddings(self, request: openai.EmbeddingRequest) -> Embeddings:
-        wanted = openai.embed(request, self.timeout_ms)
-        with Stream(self._exchange, self._deployment, wanted, Embeddings) as stream:
-            return await stream.next()
-
-    def succeeded(self, compute_us: int) -> None:
-        self._meter.success(self._deployment.route.deployment_id, time.perf_counter() - self._started, compute_us)
-
-    def failed(self) -> None:
-        self._meter.failure(self._deployment.route.deployment_id, time.perf_counter() - self._started)
+def _for_text(model: Asker) -> Asker:
+    name = model.route.name
+    if model.route.task != "text":
+        raise BadRequest(f"'{name}' takes tensors, not text: ask /v2/models/{name}/infer.", param="model")
+    return model
 
 
 def models(deployments: list[Deployment]) -> Answer:
-    data = [openai.model(deployment.route.name) for deployment in deployments if deployment.route.task == "text"]
-    return json({"object": "list", "data": data})
+    found = [_model(deployment) for deployment in deployments if deployment.route.task == "text"]
+    return http.json({"object": "list", "data": found})
 
 
-async def complete(asked: Asked, request: openai.ChatRequest | openai.CompletionRequest) -> Answer:
-    prompts = _prompts(request)
-    writer = openai.Writer(request, asked.name)
-    try:
-        wanted = [openai.generate(request, asked.timeout_ms, prompt) for prompt in prompts]
-        if request.stream:
-            if len(wanted) > 1:
-                raise BadRequest("Only one prompt at a time can be streamed.", param="prompt")
-            return await _streamed(asked, wanted[0], writer.begin, writer.piece, openai.error)
-        answers = await asyncio.gather(*(asked.whole(one) for one in wanted))
-    except CyxwizError:
-        asked.failed()
-        raise
-    asked.succeeded(sum(answer.compute_us for answer in answers))
-    return Answer(200, writer.whole(answers), list(_JSON))
+def model(routes: Routes, owner_id: int, name: str) -> Answer:
+    deployment = find(routes, owner_id, name)
+    if deployment.route.task != "text":
+        raise NotFound(f"'{name}' takes tensors, not text: see /v2/models/{name}.", param="model")
+    return http.json(_model(deployment))
 
 
-async def embed(asked: Asked, request: openai.EmbeddingRequest) -> Answer:
-    try:
-        found = await asked.embeddings(request)
-    except CyxwizError:
-        asked.failed()
-        raise
-    asked.succeeded(found.compute_us)
-    return Answer(200, openai.embeddings(request, found, asked.name), list(_JSON))
+def _model(deployment: Deployment) -> dict[str, object]:
+    return answers.model(deployment.route.name, deployment.route.created)
 
 
-async def generate(asked: Asked, body: bytes, *, stream: bool) -> Answer:
-    """Triton's generate extension: `text_input` in, `text_output` out, as one JSON or as server-sent events."""
-    try:
-        request = _generate_request.decode(body)
-    except msgspec.DecodeError as error:
-        raise BadRequest(f"The body is not what generate takes: {error}.") from error
-    parameters = request.parameters
-    stop = [parameters.stop] if isinstance(parameters.stop, str) else parameters.stop or []
-    wanted = Generate(
-        timeout_ms=asked.timeout_ms,
-        prompt=request.text_input,
-        stream=stream,
-        max_tokens=parameters.max_tokens,
-        temperature=parameters.temperature,
-        top_p=parameters.top_p,
-        top_k=parameters.top_k,
-        seed=parameters.seed,
-        stop=stop,
-    )
-    head = {"id": request.id, "model_name": asked.name, "model_version": asked.version}
-
-    def written(chunk: Chunk) -> bytes:
-        return openai.encode({**head, "text_output": chunk.text})
-
-    def event(chunk: Chunk) -> bytes:
-        return b"data: " + written(chunk) + b"\n\n"
-
-    try:
-        if stream:
-            return await _streamed(asked, wanted, bytes, event, _plain_error)
-        answer = await asked.whole(wanted)
-    except CyxwizError:
-        asked.failed()
-        raise
-    asked.succeeded(answer.compute_us)
-    return Answer(200, written(answer), list(_JSON))
+def error(problem: CyxwizError) -> Answer:
+    headers = http.error_headers(problem)
+    status = answers.status(problem)
+    if status >= 500 and not problem.retryable:
+        headers.append((b"x-should-retry", b"false"))  # OpenAI's clients would
+    return Answer(status, answers.error(problem), headers)
 
 
-async def _streamed(asked: Asked, wanted: Generate, begin: Any, piece: Any, error: Any) -> Streamed:
-    """Waits for the first piece, so that what is wrong with the request is still an HTTP error."""
-    stream = asked.stream(wanted)
-    try:
-        first = await stream.next()
-    except BaseException:
-        with stream:
-            raise
-
-    async def events() -> AsyncGenerator[bytes]:
-        with stream:
-            try:
-                yield begin() + piece(first)
-                chunk = first
-                while not stream.is_over:
-                    chunk = await stream.next()
-                    yield piece(chunk)
-            except CyxwizError as problem:  # too late for a status
-                asked.failed()
-                yield b"data: " + error(problem) + b"\n\n"
-            except (Disconnected, GeneratorExit):
-                asked.failed()
-                raise
-            else:
-                asked.succeeded(chunk.compute_us)
-
-    return Streamed(events(), stream.abort)
-
-
-def _prompts(request: openai.ChatRequest | openai.CompletionRequest) -> list[str | None]:
-    if isinstance(request, openai.ChatRequest):
-        return [None]
-    prompts: list[str | None] = [request.prompt] if isinstance(request.prompt, str) else [*request.prompt]
-    if not 1 <= len(prompts) <= MOST_PROMPTS:
-        raise BadRequest(f"prompt takes 1 to {MOST_PROMPTS} texts.", param="prompt")
-    return prompts
-
-
-def _plain_error(problem: CyxwizError) -> bytes:
-    return openai.encode({"error": problem.message})
+def _error_event(problem: CyxwizError) -> bytes:
+    return answers.event(answers.error(problem))

@@ -15,6 +15,15 @@ class Target(msgspec.Struct, frozen=True):
     node_id: str
 
 
+class Abilities(msgspec.Struct, frozen=True):
+    """What a language model can do. Where nothing is known the model is asked, and says itself what it cannot."""
+
+    context_length: int = 0  # tokens per conversation, as deployed
+    has_chat_template: bool = True
+    generates: bool = True
+    embeds: bool = True
+
+
 class Route(msgspec.Struct, frozen=True):
     """One deployment: who may call it, what it takes and gives, and which replicas are ready."""
 
@@ -31,6 +40,8 @@ class Route(msgspec.Struct, frozen=True):
     task: Literal["tensor", "text"] = "tensor"  # what it takes and gives
     queue_limit: int = 256  # requests outstanding per replica before 503
     timeout_seconds: float = 30.0
+    abilities: Abilities = Abilities()  # of a model for text
+    created: int = 0  # Unix time
 
 
 class Key(msgspec.Struct, frozen=True):

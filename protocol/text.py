@@ -7,6 +7,11 @@ from typing import Literal
 import msgspec
 
 from protocol.errors import BadRequest
+from protocol.tensors import TensorSpec
+
+# What the Open Inference Protocol shows of a language model; its `generate` takes and gives these.
+INPUTS = [TensorSpec("text_input", "BYTES", [1])]
+OUTPUTS = [TensorSpec("text_output", "BYTES", [1])]
 
 FinishReason = Literal["", "stop", "length"]
 

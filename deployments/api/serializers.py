@@ -107,6 +107,8 @@ class MetricSerializer(serializers.ModelSerializer[DeploymentMetric]):
             "minute",
             "requests",
             "errors",
+            "prompt_tokens",
+            "generated_tokens",
             "latency_p50_ms",
             "latency_p95_ms",
             "latency_p99_ms",

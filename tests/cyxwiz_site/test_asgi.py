@@ -1,4 +1,4 @@
-"""One port: /v2 is the gateway's, all else is Django's, no body grows beyond its limit, no websocket opens yet."""
+"""One port: /v1 and /v2 are the gateway's, all else is Django's; no body grows beyond its limit, no websocket opens."""
 
 from __future__ import annotations
 
@@ -36,6 +36,8 @@ def web():
         ("/v2", "gateway"),
         ("/v2/", "gateway"),
         ("/v2/models/x", "gateway"),
+        ("/v1/models", "gateway"),
+        ("/v1", "gateway"),
         ("/v22", "django"),
         ("/healthz", "django"),
         ("/api/v2/", "django"),

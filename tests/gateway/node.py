@@ -44,6 +44,7 @@ class Node:
         self.id = id or str(uuid.uuid4())
         self.answers: dict[str, Answer] = {}
         self.seen: list[tuple[str, frames.Asked]] = []
+        self.last_key = b""  # of the last request that was seen
         self.cancelled: list[bytes] = []  # request ids
         self._redis_url = redis_url
         self._stop = threading.Event()
@@ -56,6 +57,12 @@ class Node:
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._thread.join(10)
+
+    def say_more(self, said: Said) -> None:
+        """A further piece of the answer to the last request."""
+        connection = redis.Redis.from_url(self._redis_url)
+        connection.rpush(names.gateway_inbox(self.last_key[:16].hex()), _packed(self.last_key, said))
+        connection.close()
 
     def _run(self) -> None:
         while not self._stop.is_set():
@@ -84,6 +91,7 @@ class Node:
                 self.cancelled.append(frame[frames.REPLY_KEY][16:])
                 continue
             key, request = frames.unpack_request(frame)
+            self.last_key = key
             self.seen.append((replica, request))
             said = self.answers.get(replica, lose)(frame[:16], request)
             pieces = said if isinstance(said, list) else [said] if said is not None else []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import openai
@@ -41,8 +41,9 @@ def text(deploy, node) -> Callable:
 
 
 @pytest.fixture
-def client(server, key) -> openai.OpenAI:
-    return openai.OpenAI(base_url=f"http://{server.address}/v1", api_key=key, max_retries=0)
+def client(server, key) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"http://{server.address}/v1", api_key=key, max_retries=0) as client:
+        yield client
 
 
 def test_a_chat_completion(client, node, text):
@@ -139,7 +140,7 @@ def test_a_wrong_parameter_is_named(client, text, change, param, words):
     assert caught.value.param == param
 
 
-def test_errors_are_the_clients_own(client, server, node, control, other_control, text, deploy):
+def test_errors_are_the_clients_own(client, node, control, other_control, text, deploy):
     text([lambda *_: frames.Error("context_length_exceeded", "The prompt has 9 tokens, there is room for 8.")])
     with pytest.raises(openai.BadRequestError, match="room for 8") as too_long:
         client.chat.completions.create(model="model", messages=HELLO)
@@ -150,15 +151,13 @@ def test_errors_are_the_clients_own(client, server, node, control, other_control
     deploy(node, [say], "tensors")
     with pytest.raises(openai.BadRequestError, match="takes tensors, not text"):
         client.chat.completions.create(model="tensors", messages=HELLO)
-    outsider = openai.OpenAI(base_url=f"http://{server.address}/v1", api_key=other_control.key(), max_retries=0)
+    outsider = client.with_options(api_key=other_control.key())
     with pytest.raises(openai.NotFoundError):
         outsider.chat.completions.create(model="model", messages=HELLO)
-    stranger = openai.OpenAI(base_url=f"http://{server.address}/v1", api_key="cyx_1", max_retries=0)
+    stranger = client.with_options(api_key="cyx_1")
     with pytest.raises(openai.AuthenticationError, match="not valid"):
         stranger.models.list()
-    reader = openai.OpenAI(
-        base_url=f"http://{server.address}/v1", api_key=control.key(scopes=("models:read",)), max_retries=0
-    )
+    reader = client.with_options(api_key=control.key(scopes=("models:read",)))
     with pytest.raises(openai.PermissionDeniedError, match="infer"):
         reader.models.list()
 
@@ -187,7 +186,7 @@ def test_a_caller_who_leaves_ends_the_generation(client, node, text):
     next(iter(stream))
     before = len(node.cancelled)
     stream.close()
-    wait_until(lambda: len(node.cancelled) == before + 1)
+    wait_until(lambda: len(node.cancelled) == before + 1, seconds=0.2)
 
 
 def test_a_caller_who_does_not_wait_for_the_whole_ends_it_too(client, node, text):
