@@ -13,7 +13,6 @@ BYTES = 256
 
 
 def write(path: Path) -> None:
-    """In F16: quantized weights of this size are bound by the cores, not by memory, and gain little from company."""
     rng = np.random.default_rng(1)
     tokens = [
         "<unk>",
