@@ -1,13 +1,13 @@
 """Stands in front of Django and ends a request whose body is larger than it may be. Django reads every body to its end,
-to memory and then to disk, before a view can look at it. So the larger limit of model uploads is only for those who
-show an API key that may upload: else anybody could fill our disk."""
+to memory and then to disk, before a view can look at it. So the larger limit of uploads is only for those who show an
+API key that may upload, or a node token with a job's result: else anybody could fill our disk."""
 
 from __future__ import annotations
 
 import re
 import uuid
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 from asgiref.sync import sync_to_async
@@ -15,13 +15,41 @@ from django.db import connection
 
 from accounts import keys, scopes
 from cyxwiz_site import api
+from nodes.node_api.authentication import find_node
 
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-_UPLOAD = re.compile(r"/api/v1/models/[^/]+/versions/")
+
+class Upload(NamedTuple):
+    path: re.Pattern[str]
+    allowed: Callable[[str], bool]  # by the credential; asks the database
+    hint: str
+
+
+def _key_with(scope: str) -> Callable[[str], bool]:
+    def allowed(text: str) -> bool:
+        key = keys.authenticate(text)
+        return key is not None and scopes.allows(key.scopes, scope)
+
+    return allowed
+
+
+_UPLOADS = (
+    Upload(
+        re.compile(r"/api/v1/models/[^/]+/versions/"),
+        _key_with("models:write"),
+        " A larger model takes an API key with the scope models:write.",
+    ),
+    Upload(
+        re.compile(r"/api/v1/jobs/datasets/"),
+        _key_with("jobs:write"),
+        " A larger data set takes an API key with the scope jobs:write.",
+    ),
+    Upload(re.compile(r"/api/node/v1/jobs/[^/]+/result"), lambda text: find_node(text) is not None, ""),
+)
 
 
 class BodyLimit:
@@ -34,10 +62,9 @@ class BodyLimit:
         headers = dict(scope["headers"])
         announced = headers.get(b"content-length")  # without it the body may become any size
         limit = self._limit_bytes
-        if _is_upload(scope) and (announced is None or int(announced) > limit):
-            if not await sync_to_async(_may_upload)(headers.get(b"authorization", b"").decode("latin-1")):
-                hint = " A larger model takes an API key with the scope models:write."
-                await _refuse(send, limit, hint)
+        if (announced is None or int(announced) > limit) and (upload := _upload(scope)):
+            if not await sync_to_async(_may)(upload, headers.get(b"authorization", b"").decode("latin-1")):
+                await _refuse(send, limit, upload.hint)
                 return
             limit = self._upload_limit_bytes
         if announced is not None and int(announced) > limit:
@@ -64,14 +91,15 @@ class BodyLimit:
         await self._application(scope, counted, unless_refused)
 
 
-def _is_upload(scope: Scope) -> bool:
-    return scope["method"] == "POST" and _UPLOAD.fullmatch(scope["path"]) is not None
+def _upload(scope: Scope) -> Upload | None:
+    if scope["method"] != "POST":
+        return None
+    return next((upload for upload in _UPLOADS if upload.path.fullmatch(scope["path"])), None)
 
 
-def _may_upload(authorization: str) -> bool:
+def _may(upload: Upload, authorization: str) -> bool:
     try:
-        key = keys.authenticate(authorization.partition(" ")[2].strip())
-        return key is not None and scopes.allows(key.scopes, "models:write")
+        return upload.allowed(authorization.partition(" ")[2].strip())
     finally:
         connection.close()  # outside of Django's requests nobody else would
 

@@ -10,7 +10,7 @@ from django.http import HttpRequest
 
 from accounts.staff_admin import ReadOnlyAdmin, ReadOnlyInline, badge
 from jobs import services
-from jobs.models import Job, JobEvent
+from jobs.models import Dataset, Job, JobEvent
 
 
 class EventInline(ReadOnlyInline):
@@ -53,3 +53,12 @@ class JobEventAdmin(ReadOnlyAdmin):
     search_fields = ("job__id", "node__name", "reason")
     list_select_related = ("job", "node")
     date_hierarchy = "at"
+
+
+@admin.register(Dataset)
+class DatasetAdmin(ReadOnlyAdmin):
+    list_display = ("__str__", "owner", "format", "rows", "created_at")
+    list_filter = ("format",)
+    search_fields = ("id", "filename", "owner__username")
+    list_select_related = ("owner",)
+    date_hierarchy = "created_at"

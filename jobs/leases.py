@@ -10,7 +10,9 @@ from __future__ import annotations
 import logging
 import uuid
 from datetime import datetime, timedelta
+from typing import Any
 
+import msgspec
 from django.db import transaction
 from django.utils import timezone
 
@@ -18,12 +20,13 @@ from jobs import queueing, results
 from jobs.models import Job
 from jobs.states import JobState
 from jobs.transitions import move
+from models_registry import blobs
 from models_registry.models import VersionFile
 from nodes import allocations, doorbells, heartbeats
 from nodes.models import Allocation, Device, Node
 from nodes.placement import explain
 from protocol.errors import BadRequest, Conflict, NotFound, RunFailed, TimedOut
-from protocol.messages import LEASE_SECONDS, Failure, File, Heartbeat, Held, JobSpec
+from protocol.messages import LEASE_SECONDS, Failure, File, Heartbeat, Held, JobSpec, OverRows
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +65,7 @@ def accept(*, job_id: uuid.UUID, node: Node) -> JobSpec:
                 JobState.RUNNING,
                 fence=job.fence + 1,
                 attempts=job.attempts + 1,
+                rows_done=0,
                 node=node,
                 device=device,
                 lease_until=timezone.now() + LEASE,
@@ -75,7 +79,7 @@ def accept(*, job_id: uuid.UUID, node: Node) -> JobSpec:
 def renew(node: Node, heartbeat: Heartbeat) -> list[Held]:
     """Takes what a heartbeat lists, answers with the attempts that `node` should be running. The node ends what it
     listed and does not find here."""
-    listed = {(one.id, one.fence) for one in heartbeat.jobs}
+    listed = {(one.id, one.fence): one.rows_done for one in heartbeat.jobs}
     settled = timezone.now() - (timedelta() if heartbeat.stopping else SETTLING)
     right = []
     for job in Job.objects.filter(node=node, state=JobState.RUNNING).select_related(*RELATED):
@@ -86,6 +90,7 @@ def renew(node: Node, heartbeat: Heartbeat) -> list[Held]:
             lose(
                 job, code="forgotten", reason="the node no longer has it; it was stopped, or never heard that it had it"
             )
+        _note_progress(job, listed.get((str(job.pk), job.fence), 0))
     fresh = [job.pk for job in right if (str(job.pk), job.fence) in listed]
     if fresh:
         mine = Job.objects.filter(pk__in=fresh, node=node, state=JobState.RUNNING)
@@ -106,11 +111,31 @@ def finish(*, job_id: uuid.UUID, node: Node, fence: int, body: bytes, header_byt
     except BadRequest as error:
         _end(job, code=RunFailed.code, reason=f"What {node.name} sent as the result is none: {error.message}")
         raise
-    stored = results.store(result)  # before the transaction: SQLite lets nobody else write during one
-    with transaction.atomic():
-        if not move(job, JobState.SUCCEEDED, **stored):
-            raise Conflict("The job was ended or given away in this moment; this result is dropped.")
-        _release(node, job.holder)
+    _succeed(job, node, results.store(result))
+
+
+def expects_file(*, job_id: uuid.UUID, node: Node, fence: int) -> bool:
+    """Whether the result of this attempt is a file, over a data set. Raises Conflict before one is read in vain."""
+    job = _job(job_id)
+    if job.over_rows is None:
+        return False
+    if not (_is_mine(job, node, fence) and job.state == JobState.SUCCEEDED):
+        _check_runs(job, node, fence)
+    return True
+
+
+def finish_with_file(*, job_id: uuid.UUID, node: Node, fence: int, incoming: blobs.Incoming) -> None:
+    """As `finish`, for a job over a data set."""
+    job = _job(job_id)
+    if _is_mine(job, node, fence) and job.state == JobState.SUCCEEDED:
+        return
+    _check_runs(job, node, fence)
+    try:
+        results.check_file(job, incoming.path)
+    except BadRequest as error:
+        _end(job, code=RunFailed.code, reason=f"What {node.name} sent as the result is none: {error.message}")
+        raise
+    _succeed(job, node, {"result_blob": incoming.keep(), "rows_done": job.rows_total})
 
 
 def fail(*, job_id: uuid.UUID, node: Node, fence: int, failure: Failure) -> None:
@@ -122,6 +147,20 @@ def fail(*, job_id: uuid.UUID, node: Node, fence: int, failure: Failure) -> None
     _check_runs(job, node, fence)
     if not _end(job, code=failure.code[:32], reason=failure.message[:2000]):
         raise Conflict("The job was ended or given away in this moment.")
+
+
+def _succeed(job: Job, node: Node, stored: dict[str, Any]) -> None:
+    with transaction.atomic():
+        if not move(job, JobState.SUCCEEDED, **stored):
+            raise Conflict("The job was ended or given away in this moment; this result is dropped.")
+        _release(node, job.holder)
+
+
+def _note_progress(job: Job, rows_done: int) -> None:
+    """Never backwards: what a node says once it has finished counts no rows."""
+    if job.over_rows and rows_done > job.rows_done:
+        mine = Job.objects.filter(pk=job.pk, state=JobState.RUNNING, fence=job.fence)
+        mine.update(rows_done=min(rows_done, job.rows_total or 0))
 
 
 def _end(job: Job, *, code: str, reason: str) -> bool:
@@ -242,6 +281,7 @@ def _spec(job: Job, device: Device) -> JobSpec:
         timeout_seconds=job.timeout_seconds,
         inputs=File(path="inputs", sha256=job.inputs_blob_id, size_bytes=job.inputs_blob.size_bytes),
         inputs_header_bytes=job.inputs_header_bytes,
+        over_rows=msgspec.convert(job.over_rows, OverRows | None),
         options=job.options,
         tenant=str(job.owner_id),
     )

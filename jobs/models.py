@@ -1,4 +1,4 @@
-"""Job and JobEvent. Only `transitions` writes a state."""
+"""Job, JobEvent and Dataset. Only `transitions` writes a state."""
 
 from __future__ import annotations
 
@@ -11,12 +11,32 @@ from accounts.ownership import Owned
 from jobs.states import JobState
 from models_registry.models import Blob, Version
 from nodes.models import Device, Node
+from protocol.datasets import FORMATS
 from protocol.hardware import CLASSES
 
 
+class Dataset(Owned):
+    """A file of rows for jobs. A job over it keeps the file; this row only lets people name it."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    blob = models.ForeignKey(Blob, on_delete=models.PROTECT, related_name="+", editable=False)
+    format = models.CharField(max_length=8, choices=[(f, f) for f in FORMATS])
+    rows = models.PositiveBigIntegerField()
+    columns = models.JSONField()  # as `protocol.datasets.Column`
+    filename = models.CharField(max_length=255, blank=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta(Owned.Meta):
+        ordering = ["-created_at"]
+        constraints = [models.UniqueConstraint(fields=["owner", "blob", "format"], name="dataset_file_of_owner")]
+
+    def __str__(self) -> str:
+        return self.filename or f"data set {str(self.pk)[:8]}"
+
+
 class Job(Owned):
-    """One run of a model over given inputs. Inputs and result are Open Inference Protocol bodies in binary form,
-    in the row when small, else as a blob."""
+    """One run of a model, over given inputs or over a data set. Inputs and result are Open Inference Protocol bodies in
+    binary form, in the row when small, else as a blob; over a data set both are files as they are."""
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     version = models.ForeignKey(Version, on_delete=models.PROTECT, related_name="jobs")
@@ -36,6 +56,9 @@ class Job(Owned):
 
     inputs_blob = models.ForeignKey(Blob, on_delete=models.PROTECT, related_name="+", editable=False)
     inputs_header_bytes = models.PositiveIntegerField(editable=False)
+    dataset = models.ForeignKey(Dataset, null=True, on_delete=models.SET_NULL, related_name="+", editable=False)
+    over_rows = models.JSONField(null=True, editable=False)  # as `protocol.messages.OverRows`; null: given inputs
+    rows_done = models.PositiveBigIntegerField(default=0, editable=False)
     result_inline = models.BinaryField(null=True, editable=False)
     result_blob = models.ForeignKey(Blob, null=True, on_delete=models.PROTECT, related_name="+", editable=False)
     result_header_bytes = models.PositiveIntegerField(null=True, editable=False)
@@ -61,6 +84,10 @@ class Job(Owned):
 
     def __str__(self) -> str:
         return f"job {str(self.pk)[:8]}"
+
+    @property
+    def rows_total(self) -> int | None:
+        return self.over_rows["rows"] if self.over_rows else None
 
     @property
     def holder(self) -> str:

@@ -1,12 +1,16 @@
-"""What a job came to: an Open Inference Protocol response in binary form, in the row when small, else as a blob."""
+"""What a job came to: an Open Inference Protocol response in binary form, in the row when small, else as a blob. Over a
+data set: a file of rows, a blob always."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, NamedTuple
 
+from jobs import dataset_files
 from jobs.models import Job
 from models_registry import blobs
 from protocol import oip
+from protocol.errors import BadRequest, Unprocessable
 
 INLINE_BYTES = 64 * 1024
 
@@ -29,6 +33,17 @@ def store(result: Result) -> dict[str, Any]:
     if len(result.body) <= INLINE_BYTES:
         return header | {"result_inline": result.body}
     return header | {"result_blob": blobs.put_bytes(result.body)}
+
+
+def check_file(job: Job, path: Path) -> None:
+    """That what a node sent as the result over a data set is a file of as many rows. Raises BadRequest."""
+    assert job.over_rows is not None
+    try:
+        found = dataset_files.inspect(path, job.over_rows["result_format"])
+    except Unprocessable as error:
+        raise BadRequest(error.message) from error
+    if found.rows != job.rows_total:
+        raise BadRequest(f"It has {found.rows} rows, and the data set {job.rows_total}.")
 
 
 def load(job: Job) -> Result:

@@ -78,6 +78,13 @@ def received(request: HttpRequest) -> Iterator[Received]:
     if request.content_type == "multipart/form-data":
         yield _multipart(request)
         return
+    with received_raw(request) as upload:
+        yield upload
+
+
+@contextmanager
+def received_raw(request: HttpRequest) -> Iterator[Received]:
+    """The body as it is, whatever its type."""
     with Incoming() as incoming:
         while chunk := request.read(CHUNK_BYTES):
             incoming.write(chunk)

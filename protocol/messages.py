@@ -7,6 +7,7 @@ from typing import Literal, TypeVar
 
 import msgspec
 
+from protocol import datasets
 from protocol.errors import BadRequest
 
 HEARTBEAT_SECONDS = 10
@@ -101,6 +102,7 @@ class Held(Message, frozen=True):
 
     id: str
     fence: int
+    rows_done: int = 0  # of a job over a data set
 
 
 class Heartbeat(Message, frozen=True):
@@ -147,6 +149,16 @@ class DesiredState(Message, frozen=True):
     lease_seconds: int = LEASE_SECONDS
 
 
+class OverRows(Message, frozen=True):
+    """That a job runs over a data set, and how."""
+
+    format: datasets.Format
+    rows: int
+    outputs: list[str]  # empty: all
+    chunk_rows: int
+    result_format: datasets.ResultFormat
+
+
 class JobSpec(Message, frozen=True):
     """The answer to POST /api/node/v1/jobs/<id>/accept."""
 
@@ -158,8 +170,9 @@ class JobSpec(Message, frozen=True):
     device: str
     memory_bytes: int
     timeout_seconds: int
-    inputs: File  # an Open Inference Protocol request in its binary form (see `oip`)
+    inputs: File  # an Open Inference Protocol request in its binary form (see `oip`), or a data set
     inputs_header_bytes: int  # Inference-Header-Content-Length of that request
+    over_rows: OverRows | None = None
     options: dict[str, object] = {}
     tenant: str = ""  # a loaded model never passes from one tenant's job to another's
 

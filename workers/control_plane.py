@@ -50,13 +50,12 @@ class ControlPlane:
         return messages.decode(self._post(f"/jobs/{job_id}/accept", b""), messages.JobSpec)
 
     def send_result(self, job_id: str, fence: int, body: Path, header_bytes: int) -> None:
+        """`header_bytes`: 0 for the result over a data set, which is a file as it is."""
         with body.open("rb") as file:
             size = body.stat().st_size
-            headers = {
-                "Content-Type": "application/octet-stream",
-                "Content-Length": str(size),
-                oip.HEADER: str(header_bytes),
-            }
+            headers = {"Content-Type": "application/octet-stream", "Content-Length": str(size)}
+            if header_bytes:
+                headers[oip.HEADER] = str(header_bytes)
             chunks = iter(lambda: file.read(1 << 20), b"")
             self._post(f"/jobs/{job_id}/result?fence={fence}", chunks, headers=headers)
 

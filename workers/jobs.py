@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 
 MOST_WAITING = 64  # doorbells remembered; the control plane rings again for what we forget
 
+PROGRESS_SECONDS = 2.0  # how often progress alone is worth a heartbeat
+
 # The control plane may take the same result later; any other answer to it is final.
 LATER = (Unavailable, NotAuthenticated)
 
@@ -83,7 +85,9 @@ class Jobs:
     def held(self) -> list[Held]:
         """Running, or finished and not sent yet."""
         with self._lock:
-            running = [Held(id=id, fence=fence) for id, fence in self._running]
+            running = [
+                Held(id=id, fence=fence, rows_done=attempt.rows_done) for (id, fence), attempt in self._running.items()
+            ]
         known = {(held.id, held.fence) for held in running}
         return running + [e.held for e in self._journal.entries() if (e.held.id, e.held.fence) not in known]
 
@@ -117,7 +121,15 @@ class Jobs:
             log.info("Job %s is not for this node: %s", job_id[:8], error.message)
             return
         attempt = _Attempt(
-            spec, self._attempts, self._blobs, self._warm, self._logs, self._control_plane, self._journal, self._over
+            spec,
+            self._attempts,
+            self._blobs,
+            self._warm,
+            self._logs,
+            self._control_plane,
+            self._journal,
+            self._over,
+            self._changed,
         )
         with self._lock:
             if self._stopping:
@@ -190,8 +202,10 @@ class _Attempt:
         control_plane: ControlPlane,
         journal: Journal,
         over: Callable[[_Attempt], None],
+        changed: Callable[[], None],
     ) -> None:
         self.spec = spec
+        self.rows_done = 0
         self._attempts = attempts
         self._blobs = blobs
         self._warm = warm
@@ -199,6 +213,8 @@ class _Attempt:
         self._control_plane = control_plane
         self._journal = journal
         self._over = over
+        self._changed = changed
+        self._progress_told = time.monotonic()
         self._stopped = threading.Event()
         self._timed_out = False
         self._lock = threading.Lock()
@@ -239,7 +255,7 @@ class _Attempt:
         inputs = BlobCache(folder.path / "inputs", self._control_plane).fetch(
             spec.inputs, lambda _: None, self._stopped
         )
-        task = Run(spec.model, str(inputs), spec.inputs_header_bytes, str(result))
+        task = Run(spec.model, str(inputs), spec.inputs_header_bytes, str(result), spec.over_rows)
         with self._warm.claim(spec.device, spec.memory_bytes, warm.key(spec)) as found:
             loaded = found or Loaded.start(self._attempts, spec)
             try:
@@ -249,7 +265,7 @@ class _Attempt:
                         self._say("the model is loaded already")
                     else:
                         self._load(loaded, model)
-                    header_bytes = loaded.runner.run(task)
+                    header_bytes = loaded.runner.run(task, self._progress)
             except BaseException:
                 loaded.close()
                 raise
@@ -297,6 +313,12 @@ class _Attempt:
         )
         loaded.runner.load(order, spec.timeout_seconds + 1)
         self._say(f"loaded in {time.monotonic() - started:.2f} s")
+
+    def _progress(self, rows_done: int) -> None:
+        self.rows_done = rows_done
+        if time.monotonic() - self._progress_told > PROGRESS_SECONDS:
+            self._progress_told = time.monotonic()
+            self._changed()
 
     def _time_out(self) -> None:
         with self._lock:

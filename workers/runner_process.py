@@ -83,19 +83,22 @@ class RunnerProcess:
         if loaded.failure is not None:
             raise AttemptFailed(loaded.failure.code, loaded.failure.message)
 
-    def run(self, task: orders.Run) -> int:
+    def run(self, task: orders.Run, progress: Callable[[int], None] = lambda rows_done: None) -> int:
         """How long the JSON of the result is. For a runner that does not serve; any number of times. Raises
         AttemptFailed."""
         self.last_lines.clear()
         self._oom_kills = memory.oom_kills()
         self.send(orders.encode(task))
-        frames = self.read()
-        if not frames:
-            raise self.died()
-        finished = orders.decode(frames[0], orders.Finished)
-        if finished.failure is not None:
-            raise AttemptFailed(finished.failure.code, finished.failure.message)
-        return finished.header_bytes
+        while frames := self.read():
+            for frame in frames:
+                match orders.decode_said(frame):
+                    case orders.Progress(rows_done):
+                        progress(rows_done)
+                    case orders.Finished(header_bytes, failure):
+                        if failure is not None:
+                            raise AttemptFailed(failure.code, failure.message)
+                        return header_bytes
+        raise self.died()
 
     def send(self, frame: bytes) -> None:
         with contextlib.suppress(OSError):  # whoever reads the answer finds out

@@ -7,8 +7,9 @@ from typing import Any
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
-from jobs.models import Job, JobEvent
+from jobs.models import Dataset, Job, JobEvent
 from protocol import names
+from protocol.datasets import CHUNK_ROWS, MOST_CHUNK_ROWS, RESULT_FORMATS
 from protocol.hardware import CLASSES
 from protocol.tensors import DATATYPES
 
@@ -23,6 +24,8 @@ class JobSerializer(serializers.ModelSerializer[Job]):
     device = serializers.CharField(source="device.name", default=None, read_only=True)
     waited_seconds = serializers.SerializerMethodField(help_text="From submission to the start of the last attempt.")
     ran_seconds = serializers.SerializerMethodField(help_text="How long the last attempt took.")
+    rows_total = serializers.IntegerField(read_only=True, allow_null=True, help_text="Of a job over a data set.")
+    result_format = serializers.SerializerMethodField(help_text="Of a job over a data set.")
 
     class Meta:
         model = Job
@@ -40,6 +43,10 @@ class JobSerializer(serializers.ModelSerializer[Job]):
             "attempts",
             "options",
             "timeout_seconds",
+            "dataset",
+            "rows_done",
+            "rows_total",
+            "result_format",
             "created_at",
             "started_at",
             "finished_at",
@@ -50,6 +57,9 @@ class JobSerializer(serializers.ModelSerializer[Job]):
 
     def get_queue(self, job: Job) -> str:
         return names.class_queue(job.hardware_class)
+
+    def get_result_format(self, job: Job) -> str | None:
+        return job.over_rows["result_format"] if job.over_rows else None
 
     def get_waited_seconds(self, job: Job) -> float | None:
         return (job.started_at - job.created_at).total_seconds() if job.started_at else None
@@ -112,14 +122,14 @@ class OutputsField(serializers.Field[Any, Any, Any, Any]):
     """The parser has put them into the inputs: together they are one request."""
 
 
-class NewJobSerializer(serializers.Serializer[Any]):
+class WorkSerializer(serializers.Serializer[Any]):
+    """What all new jobs have."""
+
     model = serializers.CharField(max_length=63)
     version = serializers.IntegerField(min_value=1, required=False, help_text="The newest, if left out.")
     hardware_class = serializers.ChoiceField(
         choices=CLASSES, required=False, help_text="If left out, the cheapest of which a node can take it."
     )
-    inputs = InputsField()
-    outputs = OutputsField(required=False, help_text="All, if left out.")
     options = serializers.DictField(required=False, help_text='For the runtime, as {"threads": 2}.')
     timeout_seconds = serializers.IntegerField(
         min_value=1,
@@ -133,3 +143,29 @@ class NewJobSerializer(serializers.Serializer[Any]):
             known = ", ".join(self.fields)
             raise serializers.ValidationError(dict.fromkeys(strange, f"There is no such field. Known: {known}."))
         return super().to_internal_value(data)
+
+
+class NewJobSerializer(WorkSerializer):
+    inputs = InputsField()
+    outputs = OutputsField(required=False, help_text="All, if left out.")
+
+
+class NewJobOverRowsSerializer(WorkSerializer):
+    dataset = serializers.UUIDField(help_text="As POST /api/v1/jobs/datasets/ gave it.")
+    outputs = serializers.ListField(child=OutputNameSerializer(), required=False, help_text="All, if left out.")
+    chunk_rows = serializers.IntegerField(
+        min_value=1, max_value=MOST_CHUNK_ROWS, default=CHUNK_ROWS, help_text="How many rows go into one run."
+    )
+    result_format = serializers.ChoiceField(
+        choices=RESULT_FORMATS, required=False, help_text="If left out, npz for an npz and jsonl for the others."
+    )
+
+
+class DatasetSerializer(serializers.ModelSerializer[Dataset]):
+    sha256 = serializers.CharField(source="blob_id", read_only=True)
+    size_bytes = serializers.IntegerField(source="blob.size_bytes", read_only=True)
+
+    class Meta:
+        model = Dataset
+        fields = ["id", "format", "rows", "columns", "filename", "sha256", "size_bytes", "created_at"]
+        read_only_fields = fields

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 from uuid import UUID
 
-from django.http import HttpResponse
+from django.http import HttpResponse, HttpResponseBase
 from django.shortcuts import get_object_or_404
 from drf_spectacular.types import OpenApiTypes
-from drf_spectacular.utils import OpenApiParameter, extend_schema
+from drf_spectacular.utils import OpenApiParameter, PolymorphicProxySerializer, extend_schema
 from rest_framework import generics
 from rest_framework.exceptions import NotAcceptable
 from rest_framework.renderers import JSONRenderer
@@ -24,10 +24,18 @@ from jobs.api.filters import JobFilter
 from jobs.api.parsers import BinaryJobParser, JobParser
 from jobs.models import Job
 from jobs.states import JobState
+from models_registry.ranged import blob_response
 from protocol import oip
 from protocol.errors import BadRequest, Conflict
 
 BINARY = "application/octet-stream"
+
+
+NEW_JOB = PolymorphicProxySerializer(
+    component_name="NewJobOfEitherKind",
+    serializers=[serializers.NewJobSerializer, serializers.NewJobOverRowsSerializer],
+    resource_type_field_name=None,
+)
 
 
 class JobsView(generics.ListAPIView[Job]):
@@ -41,7 +49,7 @@ class JobsView(generics.ListAPIView[Job]):
         return _visible(self.request)
 
     @extend_schema(
-        request={"application/json": serializers.NewJobSerializer, BINARY: OpenApiTypes.BINARY},
+        request={"application/json": NEW_JOB, BINARY: OpenApiTypes.BINARY},
         responses={201: serializers.JobSerializer, 200: serializers.JobSerializer},
         parameters=[
             OpenApiParameter(
@@ -59,18 +67,21 @@ class JobsView(generics.ListAPIView[Job]):
         ],
     )
     def post(self, request: Request) -> Response:
-        """Run a model once. The body is an Open Inference Protocol request that also names the model; 200 in place of
-        201 means that the Idempotency-Key was used for it before."""
-        wanted = serializers.NewJobSerializer(data=request.data)
+        """Run a model once. The body is an Open Inference Protocol request that also names the model, or JSON that
+        names the model and a data set; 200 in place of 201 means that the Idempotency-Key was used for it before."""
+        assert isinstance(request.user, User)
+        who: dict[str, Any] = {"owner": request.user, "idempotency_key": request.headers.get("Idempotency-Key")}
+        over_rows = "dataset" in request.data
+        wanted = (serializers.NewJobOverRowsSerializer if over_rows else serializers.NewJobSerializer)(
+            data=request.data
+        )
         wanted.is_valid(raise_exception=True)
         fields = dict(wanted.validated_data)
-        assert isinstance(request.user, User)
-        job, is_new = services.submit(
-            owner=request.user,
-            request=fields.pop("inputs"),
-            idempotency_key=request.headers.get("Idempotency-Key"),
-            **fields,
-        )
+        if over_rows:
+            outputs = [output["name"] for output in fields.pop("outputs", [])]
+            job, is_new = services.submit_over_rows(**who, **fields, outputs=outputs)
+        else:
+            job, is_new = services.submit(**who, request=fields.pop("inputs"), **fields)
         return Response(serializers.JobSerializer(job).data, status=201 if is_new else 200)
 
 
@@ -111,13 +122,18 @@ class ResultView(APIView):
         responses={
             (200, "application/json"): serializers.ResultSerializer,
             (200, BINARY): OpenApiTypes.BINARY,
+            (206, BINARY): OpenApiTypes.BINARY,
         }
     )
-    def get(self, request: Request, id: UUID) -> HttpResponse:
+    def get(self, request: Request, id: UUID) -> HttpResponseBase:
         """The Open Inference Protocol response: as JSON, or in binary form with `Accept: application/octet-stream`
-        (the header Inference-Header-Content-Length then says where the raw tensors begin)."""
+        (the header Inference-Header-Content-Length then says where the raw tensors begin). Of a job over a data set:
+        the file, of which Range gives a part."""
         job = _find(request, id)
         _check_succeeded(job)
+        if job.over_rows:
+            filename = f"{job.version.model.name}-{str(job.pk)[:8]}.{job.over_rows['result_format']}"
+            return blob_response(request._request, job.result_blob, filename)
         if request.accepted_renderer.media_type == BINARY:
             result = results.load(job)
             return HttpResponse(result.body, content_type=BINARY, headers={oip.HEADER: str(result.header_bytes)})

@@ -10,6 +10,7 @@ from rest_framework.request import Request
 
 from jobs import leases
 from jobs.bodies import header_length, read_body
+from models_registry import uploads
 from nodes.node_api.views import NodeView, calling_node, message
 from protocol import messages
 from protocol.errors import BadRequest
@@ -25,13 +26,18 @@ class ResultView(NodeView):
         fence = request.query_params.get("fence", "")
         if not fence.isdecimal():
             raise BadRequest(f"fence must be a whole number, not {fence!r}.")
-        leases.finish(
-            job_id=job_id,
-            node=calling_node(request),
-            fence=int(fence),
-            body=read_body(request),
-            header_bytes=header_length(request),
-        )
+        node = calling_node(request)
+        if leases.expects_file(job_id=job_id, node=node, fence=int(fence)):
+            with uploads.received_raw(request._request) as upload:
+                leases.finish_with_file(job_id=job_id, node=node, fence=int(fence), incoming=upload.incoming)
+        else:
+            leases.finish(
+                job_id=job_id,
+                node=node,
+                fence=int(fence),
+                body=read_body(request),
+                header_bytes=header_length(request),
+            )
         return HttpResponse(status=204)
 
 

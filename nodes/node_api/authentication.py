@@ -20,8 +20,7 @@ class NodeAuthentication(BaseAuthentication):
 
     def authenticate(self, request: Request) -> tuple[User, Node]:
         text = request.headers.get("Authorization", "").removeprefix("Bearer ").strip()
-        credential = credentials.parse(text, credentials.NODE_TOKEN)
-        node = _find(credential) if credential else None
+        node = find_node(text)
         if node is None:
             raise AuthenticationFailed("This node token is not valid. If the node was removed, join it again.")
         return node.owner, node
@@ -33,6 +32,12 @@ class NodeAuthentication(BaseAuthentication):
 class IsNode(BasePermission):
     def has_permission(self, request: Request, view: object) -> bool:
         return isinstance(request.auth, Node)
+
+
+def find_node(token: str) -> Node | None:
+    """Whose token it is."""
+    credential = credentials.parse(token, credentials.NODE_TOKEN)
+    return _find(credential) if credential else None
 
 
 def _find(credential: credentials.Credential) -> Node | None:

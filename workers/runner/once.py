@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import time
 import traceback
 from pathlib import Path
 
@@ -12,28 +13,51 @@ from protocol import oip
 from protocol.errors import RunFailed
 from workers import wire
 from workers.failures import describe
-from workers.runner.orders import Finished, Run, decode, encode
+from workers.runner import over_rows
+from workers.runner.orders import Finished, Progress, Run, Said, decode, encode
 from workers.runtimes.arrays import to_array, to_tensor
 from workers.runtimes.base import Inputs, Runtime
+
+PROGRESS_SECONDS = 0.5
 
 
 def serve(sock: socket.socket, reader: wire.FrameReader, runtime: Runtime, arrived: list[tuple[int, bytes]]) -> None:
     """Until the agent closes the socket."""
     while arrived or (arrived := reader.read()):
         for _, frame in arrived:
-            said = encode(run(runtime, decode(frame, Run)))
-            sock.sendall(wire.TO_AGENT.pack(len(said)) + said)
+            _say(sock, run(runtime, decode(frame, Run), _Told(sock)))
         arrived = []
 
 
-def run(runtime: Runtime, task: Run) -> Finished:
+def run(runtime: Runtime, task: Run, progress: over_rows.Progress) -> Finished:
     try:
+        if task.over_rows is not None:
+            over_rows.run(runtime, task.over_rows, Path(task.inputs), Path(task.result), progress)
+            return Finished()
         return Finished(header_bytes=_run(runtime, task))
     except Exception as error:
         failure = describe(error, RunFailed.code)
         if failure.code == RunFailed.code:
             traceback.print_exc()
         return Finished(failure=failure)
+
+
+class _Told:
+    """Progress for the agent, not too often."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._at = time.monotonic()
+
+    def __call__(self, rows_done: int) -> None:
+        if time.monotonic() - self._at > PROGRESS_SECONDS:
+            self._at = time.monotonic()
+            _say(self._sock, Progress(rows_done))
+
+
+def _say(sock: socket.socket, message: Said) -> None:
+    said = encode(message)
+    sock.sendall(wire.TO_AGENT.pack(len(said)) + said)
 
 
 def _run(runtime: Runtime, task: Run) -> int:

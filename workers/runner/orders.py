@@ -7,16 +7,17 @@ from typing import TypeVar
 
 import msgspec
 
-from protocol.messages import Failure
+from protocol.messages import Failure, OverRows
 
 
 class Run(msgspec.Struct, frozen=True):
     """Run once over a file of inputs."""
 
     model: str
-    inputs: str  # path of an Open Inference Protocol request in binary form
+    inputs: str  # path of an Open Inference Protocol request in binary form, or of a data set
     inputs_header_bytes: int
     result: str  # path to write the response to
+    over_rows: OverRows | None = None
 
 
 class Order(msgspec.Struct, frozen=True):
@@ -33,17 +34,28 @@ class Loaded(msgspec.Struct, frozen=True):
     failure: Failure | None = None
 
 
-class Finished(msgspec.Struct, frozen=True):
+class Progress(msgspec.Struct, frozen=True, tag=True):
+    """Of a `Run` over a data set, now and then."""
+
+    rows_done: int
+
+
+class Finished(msgspec.Struct, frozen=True, tag=True):
     """Of a `Run`."""
 
     header_bytes: int = 0
     failure: Failure | None = None
 
 
-M = TypeVar("M", bound=msgspec.Struct)
+Said = Finished | Progress
+M = TypeVar("M")
 
 encode = msgspec.json.encode
 
 
 def decode(frame: bytes, kind: type[M]) -> M:
     return msgspec.json.decode(frame, type=kind)
+
+
+_said = msgspec.json.Decoder(Said)
+decode_said = _said.decode
