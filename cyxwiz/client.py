@@ -8,6 +8,7 @@ from typing import Any, Self
 from urllib.parse import quote
 
 from cyxwiz import oip
+from cyxwiz.datasets import Datasets
 from cyxwiz.deployments import Deployments
 from cyxwiz.errors import CyxwizApiError
 from cyxwiz.jobs import Jobs
@@ -20,8 +21,8 @@ from cyxwiz.transport import RETRY_DELAYS, Transport, read
 
 
 class Client:
-    """`models`, `deployments`, `jobs`, `nodes` and `predict`. Without arguments: what `cyxwiz login` stored, or
-    CYXWIZ_URL and CYXWIZ_API_KEY. Every failure is a `CyxwizError` (see `errors`)."""
+    """`models`, `deployments`, `datasets`, `jobs`, `nodes` and `predict`. Without arguments: what `cyxwiz login`
+    stored, or CYXWIZ_URL and CYXWIZ_API_KEY. Every failure is a `CyxwizError` (see `errors`)."""
 
     def __init__(
         self,
@@ -40,6 +41,7 @@ class Client:
         self._transport = Transport(url, key, timeout=timeout, retry_delays=retry_delays)
         self.models = Models(self._transport)
         self.deployments = Deployments(self._transport)
+        self.datasets = Datasets(self._transport)
         self.jobs = Jobs(self._transport, self.models)
         self.nodes = Nodes(self._transport)
         self._specs: dict[str, dict[str, TensorSpec]] = {}

@@ -6,6 +6,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from cyxwiz import oip
@@ -33,6 +34,10 @@ class Job:
     device: str | None = None
     error_code: str = ""
     attempts: int = 0
+    dataset: str | None = None
+    rows_done: int = 0
+    rows_total: int | None = None  # of a job over a data set
+    result_format: str | None = None
     created_at: str = ""
     started_at: str | None = None
     finished_at: str | None = None
@@ -79,6 +84,36 @@ class Jobs:
         response = self._transport.send("POST", PATH, content=body, headers=headers, repeatable=True)
         return read(decoded(response), Job)
 
+    def submit_over(
+        self,
+        model: str,
+        dataset: str,
+        *,
+        version: int | None = None,
+        hardware_class: str | None = None,
+        outputs: Sequence[str] = (),
+        options: Mapping[str, Any] | None = None,
+        timeout_seconds: int | None = None,
+        chunk_rows: int | None = None,
+        result_format: str | None = None,
+        idempotency_key: str | None = None,
+    ) -> Job:
+        """Over every row of a data set, given by its id (see `Client.datasets`). Its result is a file: `download`."""
+        wishes: dict[str, Any] = {
+            "model": model,
+            "dataset": dataset,
+            "version": version,
+            "hardware_class": hardware_class,
+            "outputs": [{"name": name} for name in outputs] or None,
+            "options": dict(options) if options else None,
+            "timeout_seconds": timeout_seconds,
+            "chunk_rows": chunk_rows,
+            "result_format": result_format,
+        }
+        wishes = {name: wish for name, wish in wishes.items() if wish is not None}
+        headers = {"Idempotency-Key": idempotency_key or uuid.uuid4().hex}
+        return read(self._transport.json("POST", PATH, body=wishes, headers=headers, repeatable=True), Job)
+
     def list(self) -> Iterator[Job]:
         """The newest first."""
         return (read(raw, Job) for raw in self._transport.pages(PATH))
@@ -91,9 +126,13 @@ class Jobs:
         return read(answer, Job) if answer else self.get(id)
 
     def result(self, id: str) -> Prediction:
-        """Of a job that succeeded."""
+        """Of a job that succeeded. (Over a data set: see `download`.)"""
         response = self._transport.send("GET", f"{at(PATH, id)}result", headers={"Accept": "application/octet-stream"})
         return oip.read_prediction(response.content, response.headers.get(oip.HEADER_LENGTH))
+
+    def download(self, id: str, path: Path | str) -> None:
+        """The result of a job over a data set, into a file that is there whole or not at all."""
+        self._transport.download(f"{at(PATH, id)}result", Path(path))
 
     def wait(self, id: str, *, timeout: float | None = None, on_change: Callable[[Job], None] = lambda _: None) -> Job:
         """The succeeded job. `on_change` gets it whenever what is seen of it has changed."""

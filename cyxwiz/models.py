@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cyxwiz.errors import BadInput, CyxwizApiError
+from cyxwiz.errors import CyxwizApiError
 from cyxwiz.tensors import TensorSpec
 from cyxwiz.transport import Transport, at, read
+from cyxwiz.uploads import Progress, upload
 
 PATH = "/api/v1/models/"
-CHUNK = 1024**2
-
-Progress = Callable[[str, int, int], None]  # ("checksum" | "upload", bytes done, bytes in all)
 
 
 @dataclass(frozen=True)
@@ -73,37 +70,13 @@ class Models:
         """Uploads a file as the newest version; the model is made if there is none of that name (by default the
         file's name without its ending)."""
         path = Path(path)
-        try:
-            size = path.stat().st_size
-        except OSError as error:
-            raise BadInput(f"{path}: {error.strerror}.") from None
-        if not path.is_file():
-            raise BadInput(f"{path} is not a file.")
         versions = f"{at(PATH, name or path.stem)}versions/"
-        self._check_access()
-        report = progress or (lambda _step, _done, _total: None)
-        digest = hashlib.sha256()
-        for chunk in _chunks(path, "checksum", size, report):
-            digest.update(chunk)
-        params = {"sha256": digest.hexdigest(), "filename": path.name}
-        upload = _chunks(path, "upload", size, report)
-        return read(self._transport.upload(versions, upload, size=size, params=params), Version)
+        answer = upload(self._transport, versions, path, check_access=self._check_access, progress=progress)
+        return read(answer, Version)
 
     def _check_access(self) -> None:
-        """A wrong address or key should cost one small request, not an upload of gigabytes."""
         try:
             self._transport.json("GET", PATH, params={"page_size": 1})
         except CyxwizApiError as error:
             if error.status != 403:  # a key may be allowed to write only
                 raise
-
-
-def _chunks(path: Path, step: str, size: int, report: Progress) -> Iterator[bytes]:
-    done = 0
-    report(step, 0, size)
-    with path.open("rb") as file:
-        # Never more than announced: a file that grows meanwhile fails its checksum, not the connection.
-        while chunk := file.read(min(CHUNK, size - done)):
-            yield chunk
-            done += len(chunk)
-            report(step, done, size)

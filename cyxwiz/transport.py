@@ -9,7 +9,8 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any, BinaryIO, TypeVar
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 import httpx2
@@ -110,6 +111,46 @@ class Transport:
         timeout = httpx2.Timeout(UPLOAD_TIMEOUT, connect=CONNECT_TIMEOUT)
         return decoded(self.send("POST", path, params=params, content=chunks, headers=given, timeout=timeout))
 
+    def download(self, path: str, target: Path) -> None:
+        """Into `target`, through a file beside it. What breaks goes on where it stopped."""
+        part = target.with_name(f"{target.name}.part")
+        try:
+            with part.open("wb") as file:
+                for delay in (*self._retry_delays, None):
+                    outcome = self._continue(path, file)
+                    if outcome is None:
+                        break
+                    if delay is None or not isinstance(outcome, Unreachable):
+                        raise outcome
+                    time.sleep(delay)
+            part.replace(target)
+        except OSError as error:
+            why = BadInput(f"{target} cannot be written: {error.strerror or error}.")
+        else:
+            return
+        finally:
+            part.unlink(missing_ok=True)
+        raise why
+
+    def _continue(self, path: str, file: BinaryIO) -> CyxwizError | None:
+        had = file.tell()
+        headers = {"Accept": "*/*", "Accept-Encoding": "identity"} | ({"Range": f"bytes={had}-"} if had else {})
+        request = self._http.build_request("GET", self.url + path, headers=headers, timeout=self._timeout)
+        outcome = self._once(request, stream=True)
+        if not isinstance(outcome, httpx2.Response):
+            return outcome
+        try:
+            if had and outcome.status_code != 206:
+                file.seek(0)
+                file.truncate()
+            for chunk in outcome.iter_bytes(1 << 20):
+                file.write(chunk)
+        except httpx2.HTTPError as error:
+            return Unreachable(f"The connection to {self.url} broke ({_words(error)}).")
+        finally:
+            outcome.close()
+        return None
+
     def send(
         self,
         method: str,
@@ -143,9 +184,11 @@ class Transport:
             time.sleep(delay)
         raise AssertionError("the loop ends by return or raise")
 
-    def _once(self, request: httpx2.Request) -> httpx2.Response | CyxwizError:
+    def _once(self, request: httpx2.Request, *, stream: bool = False) -> httpx2.Response | CyxwizError:
         try:
-            response = self._http.send(request)
+            response = self._http.send(request, stream=stream)
+            if stream and not response.is_success:
+                response.read()
         except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
             return Unreachable(
                 f"No CyxWiz server answers at {self.url} ({_words(error)}). Is it running, and is the address right?",

@@ -33,7 +33,7 @@ class Inspected(NamedTuple):
 def inspect(path: Path, format: Format | None = None) -> Inspected:
     """Raises Unprocessable. `format`: what the sender says it is; else its first bytes tell."""
     with path.open("rb") as file:
-        head = file.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()
+        head = file.read(4096).removeprefix(datasets.BYTE_ORDER_MARK).lstrip()
     if not head:
         raise Unprocessable("The data set is empty.")
     if format is None:
@@ -106,7 +106,7 @@ def _jsonl(path: Path) -> Inspected:
             if rows > 1:
                 continue
             try:
-                first = msgspec.json.decode(line.removeprefix(b"\xef\xbb\xbf"), type=dict[str, msgspec.Raw])
+                first = msgspec.json.decode(line, type=dict[str, msgspec.Raw])
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
                 raise BadRequest(f"Row 1 is no JSON object: {error}.") from error
             columns = _named(list(first))

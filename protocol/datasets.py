@@ -24,6 +24,7 @@ RESULT_FORMATS: tuple[ResultFormat, ...] = ("npz", "jsonl")
 MOST_CHUNK_ROWS = 65536
 CHUNK_ROWS = 256
 MOST_LINE_BYTES = 16 * 1024**2
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 class Column(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -126,13 +127,13 @@ def lines(file: BinaryIO) -> Iterator[bytes]:
         number += 1
         if len(line) > MOST_LINE_BYTES:
             raise BadRequest(f"Line {number} is longer than {MOST_LINE_BYTES:,} bytes.")
-        yield line
+        yield line.removeprefix(BYTE_ORDER_MARK) if number == 1 else line
 
 
 def text_lines(file: BinaryIO) -> Iterator[str]:
     for number, line in enumerate(lines(file), 1):
         try:
-            yield line.decode("utf-8-sig" if number == 1 else "utf-8")
+            yield line.decode()
         except UnicodeDecodeError:
             raise BadRequest(f"Line {number} is not UTF-8 text.") from None
 

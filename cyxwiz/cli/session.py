@@ -13,16 +13,15 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document inst
 Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="Wait for the end of it, or return at once.")]
 Timeout = Annotated[float, typer.Option(min=0, metavar="SECONDS", help="Wait no longer than this.")]
 Name = Annotated[str, typer.Argument(help="Name of the deployment.", show_default=False)]
-Inputs = Annotated[
-    list[str],
-    typer.Option(
-        "--input",
-        "-i",
-        metavar="NAME=VALUE",
-        show_default=False,
-        help="A tensor: JSON (x=[[1,2]]), or a file (x=@x.npy, x=@all.npz:x, x=@x.json, x=@- for stdin). Repeatable.",
-    ),
-]
+_INPUT = typer.Option(
+    "--input",
+    "-i",
+    metavar="NAME=VALUE",
+    show_default=False,
+    help="A tensor: JSON (x=[[1,2]]), or a file (x=@x.npy, x=@all.npz:x, x=@x.json, x=@- for stdin). Repeatable.",
+)
+Inputs = Annotated[list[str], _INPUT]
+OptionalInputs = Annotated[list[str] | None, _INPUT]
 Outputs = Annotated[list[str] | None, typer.Option("--output", "-o", metavar="NAME", help="Only this one. Repeatable.")]
 Options = Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="An option of the runtime. Repeatable.")]
 

@@ -138,7 +138,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         if action == "result":
             assert query.startswith("fence=")
-            self.api.results[job_id] = (body, int(self.headers["Inference-Header-Content-Length"]))
+            self.api.results[job_id] = (body, int(self.headers.get("Inference-Header-Content-Length", 0)))
         else:
             self.api.failures[job_id] = messages.decode(body, messages.JobFailure).failure
         self._answer(None)

@@ -114,7 +114,7 @@ def _jsonl(path: Path, inputs: list[TensorSpec], at_once: int) -> Iterator[Chunk
                 yield _stacked(waiting, number)
                 waiting, size = [], 0
             waiting.append(row)
-            size += sum(array.nbytes for array in row.values())
+            size += len(line)
     if waiting:
         yield _stacked(waiting, number + 1)
 
@@ -170,8 +170,7 @@ def _value(value: Any, spec: TensorSpec, number: int) -> NDArray[Any]:
         raise BadRequest(f"Row {number}, column '{spec.name}': its lists have different lengths.") from None
     if spec.datatype == "BYTES" and array.dtype.kind == "U" and not _all_text(value):
         raise BadRequest(f"Row {number}, column '{spec.name}' has values that are not text.")
-    row: NDArray[Any] = fitted(array[None], spec, number)[0]
-    return row
+    return fitted(array[None], spec, number).reshape(array.shape)
 
 
 def _all_text(value: Any) -> bool:
