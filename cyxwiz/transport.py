@@ -143,7 +143,7 @@ class Transport:
             if had and outcome.status_code != 206:
                 file.seek(0)
                 file.truncate()
-            for chunk in outcome.iter_bytes(1 << 20):
+            for chunk in outcome.iter_raw():  # as it comes: what is held back would be lost when it breaks
                 file.write(chunk)
         except httpx2.HTTPError as error:
             return Unreachable(f"The connection to {self.url} broke ({_words(error)}).")

@@ -128,6 +128,38 @@ def test_the_same_idempotency_key_is_the_same_job(digits, logged_in, owner):
             client.jobs.wait(first.id)
 
 
+def test_a_job_over_a_data_set_is_queued(cyxwiz, digits, tmp_path, logged_in, owner):
+    rows = tmp_path / "rows.npz"
+    np.savez(rows, image=np.zeros((5, 64), np.uint8))
+    done = cyxwiz("jobs", "run", "digits", "--dataset", str(rows), "--no-wait", "--result-format", "jsonl", "--json")
+    assert done.code == 0, done.err
+    assert "Uploading rows.npz" in done.err
+    assert (done.json["state"], done.json["rows_total"], done.json["result_format"]) == ("queued", 5, "jsonl")
+    assert "0 of 5" in cyxwiz("jobs", "show", done.json["id"]).out
+    assert cyxwiz("jobs", "result", done.json["id"]).code == 5
+    with Client(logged_in, owner.key) as client:
+        [dataset] = client.datasets.list()
+        assert (dataset.id, dataset.filename, dataset.rows) == (done.json["dataset"], "rows.npz", 5)
+        client.datasets.delete(dataset.id)
+        assert list(client.datasets.list()) == []
+
+
+def test_either_inputs_or_a_data_set(cyxwiz, digits, tmp_path):
+    rows = tmp_path / "rows.csv"
+    rows.write_text("a\n1\n")
+    for arguments, code, said in [
+        ([], 2, "either --input NAME=VALUE, or --dataset FILE"),
+        (["--dataset", str(rows), "--input", IMAGES], 2, "either --input"),
+        (["--dataset", str(tmp_path / "nosuch")], 2, "does not exist"),
+        (["--dataset", str(rows)], 1, "no column for the model's input 'image'"),
+    ]:
+        done = cyxwiz("jobs", "run", "digits", *arguments)
+        assert (done.code, done.out) == (code, ""), done
+        assert said in done.err
+    rows.write_text("")
+    assert "is empty" in cyxwiz("jobs", "run", "digits", "--dataset", str(rows)).err
+
+
 @pytest.mark.parametrize(
     ("given", "code", "said"),
     [

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from cyxwiz.errors import CyxwizApiError, NotConfigured, NotUnderstood, Unreachable
+from cyxwiz.errors import BadInput, CyxwizApiError, NotConfigured, NotUnderstood, Unreachable
 from cyxwiz.secret import ApiKey
 from cyxwiz.transport import Transport
 from tests.with_services import free_port
@@ -135,3 +135,31 @@ def test_refusals_of_every_kind_are_read(body, code, detail):
         with pytest.raises(CyxwizApiError, match=detail) as caught:
             transport.json("GET", "/x")
         assert (caught.value.code, caught.value.request_id) == (code, "r1")
+
+
+def answer(status: str, body: bytes, length: int) -> bytes:
+    return f"HTTP/1.1 {status}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n".encode() + body
+
+
+def test_a_download_that_breaks_goes_on_where_it_stopped(tmp_path):
+    target = tmp_path / "result.npz"
+    with serving(answer("200 OK", b"abc", 8), answer("206 Partial Content", b"defgh", 5)) as (server, transport):
+        transport.download("/x", target)
+        assert "Range" not in server.asked[0]
+        assert "Range: bytes=3-\r\n" in server.asked[1]
+    assert target.read_bytes() == b"abcdefgh"
+    with serving(answer("200 OK", b"abc", 8), answer("200 OK", b"abcdefgh", 8)) as (_, transport):
+        transport.download("/x", target)  # from a server that knows no ranges
+    assert target.read_bytes() == b"abcdefgh"
+
+
+def test_a_download_is_there_whole_or_not_at_all(tmp_path):
+    target = tmp_path / "result.npz"
+    refused = answer("409 Conflict", b'{"code": "conflict", "detail": "not yet"}', 41)
+    with serving(refused) as (_, transport), pytest.raises(CyxwizApiError, match="not yet"):
+        transport.download("/x", target)
+    with serving(*[answer("200 OK", b"abc", 8)] * 3) as (_, transport), pytest.raises(Unreachable, match="broke"):
+        transport.download("/x", target)
+    assert list(tmp_path.iterdir()) == []
+    with serving() as (_, transport), pytest.raises(BadInput, match="cannot be written"):
+        transport.download("/x", tmp_path / "nosuch" / "result.npz")

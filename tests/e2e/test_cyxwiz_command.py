@@ -112,6 +112,35 @@ def test_a_job_gives_the_same_answers(terminal: Terminal, typed: str, heldout: H
     assert "is succeeded on local-1" in lists.stderr
 
 
+def test_a_job_over_a_data_set_gives_the_same_answers(
+    terminal: Terminal, typed: str, heldout: Heldout, tmp_path: Path
+) -> None:
+    images, labels = heldout
+    table = tmp_path / "rows.csv"
+    np.savetxt(table, images.reshape(len(images), -1), delimiter=",", header=",".join(f"p{n}" for n in range(64)))
+    table.write_text(table.read_text().removeprefix("# "))
+    np.savez(tmp_path / "rows.npz", image=images.reshape(len(images), -1).astype("f4"))
+    by_line, by_array = tmp_path / "labels.jsonl", tmp_path / "labels.npz"
+    done = terminal.json(
+        *("jobs", "run", typed, "--dataset", str(table), "--output", "label", "--save", str(by_line)),
+        *("--chunk-rows", "100", "--timeout", "30"),
+    )
+    assert (done["state"], done["rows_done"], done["rows_total"]) == ("succeeded", 360, 360)
+    found = [json.loads(line)["label"] for line in by_line.read_text().splitlines()]
+    assert np.mean(np.array(found) == labels) >= 0.97
+    said = terminal.run("jobs", "run", typed, "--dataset", str(tmp_path / "rows.npz"), "--save", str(by_array))
+    assert "labels.npz: 360 rows." in said.stdout
+    assert np.load(by_array)["label"].tolist() == found
+    assert np.load(by_array)["probabilities"].shape == (360, 10)
+    again = terminal.run("jobs", "result", done["id"], "--save", str(tmp_path / "again.jsonl"))
+    assert "360 rows" in again.stdout
+    assert (tmp_path / "again.jsonl").read_bytes() == by_line.read_bytes()
+    table.write_text(table.read_text().replace("0.000000000000000000e+00", "none", 1))
+    refused = terminal.run("jobs", "run", typed, "--dataset", str(table), code=1)
+    assert "Row 1, column 'p" in refused.stderr
+    assert "'none' is no FP32" in refused.stderr
+
+
 def test_the_life_of_a_deployment_is_told(terminal: Terminal, typed: str) -> None:
     assert "typed@1" in terminal.run("ps").stdout
     assert terminal.json("logs", typed)
