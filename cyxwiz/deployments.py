@@ -39,6 +39,7 @@ class Deployment:
     reason: str = ""
     id: str = ""
     replicas: Sequence[Replica] = ()
+    format: str = ""
     hardware_class: str = ""
     options: dict[str, Any] = field(default_factory=dict)
     wanted_running: bool = True

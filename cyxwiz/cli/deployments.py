@@ -216,6 +216,9 @@ def _watch(client: Client, made: Deployment, *, timeout: float, json: bool) -> N
         return
     nodes = ", ".join(sorted({f"{replica.node} ({replica.device})" for replica in final.replicas}))
     say(f"{final.name} is running {final.model}@{final.version} on {nodes}.")
+    if final.format == "gguf":
+        say(f"Ask it: POST {client.url}/v1/chat/completions, or any OpenAI client with that base address.")
+        return
     say(f"Ask it: cyxwiz predict {final.name} --input NAME=@FILE, or POST {client.url}/v2/models/{final.name}/infer")
 
 
