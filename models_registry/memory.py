@@ -39,11 +39,6 @@ def _text_bytes(version: Version, options: Mapping[str, Any]) -> int:
     return version.size_bytes + conversations + TEXT_RUNNER_BYTES
 
 
-def task(version: Version) -> str:
-    """What a route to it is for: "text" where it generates or embeds text, else "tensor"."""
-    return "text" if version.format == gguf.NAME else "tensor"
-
-
 def platform(version: Version) -> str:
     """What the Open Inference Protocol calls the version's format."""
     return BY_NAME[version.format].PLATFORM

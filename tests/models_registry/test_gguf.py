@@ -219,7 +219,6 @@ def test_a_damaged_model_is_read_or_refused_and_nothing_else_happens(data):
 def test_the_guess_at_memory_grows_with_the_conversations(owner):
     version = services.add_version(owner=owner.user, name="rhymes", chunks=[RHYMES.read_bytes()])
     assert memory.platform(version) == "llama_cpp"
-    assert memory.task(version) == "text"
     plain = memory.estimate_bytes(version, {})
     more = memory.estimate_bytes(version, {"parallel": 8, "context_length": 1024})
     assert more - plain == version.metadata["kv_bytes_per_token"] * (9 * 1024 - 5 * 512)
