@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 import struct
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
 
 import openai
 import pytest
@@ -15,6 +18,7 @@ from protocol.text import Chunk, Embed, Embeddings, Generate
 from tests.gateway.node import lose, stay_silent
 from tests.web_server import wait_until
 
+DOCS = Path(__file__).resolve().parents[2] / "docs" / "openai.md"
 HELLO = [{"role": "user", "content": "Hello"}]
 LAST = Chunk("", "stop", prompt_tokens=7, completion_tokens=2, cached_tokens=3)
 
@@ -241,3 +245,14 @@ def test_generate_and_generate_stream_as_triton_has_them(http, node, text):
     assert refused.status_code == 400
     assert "/generate" in refused.json()["error"]
     assert http.post("/v2/models/model/generate", json={}).status_code == 400
+
+
+def test_the_example_in_the_docs_runs(server, key, text, monkeypatch, capsys):
+    text([say], "rhymes")
+    monkeypatch.setenv("CYXWIZ_URL", f"http://{server.address}")
+    monkeypatch.setenv("CYXWIZ_API_KEY", key)
+    (example,) = re.findall(r"```python\n(.*?)```", DOCS.read_text(), re.DOTALL)
+    there: dict[str, Any] = {}
+    exec(example, there)
+    there["client"].close()
+    assert capsys.readouterr().out == "Tell me a rhyme.2 vectors for 4 tokens\n"
