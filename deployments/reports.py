@@ -8,6 +8,7 @@ from deployments import reconcile
 from deployments.models import Replica
 from deployments.states import ON_NODE, ReplicaState
 from deployments.transitions import locked, move
+from models_registry import memory
 from models_registry.models import VersionFile
 from nodes import allocations
 from nodes.models import Node
@@ -48,6 +49,7 @@ def _spec(replica: Replica) -> ReplicaSpec:
         device=replica.device.name if replica.device else "cpu",
         memory_bytes=replica.allocated_bytes or 0,
         options=replica.deployment.options,
+        signature=memory.signature(version),
     )
 
 

@@ -20,7 +20,7 @@ from jobs import queueing, results
 from jobs.models import Job
 from jobs.states import JobState
 from jobs.transitions import move
-from models_registry import blobs
+from models_registry import blobs, memory
 from models_registry.models import VersionFile
 from nodes import allocations, doorbells, heartbeats
 from nodes.models import Allocation, Device, Node
@@ -283,5 +283,6 @@ def _spec(job: Job, device: Device) -> JobSpec:
         inputs_header_bytes=job.inputs_header_bytes,
         over_rows=msgspec.convert(job.over_rows, OverRows | None),
         options=job.options,
+        signature=memory.signature(job.version),
         tenant=str(job.owner_id),
     )

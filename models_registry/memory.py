@@ -6,9 +6,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
+
 from models_registry.formats import BY_NAME, fake, gguf
 from models_registry.models import Version
 from protocol import text
+from protocol.tensors import Signature
 
 MIB = 1024**2
 
@@ -42,3 +45,10 @@ def _text_bytes(version: Version, options: Mapping[str, Any]) -> int:
 def platform(version: Version) -> str:
     """What the Open Inference Protocol calls the version's format."""
     return BY_NAME[version.format].PLATFORM
+
+
+def signature(version: Version) -> Signature:
+    """What the version takes and gives, for the node; empty where its file says so itself."""
+    if not version.metadata.get("declared"):
+        return Signature()
+    return msgspec.convert({name: version.metadata[name] for name in ("inputs", "outputs")}, Signature)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from typing import Any
 
 from django.db import IntegrityError, transaction
 from django.db.models import Model as DatabaseRow
@@ -11,8 +12,11 @@ from django.db.models import ProtectedError
 
 from accounts.models import User
 from models_registry import blobs, formats
+from models_registry.folders import unpacked
+from models_registry.formats import Recognised
 from models_registry.models import Model, Version, VersionFile
 from protocol.errors import BadRequest, Conflict, NotFound
+from protocol.tensors import Signature
 
 NAME = re.compile(r"[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?")
 NAMED = 3  # of what still uses a version, so many are named
@@ -29,43 +33,71 @@ def create_model(*, owner: User, name: str, description: str = "") -> Model:
         ) from error
 
 
-def add_version(
-    *, owner: User, name: str, chunks: Iterable[bytes], filename: str = "", sha256: str | None = None
-) -> Version:
+def add_version(*, owner: User, name: str, chunks: Iterable[bytes], sha256: str | None = None, **more: Any) -> Version:
     """As `add_received`, for bytes that are not in the store's folder yet."""
     with blobs.Incoming() as incoming:
         for chunk in chunks:
             incoming.write(chunk)
-        return add_received(owner=owner, name=name, incoming=incoming, filename=filename, sha256=sha256)
+        return add_received(owner=owner, name=name, incoming=incoming, sha256=sha256, **more)
 
 
 def add_received(
-    *, owner: User, name: str, incoming: blobs.Incoming, filename: str = "", sha256: str | None = None
+    *,
+    owner: User,
+    name: str,
+    incoming: blobs.Incoming,
+    filename: str = "",
+    sha256: str | None = None,
+    number: int | None = None,
+    declared: Signature | None = None,
 ) -> Version:
-    """The next version of `owner`'s model of that name, which the first push creates. `sha256` is what the sender
-    announced. `filename` is kept for people; what the file is, its bytes say. Refused: nothing is left behind."""
+    """A version of `owner`'s model of that name, which the first push creates: the next, or that of the given number,
+    which must be higher than all before. `incoming` is the model's file, or its folder in a zip archive. `sha256` is
+    what the sender announced. `filename` is kept for people; what the file is, its bytes say. `declared`: what the
+    model takes and gives, for formats that do not tell. Refused: nothing is left behind."""
     checked_name(name)
     if sha256 is not None:
         incoming.expect(sha256)
-    found = formats.recognise(incoming.path)
-    metadata = found.metadata | ({"filename": _shown(filename)} if filename else {})
+    about = {"filename": _shown(filename)} if filename else {}
+    if not formats.is_folder(incoming.path):
+        found = formats.recognise(incoming.path, declared)
+        return _add(owner, name, number, found, about, [incoming])
+    with unpacked(incoming.path) as files:
+        found = formats.recognise_folder({path: file.path for path, file in files.items()}, declared)
+        return _add(owner, name, number, found, about, list(files.values()))
+
+
+def _add(
+    owner: User, name: str, number: int | None, found: Recognised, about: dict[str, str], arrived: list[blobs.Incoming]
+) -> Version:
+    parts = {part.path: part for part in arrived}
+    files = {path: parts[place] for path, place in found.files.items()}
     with transaction.atomic():
         Model.objects.bulk_create([Model(owner=owner, name=name)], ignore_conflicts=True)
         # The lock lets one push after the other take its number.
         model = Model.objects.select_for_update().filter(owner=owner, name=name).first()
         if model is None:
             raise Conflict(f"The model {name!r} was deleted in this very moment. Push again to make a new one.")
-        model.last_number += 1
+        if number is not None and number <= model.last_number:
+            raise Conflict(
+                f"Model {name!r} has had the version number {model.last_number} already, and numbers only grow: the "
+                f"next is {model.last_number + 1} or higher."
+            )
+        model.last_number = model.last_number + 1 if number is None else number
         model.save(update_fields=["last_number"])
         version = Version.objects.create(
             model=model,
             number=model.last_number,
             format=found.format.NAME,
-            size_bytes=incoming.size_bytes,
-            metadata=metadata,
+            size_bytes=sum(part.size_bytes for part in files.values()),
+            metadata=found.metadata | about,
         )
-        VersionFile.objects.create(version=version, path=found.format.FILENAME, blob_id=incoming.sha256)
-        incoming.keep()  # last: what fails before it leaves no file in the store
+        VersionFile.objects.bulk_create(
+            [VersionFile(version=version, path=path, blob_id=part.sha256) for path, part in files.items()]
+        )
+        # Last: what fails before it leaves no file in the store. In one order, for each keeps its row locked.
+        for part in sorted({part.sha256: part for part in files.values()}.values(), key=lambda part: part.sha256):
+            part.keep()
     return version
 
 

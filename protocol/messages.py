@@ -9,6 +9,7 @@ import msgspec
 
 from protocol import datasets
 from protocol.errors import BadRequest
+from protocol.tensors import Signature
 
 HEARTBEAT_SECONDS = 10
 JOBS_AT_ONCE = 4  # how many jobs a node runs at a time; it remembers further doorbells
@@ -136,6 +137,7 @@ class ReplicaSpec(Message, frozen=True):
     device: str
     memory_bytes: int  # what was allocated
     options: dict[str, object] = {}
+    signature: Signature = Signature()
 
 
 class DesiredState(Message, frozen=True):
@@ -174,6 +176,7 @@ class JobSpec(Message, frozen=True):
     inputs_header_bytes: int  # Inference-Header-Content-Length of that request
     over_rows: OverRows | None = None
     options: dict[str, object] = {}
+    signature: Signature = Signature()
     tenant: str = ""  # a loaded model never passes from one tenant's job to another's
 
 

@@ -43,6 +43,13 @@ class TensorSpec(msgspec.Struct, frozen=True):
     shape: list[int]
 
 
+class Signature(msgspec.Struct, frozen=True):
+    """What a model takes and gives."""
+
+    inputs: list[TensorSpec] = []
+    outputs: list[TensorSpec] = []
+
+
 def data_bytes(datatype: str, shape: list[int]) -> int | None:
     """How many bytes such a tensor has; None for BYTES, whose elements differ in length."""
     size = ELEMENT_BYTES.get(datatype)

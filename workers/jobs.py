@@ -309,6 +309,7 @@ class _Attempt:
             device=spec.device,
             memory_bytes=spec.memory_bytes,
             options=spec.options,
+            signature=spec.signature,
             serve=False,
         )
         loaded.runner.load(order, spec.timeout_seconds + 1)

@@ -216,6 +216,7 @@ class Replica:
             device=spec.device,
             memory_bytes=spec.memory_bytes,
             options=spec.options,
+            signature=spec.signature,
         )
         runner.load(order, LOAD_SECONDS + self._total_bytes / LOAD_BYTES_PER_SECOND)
         self._say(f"loaded in {time.monotonic() - started:.2f} s")

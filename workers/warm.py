@@ -69,7 +69,7 @@ def key(spec: JobSpec) -> str:
     """The same for jobs that may share a loaded model: the same files, run in the same way, for the same tenant. (A
     model might remember something of its inputs.)"""
     files = sorted((file.path, file.sha256) for file in spec.files)
-    described = [spec.tenant, spec.format, spec.device, files, spec.options]
+    described = [spec.tenant, spec.format, spec.device, files, spec.options, spec.signature]
     return hashlib.sha256(msgspec.json.encode(described, order="deterministic")).hexdigest()
 
 

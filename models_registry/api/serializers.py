@@ -29,7 +29,7 @@ class FileSerializer(serializers.ModelSerializer[VersionFile]):
 class VersionSerializer(serializers.ModelSerializer[Version]):
     model = serializers.CharField(source="model.name", read_only=True)
     platform = serializers.SerializerMethodField(help_text="The format, as the Open Inference Protocol calls it.")
-    sha256 = serializers.SerializerMethodField(help_text="Of the version's file.")
+    sha256 = serializers.SerializerMethodField(help_text="Of the version's file; null where it has several.")
     files = FileSerializer(many=True, read_only=True)
     inputs = TensorSpecSerializer(source="metadata.inputs", many=True, read_only=True)
     outputs = TensorSpecSerializer(source="metadata.outputs", many=True, read_only=True)
@@ -54,8 +54,9 @@ class VersionSerializer(serializers.ModelSerializer[Version]):
     def get_platform(self, version: Version) -> str:
         return memory.platform(version)
 
-    def get_sha256(self, version: Version) -> str:
-        return version.files.all()[0].blob_id
+    def get_sha256(self, version: Version) -> str | None:
+        files = version.files.all()
+        return files[0].blob_id if len(files) == 1 else None
 
     def get_metadata(self, version: Version) -> dict[str, Any]:
         return {key: value for key, value in version.metadata.items() if key not in ("inputs", "outputs")}
@@ -95,3 +96,6 @@ class UploadSerializer(serializers.Serializer[Any]):
 
     file = serializers.FileField()
     sha256 = serializers.CharField(required=False, help_text="If given, what arrives must have this digest.")
+    number = serializers.IntegerField(required=False, help_text="Of the version; default: the next.")
+    inputs = serializers.CharField(required=False, help_text="As the parameter of that name.")
+    outputs = serializers.CharField(required=False, help_text="As the parameter of that name.")

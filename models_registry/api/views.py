@@ -23,9 +23,16 @@ from models_registry.api import serializers
 from models_registry.api.filters import ModelFilter
 from models_registry.models import Model, Version, VersionFile
 from models_registry.ranged import blob_response
+from protocol.errors import BadRequest, NotFound
 
 SHA256 = OpenApiParameter("sha256", description="If given, what arrives must have this digest.")
 FILENAME = OpenApiParameter("filename", description="What the file is called, for people; of a raw body.")
+
+NUMBER = OpenApiParameter("number", int, description="Of the version, higher than all before; default: the next.")
+TENSORS = "For formats that do not say it themselves: a JSON list of {name, datatype, shape}."
+INPUTS = OpenApiParameter("inputs", description=TENSORS)
+OUTPUTS = OpenApiParameter("outputs", description=TENSORS)
+PATH = OpenApiParameter("path", description="Which file, where the version has several.")
 
 
 class ModelsView(generics.ListAPIView[Model]):
@@ -91,12 +98,12 @@ class VersionsView(generics.ListAPIView[Version]):
 
     @extend_schema(
         request={"multipart/form-data": serializers.UploadSerializer, "application/octet-stream": OpenApiTypes.BINARY},
-        parameters=[SHA256, FILENAME],
+        parameters=[SHA256, FILENAME, NUMBER, INPUTS, OUTPUTS],
         responses={201: serializers.VersionSerializer},
     )
     def post(self, request: Request, name: str) -> Response:
-        """Push a version: the file in the field `file` of a multipart body, or as the body itself. The format is
-        recognised from the bytes. What is refused (422) leaves nothing behind."""
+        """Push a version: the file in the field `file` of a multipart body, or as the body itself; a folder as a zip
+        archive. The format is recognised from the bytes. What is refused (422) leaves nothing behind."""
         services.checked_name(name)
         with uploads.received(request._request) as upload:
             version = services.add_received(
@@ -105,6 +112,8 @@ class VersionsView(generics.ListAPIView[Version]):
                 incoming=upload.incoming,
                 filename=upload.filename,
                 sha256=upload.sha256,
+                number=upload.number,
+                declared=upload.declared,
             )
         return Response(serializers.VersionSerializer(version).data, status=201)
 
@@ -134,7 +143,10 @@ class FileView(APIView):
     content_negotiation_class = AnyAccept
 
     @extend_schema(
-        parameters=[OpenApiParameter("Range", location=OpenApiParameter.HEADER, description="One range of bytes.")],
+        parameters=[
+            OpenApiParameter("Range", location=OpenApiParameter.HEADER, description="One range of bytes."),
+            PATH,
+        ],
         responses={
             (200, "application/octet-stream"): OpenApiTypes.BINARY,
             (206, "application/octet-stream"): OpenApiTypes.BINARY,
@@ -143,12 +155,25 @@ class FileView(APIView):
         },
     )
     def get(self, request: Request, name: str, number: int) -> HttpResponseBase:
-        """Download the version's file. Its ETag is its SHA-256; Range and If-Range let a broken download go on."""
+        """Download the version's file, or one of several. Its ETag is its SHA-256; Range and If-Range let a broken
+        download go on."""
         model = get_object_or_404(_visible(request), name=name)
         version = get_object_or_404(_versions(model), number=number)
-        file: VersionFile = version.files.all()[0]
+        file = _file(list(version.files.all()), request.query_params.get("path"))
         ending = file.path.rpartition(".")[2]
         return blob_response(request._request, file.blob, f"{name}-{number}.{ending}")
+
+
+def _file(files: list[VersionFile], path: str | None) -> VersionFile:
+    if path is None and len(files) == 1:
+        return files[0]
+    names = ", ".join(file.path for file in files)
+    if path is None:
+        raise BadRequest(f"This version has several files; name one in ?path=: {names}.")
+    found = next((file for file in files if file.path == path), None)
+    if found is None:
+        raise NotFound(f"This version has no file {path[:255]!r}. It has {names}.")
+    return found
 
 
 def _visible(request: Request) -> OwnedQuerySet:

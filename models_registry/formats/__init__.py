@@ -1,17 +1,25 @@
-"""What kind of model a file is, judged by its bytes and never by its name; and what it says of itself.
+"""What kind of model an upload is, judged by its bytes and never by its name; and what it says of itself.
 
-A format is a module with NAME, PLATFORM, `matches(head)` and `read(path)`, listed in FORMATS. ONNX has no magic number,
-so it is tried last, on what nothing else claims.
+A format is a module with NAME, PLATFORM, FILENAME and, by what it is made of:
+
+- one file: `matches(head)` and `read(path)`, listed in PLAIN. ONNX has no magic number, so it is tried last, on what
+  nothing else claims.
+- one file that is a zip archive: `matches_names(names)` and `read_zip(zip)`, listed in ZIPPED.
+- a folder, which travels as a zip archive: `matches_names(names)` and `read_folder(files)`, listed in FOLDERS.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from models_registry.formats import fake, foreign, gguf, onnx
+import msgspec
+
+from models_registry.formats import fake, foreign, gguf, onnx, specs, zipped
 from protocol.errors import ModelRefused
+from protocol.tensors import Signature
 
 HEAD_BYTES = 512
 
@@ -19,33 +27,101 @@ HEAD_BYTES = 512
 class Format(Protocol):
     NAME: str
     PLATFORM: str  # what the Open Inference Protocol calls it, in Triton's words
-    FILENAME: str  # what the file is called in the model's folder on a node
+    FILENAME: str  # what its one file is called in the model's folder on a node
 
+
+class Plain(Format, Protocol):
     def matches(self, head: bytes) -> bool: ...
 
     def read(self, path: Path) -> dict[str, Any]:
-        """The metadata: at least `inputs` and `outputs`, lists of {name, datatype, shape}."""
+        """The metadata: `inputs` and `outputs`, lists of {name, datatype, shape}, where the file tells them; and more
+        by format."""
         ...
 
 
-FORMATS: tuple[Format, ...] = (fake, gguf, onnx)
+class Zipped(Format, Protocol):
+    def matches_names(self, names: Collection[str]) -> bool: ...
+
+    def read_zip(self, archive: zipped.Zip) -> dict[str, Any]: ...
+
+
+class Folder(Format, Protocol):
+    def matches_names(self, names: Collection[str]) -> bool: ...
+
+    def read_folder(self, files: Mapping[str, Path]) -> dict[str, Any]: ...
+
+
+PLAIN: tuple[Plain, ...] = (fake, gguf, onnx)
+ZIPPED: tuple[Zipped, ...] = ()
+FOLDERS: tuple[Folder, ...] = ()
 TEXT = frozenset({gguf.NAME})  # language models: asked by text, at /v1
-BY_NAME = {format.NAME: format for format in FORMATS}
+BY_NAME: dict[str, Format] = {format.NAME: format for format in (*PLAIN, *ZIPPED, *FOLDERS)}
 
 
 @dataclass(frozen=True)
 class Recognised:
     format: Format
     metadata: dict[str, Any]
+    files: dict[str, Path]  # by their names in the model's folder
 
 
-def recognise(path: Path) -> Recognised:
-    """Refuses, with the reason, what is not a model that CyxWiz runs."""
-    with path.open("rb") as file:
-        head = file.read(HEAD_BYTES)
+def is_folder(path: Path) -> bool:
+    """Whether it is a folder in a zip archive, to be unpacked before it is looked at."""
+    if not zipped.is_zip(_head(path)):
+        return False
+    with zipped.opened(path) as archive:
+        names = archive.names
+    if any(format.matches_names(names) for format in ZIPPED):
+        return False
+    if what := foreign.archive(names):
+        raise ModelRefused(f"This is {what}.")
+    return True
+
+
+def recognise(path: Path, declared: Signature | None = None) -> Recognised:
+    """Refuses, with the reason, what is not a model that CyxWiz runs. `declared`: what its owner says that it takes and
+    gives, for formats that do not tell."""
+    head = _head(path)
     if not head:
         raise ModelRefused("The file is empty.")
     if what := foreign.name(head, path.stat().st_size):
         raise ModelRefused(f"This is {what}. CyxWiz runs ONNX and GGUF so far.")
-    format = next(format for format in FORMATS if format.matches(head))
-    return Recognised(format, format.read(path))
+    if zipped.is_zip(head):
+        with zipped.opened(path) as archive:
+            zip_format = next(format for format in ZIPPED if format.matches_names(archive.names))
+            metadata = zip_format.read_zip(archive)
+        return Recognised(zip_format, _with_signature(metadata, declared), {zip_format.FILENAME: path})
+    format = next(format for format in PLAIN if format.matches(head))
+    return Recognised(format, _with_signature(format.read(path), declared), {format.FILENAME: path})
+
+
+def recognise_folder(files: Mapping[str, Path], declared: Signature | None = None) -> Recognised:
+    """As `recognise`, for the files of a folder by their names in it."""
+    format = next((format for format in FOLDERS if format.matches_names(files)), None)
+    if format is not None:
+        return Recognised(format, _with_signature(format.read_folder(files), declared), dict(files))
+    if len(files) != 1:
+        raise ModelRefused("The archive holds no model of several files that CyxWiz knows. Upload the model's file.")
+    (only,) = files.values()
+    if zipped.is_zip(_head(only)):
+        raise ModelRefused("The archive holds another archive; unpack it first.")
+    return recognise(only, declared)
+
+
+def _with_signature(metadata: dict[str, Any], declared: Signature | None) -> dict[str, Any]:
+    if "inputs" in metadata:
+        if declared is not None:
+            raise ModelRefused("The file itself says what the model takes and gives; leave inputs and outputs away.")
+        return metadata
+    if declared is None or not declared.inputs or not declared.outputs:
+        raise ModelRefused(
+            "The file does not say what the model takes and gives. Say it with the upload: inputs and outputs, each a "
+            'list of {"name", "datatype", "shape"}, where -1 is a dimension of any size.'
+        )
+    specs.check(declared.inputs, declared.outputs)
+    return metadata | msgspec.to_builtins(declared) | {"declared": True}
+
+
+def _head(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(HEAD_BYTES)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 CONVERT = "export it to ONNX (torch.onnx.export)"
 MAGIC: tuple[tuple[bytes, str], ...] = (
     (b"\x89HDF\r\n\x1a\n", "an HDF5 file (Keras .h5); convert it with tf2onnx"),
@@ -32,8 +34,6 @@ def name(head: bytes, size_bytes: int) -> str | None:
     for magic, what in MAGIC:
         if head.startswith(magic):
             return what
-    if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
-        return _zip(head)
     if head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
         return f"a Python pickle, which can run any code when it is loaded; {CONVERT}"
     if head[4:8] == b"TFL3":
@@ -47,13 +47,14 @@ def name(head: bytes, size_bytes: int) -> str | None:
     return None
 
 
-def _zip(head: bytes) -> str:
-    """By the name of the first entry: reading the whole directory of a stranger's zip is work without a bound."""
-    first = head[30 : 30 + int.from_bytes(head[26:28], "little")]
-    if first.endswith((b"data.pkl", b"/version", b"/byteorder", b".format_version")) or b"/code/" in first:
-        return f"a PyTorch zip (.pt, .pth, .pt2), which is loaded by unpickling; {CONVERT}"
-    if first.endswith(b".npy"):
+def archive(names: Collection[str]) -> str | None:
+    """The same for a zip archive, by the names of its files; None when it may be a folder with a model."""
+    if not names:
+        return "an empty archive"
+    if any(name.rpartition("/")[2] == "data.pkl" for name in names):
+        return f"a PyTorch checkpoint (.pt, .pth): weights without a graph, loaded by unpickling; {CONVERT}"
+    if all(name.endswith(".npy") for name in names):
         return "a NumPy archive (.npz), not a model"
-    if first in (b"metadata.json", b"config.json"):
+    if "metadata.json" in names and "config.json" in names:
         return "a Keras archive (.keras); convert it with tf2onnx"
-    return "a zip archive; unpack it and upload the model file inside"
+    return None

@@ -113,7 +113,7 @@ def test_a_digest_that_is_none_is_a_bad_request(owner, settings):
         (b"hello, I am no model", "not a valid ONNX model"),
         (LINEAR[:-40], "not a valid ONNX model"),
         (b"\x80\x04\x95\x10\x00\x00\x00\x00\x00\x00\x00\x8c\x02os.", "pickle"),
-        (b"PK\x03\x04" + b"\0" * 22 + b"\x10\x00\x00\x00" + b"archive/data.pkl", "PyTorch zip"),
+        (b"PK\x03\x04" + b"\0" * 22 + b"\x10\x00\x00\x00" + b"archive/data.pkl", "zip archive"),
         (b"GGUF\x03\x00\x00\x00", "GGUF"),
         (b"\x89HDF\r\n\x1a\n" + b"\0" * 100, "HDF5"),
         (b"\x40\0\0\0\0\0\0\0{" + b" " * 63, "safetensors"),

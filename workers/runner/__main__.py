@@ -62,7 +62,14 @@ def load(order: orders.Order) -> Runtime:
         raise Unsupported(f"This node knows no model format '{order.format}'.")
     runtime = catalogue.load(order.format)()
     runtime.load(
-        Artifact(Path(order.folder), tuple(order.files), order.device, order.memory_bytes, order.options),
+        Artifact(
+            folder=Path(order.folder),
+            files=tuple(order.files),
+            device=order.device,
+            memory_bytes=order.memory_bytes,
+            options=order.options,
+            signature=order.signature,
+        )
     )
     return runtime
 

@@ -8,6 +8,7 @@ from typing import TypeVar
 import msgspec
 
 from protocol.messages import Failure, OverRows
+from protocol.tensors import Signature
 
 
 class Run(msgspec.Struct, frozen=True):
@@ -27,6 +28,7 @@ class Order(msgspec.Struct, frozen=True):
     device: str
     memory_bytes: int
     options: dict[str, object] = {}
+    signature: Signature = Signature()
     serve: bool = True  # answer request frames; else carry out orders to `Run`
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protocol.errors import CyxwizError
-from protocol.tensors import TensorSpec
+from protocol.tensors import Signature, TensorSpec
 from protocol.text import Chunk, Embed, Embeddings, Generate
 
 Arrays = dict[str, NDArray[Any]]
@@ -27,6 +27,7 @@ class Artifact:
     device: str
     memory_bytes: int  # what was allocated
     options: Mapping[str, object] = field(default_factory=dict)
+    signature: Signature = field(default_factory=Signature)  # as its owner declared it, for formats that do not tell
 
 
 class Inputs(NamedTuple):
