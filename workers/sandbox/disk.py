@@ -44,8 +44,8 @@ def is_over(folder: Path, pid: int, most: int) -> bool:
 def _deleted_bytes(pid: int) -> int:
     used = 0
     try:
-        for entry in os.scandir(f"/proc/{pid}/fd"):
-            file = os.stat(entry.path)
+        for fd in os.listdir(f"/proc/{pid}/fd"):
+            file = os.stat(f"/proc/{pid}/fd/{fd}")
             if stat.S_ISREG(file.st_mode) and file.st_nlink == 0:
                 used += file.st_blocks * 512
     except OSError:  # it has ended, or closed one; or the system has no /proc
