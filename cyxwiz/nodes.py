@@ -31,6 +31,9 @@ class Node:
     state: str
     draining: bool = False
     shared: bool = False
+    allows_programs: bool = False
+    sandbox_level: int = 0
+    sandbox_why_not_higher: str = ""
     labels: dict[str, str] = field(default_factory=dict)
     hostname: str = ""
     formats: Sequence[str] = ()
@@ -55,11 +58,20 @@ class Nodes:
     def list(self) -> Iterator[Node]:
         return (read(raw, Node) for raw in self._transport.pages(PATH))
 
+    def set_allows_programs(self, name: str, allows: bool) -> Node:
+        """Whether models that are programs (TorchScript, .pt2, SavedModel) may be placed on your node."""
+        return read(self._transport.json("PATCH", f"{PATH}{name}/", body={"allows_programs": allows}), Node)
+
     def create_join_token(
-        self, *, node_name: str | None = None, shared: bool = False, labels: Mapping[str, str] | None = None
+        self,
+        *,
+        node_name: str | None = None,
+        shared: bool = False,
+        allows_programs: bool = False,
+        labels: Mapping[str, str] | None = None,
     ) -> JoinToken:
         """Good for one machine, for fifteen minutes."""
-        body: dict[str, Any] = {"shared": shared, "labels": dict(labels or {})}
+        body: dict[str, Any] = {"shared": shared, "allows_programs": allows_programs, "labels": dict(labels or {})}
         if node_name:
             body["node_name"] = node_name
         return read(self._transport.json("POST", f"{PATH}join-tokens/", body=body), JoinToken)

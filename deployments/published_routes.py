@@ -13,11 +13,8 @@ from models_registry import formats, memory
 from models_registry.models import Version
 from nodes.models import Node
 from protocol import names, text
-from protocol.routes import Abilities, Route, Target
+from protocol.routes import TEXT_SECONDS, Abilities, Route, Target
 from protocol.tensors import TensorSpec
-
-# A long text takes minutes on a small machine; OpenAI's clients wait ten by default.
-TEXT_SECONDS = 600.0
 
 
 def publish(deployment: Deployment) -> None:

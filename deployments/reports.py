@@ -8,11 +8,12 @@ from deployments import reconcile
 from deployments.models import Replica
 from deployments.states import ON_NODE, ReplicaState
 from deployments.transitions import locked, move
-from models_registry import memory
+from models_registry import formats, memory
 from models_registry.models import VersionFile
 from nodes import allocations
 from nodes.models import Node
 from protocol.messages import File, Heartbeat, ReplicaFacts, ReplicaSpec
+from protocol.routes import TENSOR_SECONDS, TEXT_SECONDS
 
 
 def receive(node: Node, heartbeat: Heartbeat) -> dict[str, list[ReplicaSpec]]:
@@ -50,6 +51,7 @@ def _spec(replica: Replica) -> ReplicaSpec:
         memory_bytes=replica.allocated_bytes or 0,
         options=replica.deployment.options,
         signature=memory.signature(version),
+        timeout_seconds=TEXT_SECONDS if version.format in formats.TEXT else TENSOR_SECONDS,
     )
 
 

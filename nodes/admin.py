@@ -31,14 +31,16 @@ class NodeAdmin(ReadOnlyAdmin):
         "shared",
         "owner",
         "classes",
+        "sandbox_level",
+        "allows_programs",
         "agent_version",
         "last_heartbeat_at",
     )
-    list_filter = ("state", "draining", "shared", "architecture", "agent_version")
+    list_filter = ("state", "draining", "shared", "allows_programs", "sandbox_level", "architecture", "agent_version")
     search_fields = ("name", "hostname", "owner__username")
     exclude = ("token_id", "token_digest", "previous_token_id", "previous_token_digest", "broker_password_digest")
     inlines = (DeviceInline,)
-    actions = ("drain", "resume", "remove")
+    actions = ("drain", "resume", "allow_programs", "refuse_programs", "remove")
     state_badge = badge("state")
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
@@ -55,6 +57,14 @@ class NodeAdmin(ReadOnlyAdmin):
     @admin.action(description="Resume: take back into service", permissions=["act"])
     def resume(self, request: HttpRequest, queryset: QuerySet[Any]) -> None:
         self.act(request, queryset, services.resume, "back in service")
+
+    @admin.action(description="Allow programs: place models that are programs there", permissions=["act"])
+    def allow_programs(self, request: HttpRequest, queryset: QuerySet[Any]) -> None:
+        self.act(request, queryset, services.allow_programs, "allowed programs")
+
+    @admin.action(description="Refuse programs: place no more of them there", permissions=["act"])
+    def refuse_programs(self, request: HttpRequest, queryset: QuerySet[Any]) -> None:
+        self.act(request, queryset, services.refuse_programs, "refusing programs")
 
     @admin.action(description="Remove: its token stops working", permissions=["act"])
     def remove(self, request: HttpRequest, queryset: QuerySet[Any]) -> None:
@@ -84,10 +94,20 @@ class AllocationAdmin(ReadOnlyAdmin):
 
 @admin.register(JoinToken)
 class JoinTokenAdmin(StaffAdmin):
-    list_display = ("__str__", "owner", "node_name", "shared", "created_at", "expires_at", "used_at", "used_by")
+    list_display = (
+        "__str__",
+        "owner",
+        "node_name",
+        "shared",
+        "allows_programs",
+        "created_at",
+        "expires_at",
+        "used_at",
+        "used_by",
+    )
     list_filter = ("shared",)
     search_fields = ("node_name", "owner__username")
-    fields = ("node_name", "shared", "labels")
+    fields = ("node_name", "shared", "allows_programs", "labels")
 
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False

@@ -13,6 +13,7 @@ from nodes.models import Allocation, Device, Node
 from nodes.placement import Choice, DeviceOffer, Need, NodeOffer, Refusal, choose
 from protocol.hardware import allocatable_bytes, hardware_class
 
+SANDBOX = ("allows_programs", "sandbox_level", "sandbox_why_not_higher")  # of a node, and of its offer
 LOCK = 0x6379785F  # any number that no other part uses as an advisory lock
 
 
@@ -62,7 +63,7 @@ def offers(nodes: QuerySet[Node], siblings: Mapping[str, int]) -> list[NodeOffer
         if free is not None:
             free -= promised.get(pk, 0)
         devices[node_id].append(DeviceOffer(pk, name, hardware_class(kind, total), free))
-    fields = nodes.order_by("name").values_list("pk", "name", "state", "draining", "formats", "refusals")
+    fields = nodes.order_by("name").values_list("pk", "name", "state", "draining", "formats", "refusals", *SANDBOX)
     return [
         NodeOffer(
             id=str(pk),
@@ -73,8 +74,9 @@ def offers(nodes: QuerySet[Node], siblings: Mapping[str, int]) -> list[NodeOffer
             refusals=refusals,
             devices=tuple(devices[pk]),
             siblings=siblings.get(str(pk), 0),
+            **dict(zip(SANDBOX, sandbox, strict=True)),
         )
-        for pk, name, state, draining, formats, refusals in fields
+        for pk, name, state, draining, formats, refusals, *sandbox in fields
     ]
 
 

@@ -24,6 +24,8 @@ def store(node: Node, facts: HardwareFacts) -> None:
     """Saves the node; devices that are gone lose their row, and with it what was promised on them."""
     for name in NODE_FIELDS:
         setattr(node, name, getattr(facts, name))
+    node.sandbox_level = facts.sandbox.level
+    node.sandbox_why_not_higher = facts.sandbox.why_not_higher
     with transaction.atomic():
         node.save()
         node.devices.exclude(name__in=[device.name for device in facts.devices]).delete()

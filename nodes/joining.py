@@ -23,7 +23,12 @@ NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?")
 
 
 def make_token(
-    *, user: User, node_name: str = "", shared: bool = False, labels: Mapping[str, str] | None = None
+    *,
+    user: User,
+    node_name: str = "",
+    shared: bool = False,
+    allows_programs: bool = False,
+    labels: Mapping[str, str] | None = None,
 ) -> tuple[JoinToken, str]:
     """The token's row and its secret text, which cannot be had again."""
     if shared and not user.is_staff:
@@ -37,6 +42,7 @@ def make_token(
         digest=credential.digest,
         node_name=node_name,
         shared=shared,
+        allows_programs=allows_programs,
         labels=dict(labels or {}),
         expires_at=timezone.now() + JOIN_TOKEN_LIFE,
     )
@@ -56,6 +62,7 @@ def register(registration: Registration) -> Registered:
                     owner=token.owner,
                     name=name,
                     shared=token.shared,
+                    allows_programs=token.allows_programs,
                     labels={**registration.labels, **token.labels},
                     token_id=credential.id,
                     token_digest=credential.digest,

@@ -35,6 +35,9 @@ class Node(Owned):
     shared = models.BooleanField(default=False, help_text="Runs everybody's models, not only its owner's.")
     state = models.CharField(max_length=10, choices=State, default=State.OFFLINE, editable=False)
     draining = models.BooleanField(default=False, help_text="Gets nothing new; what runs on it is moved away.")
+    allows_programs = models.BooleanField(
+        default=False, help_text="Runs models that are programs (TorchScript, .pt2, SavedModel), in its sandbox."
+    )
     labels = models.JSONField(default=dict, blank=True)
 
     hostname = models.CharField(max_length=255, editable=False)
@@ -46,6 +49,10 @@ class Node(Owned):
     agent_version = models.CharField(max_length=32, editable=False)
     formats = models.JSONField(default=list, editable=False)
     refusals = models.JSONField(default=dict, editable=False, help_text="Format -> why this node cannot run it.")
+    sandbox_level = models.PositiveSmallIntegerField(
+        default=0, editable=False, help_text="How well it can shut a model in, as its agent found by trying."
+    )
+    sandbox_why_not_higher = models.TextField(blank=True, editable=False)
 
     boot_id = models.CharField(max_length=64, blank=True, editable=False)
     joined_at = models.DateTimeField(auto_now_add=True)
@@ -127,6 +134,7 @@ class JoinToken(Owned):
     digest = models.CharField(max_length=64, editable=False)
     node_name = models.CharField(max_length=63, blank=True, help_text="If set, only a node of this name may use it.")
     shared = models.BooleanField(default=False, help_text="The node will run everybody's models.")
+    allows_programs = models.BooleanField(default=False, help_text="The node will run models that are programs.")
     labels = models.JSONField(default=dict, blank=True)
     created_at = models.DateTimeField(auto_now_add=True)
     expires_at = models.DateTimeField()

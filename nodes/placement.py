@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from functools import cache
 
+from protocol.formats import PROGRAM_FORMATS, PROGRAM_LEVEL
+
 GIB = 1024**3
 
 
@@ -24,6 +26,9 @@ class NodeOffer:
     refusals: dict[str, str]  # format -> why the node cannot run it
     devices: tuple[DeviceOffer, ...]
     siblings: int = 0  # how much of the same deployment is already there
+    allows_programs: bool = False
+    sandbox_level: int = 0
+    sandbox_why_not_higher: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +87,8 @@ def _fit(need: Need, node: NodeOffer) -> DeviceOffer | Refusal:
     if need.format not in node.formats:
         why = node.refusals.get(need.format, "no runtime for it is installed")
         return Refusal(node.name, "format", f"cannot run {need.format}: {why}")
+    if need.format in PROGRAM_FORMATS and (words := _program_refusal(need.format, node)):
+        return Refusal(node.name, "program", words)
     devices = [device for device in node.devices if need.hardware_class in ("", device.hardware_class)]
     if not devices:
         return Refusal(node.name, "hardware_class", f"has no device of class {need.hardware_class}")
@@ -94,6 +101,15 @@ def _fit(need: Need, node: NodeOffer) -> DeviceOffer | Refusal:
         reason = f"has {_gib(free)} free, {_gib(need.memory_bytes)} needed"
         return Refusal(node.name, "memory", reason, needed_bytes=need.memory_bytes, free_bytes=free)
     return min(roomy, key=lambda device: (_cost(device.hardware_class), -(device.free_bytes or 0), device.name))
+
+
+def _program_refusal(format: str, node: NodeOffer) -> str:
+    if not node.allows_programs:
+        return f"does not allow program formats, and {format} is one (its owner can: `cyxwiz nodes set`)"
+    if node.sandbox_level < PROGRAM_LEVEL:
+        why = f" ({node.sandbox_why_not_higher})" if node.sandbox_why_not_higher else ""
+        return f"its sandbox reaches level {node.sandbox_level}{why}, programs need level {PROGRAM_LEVEL}"
+    return ""
 
 
 @cache

@@ -1,4 +1,4 @@
-"""What people do to nodes: drain, take back into service, remove."""
+"""What people do to nodes: drain, take back into service, allow programs, remove."""
 
 from __future__ import annotations
 
@@ -18,6 +18,16 @@ def resume(node: Node) -> None:
     _set_draining(node, False)
 
 
+def allow_programs(node: Node) -> None:
+    """From now on models that are programs may be placed on it, if its sandbox suffices."""
+    _set_allows_programs(node, True)
+
+
+def refuse_programs(node: Node) -> None:
+    """Places no more of them there. What runs already goes on until it is stopped, or the node is drained."""
+    _set_allows_programs(node, False)
+
+
 def remove(node: Node) -> None:
     """Forgets the node; its token and broker user stop working at once. Raises Conflict while it holds something."""
     with transaction.atomic():
@@ -26,6 +36,11 @@ def remove(node: Node) -> None:
             raise Conflict(f"{node.name} still holds {holding} replicas or jobs. Drain it first.")
         broker_users.withdraw(node)
         node.delete()
+
+
+def _set_allows_programs(node: Node, allows: bool) -> None:
+    Node.objects.filter(pk=node.pk).update(allows_programs=allows)
+    node.allows_programs = allows
 
 
 def _set_draining(node: Node, draining: bool) -> None:

@@ -58,6 +58,13 @@ class DeviceFacts(Message, frozen=True):
     unknown: dict[str, str] = {}
 
 
+class SandboxFacts(Message, frozen=True):
+    """How well a node can shut a model in, as its agent found by trying: docs/security.md has the levels."""
+
+    level: int = 0
+    why_not_higher: str = ""
+
+
 class HardwareFacts(Message, frozen=True):
     hostname: str
     operating_system: str
@@ -69,6 +76,7 @@ class HardwareFacts(Message, frozen=True):
     formats: list[str]  # which model formats this node can run
     devices: list[DeviceFacts]
     refusals: dict[str, str] = {}  # format -> why this node cannot run it
+    sandbox: SandboxFacts = SandboxFacts()
 
 
 class Registration(Message, frozen=True):
@@ -138,6 +146,7 @@ class ReplicaSpec(Message, frozen=True):
     memory_bytes: int  # what was allocated
     options: dict[str, object] = {}
     signature: Signature = Signature()
+    timeout_seconds: float = 30.0  # how long callers wait for an answer
 
 
 class DesiredState(Message, frozen=True):

@@ -6,6 +6,11 @@ import msgspec
 
 from protocol.tensors import TensorSpec
 
+# How long a caller waits for an answer. A long text takes minutes on a small machine; OpenAI's clients wait ten by
+# default.
+TENSOR_SECONDS = 30.0
+TEXT_SECONDS = 600.0
+
 
 class Target(msgspec.Struct, frozen=True):
     """One ready replica."""
@@ -39,7 +44,7 @@ class Route(msgspec.Struct, frozen=True):
     targets: list[Target]
     task: Literal["tensor", "text"] = "tensor"  # what it takes and gives
     queue_limit: int = 256  # requests outstanding per replica before 503
-    timeout_seconds: float = 30.0
+    timeout_seconds: float = TENSOR_SECONDS
     abilities: Abilities = Abilities()  # of a model for text
     created: int = 0  # Unix time
 

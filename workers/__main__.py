@@ -93,6 +93,8 @@ def hardware(
         typer.echo(f"{device.name:<7} {device.model or 'unknown'}, {memory}")
         for field, why in device.unknown.items():
             typer.echo(f"        {field} unknown: {why}")
+    why = f" ({facts.sandbox.why_not_higher})" if facts.sandbox.why_not_higher else ""
+    typer.echo(f"sandbox level {facts.sandbox.level}{why}")
     typer.echo(f"runs    {', '.join(facts.formats) or 'nothing'}")
     for format, why in facts.refusals.items():
         typer.echo(f"        not {format}: {why}")

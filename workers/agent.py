@@ -138,6 +138,7 @@ class Agent:
     def _heartbeat(self) -> None:
         self._probe()
         self._warm.sweep()
+        self._supervisor.sweep()
         told = self._jobs.held()
         heartbeat = Heartbeat(
             boot_id=self._boot_id,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
+import time
 from collections import deque
 
 from workers import wire
@@ -16,7 +17,8 @@ class Channel:
     def __init__(self, replica: bytes, sock: socket.socket) -> None:
         self.replica = replica
         self.is_open = True
-        self.in_flight: set[bytes] = set()  # reply keys
+        self.in_flight: dict[bytes, int] = {}  # reply key -> when the request came, by time.monotonic_ns()
+        self.heard_ns = 0  # its last reply
         self._sock = sock
         self._lock = threading.Lock()
         self._waiting: deque[bytes] = deque()
@@ -44,6 +46,11 @@ class Channel:
                 self._wait(data[sent:])
                 threading.Thread(target=self._drain, args=[self._sock.dup()], name="channel", daemon=True).start()
         return True
+
+    def silent_seconds(self) -> float:
+        """How long it has owed somebody an answer and said nothing at all."""
+        came = list(self.in_flight.values())
+        return (time.monotonic_ns() - max(min(came), self.heard_ns)) / 1e9 if came else 0.0
 
     def close(self) -> None:
         """From now on nothing touches the socket, whose number may soon be another's."""

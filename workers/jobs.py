@@ -252,10 +252,7 @@ class _Attempt:
             raise AttemptFailed("format_unsupported", f"This node cannot run the format {spec.format}.")
         model = {file.path: self._blobs.fetch(file, lambda _: None, self._stopped) for file in spec.files}
         # Nobody wants them again, so they go with the attempt.
-        inputs = BlobCache(folder.path / "inputs", self._control_plane).fetch(
-            spec.inputs, lambda _: None, self._stopped
-        )
-        task = Run(spec.model, str(inputs), spec.inputs_header_bytes, str(result), spec.over_rows)
+        inputs = BlobCache(folder.inputs, self._control_plane).fetch(spec.inputs, lambda _: None, self._stopped)
         with self._warm.claim(spec.device, spec.memory_bytes, warm.key(spec)) as found:
             loaded = found or Loaded.start(self._attempts, spec)
             try:
@@ -265,7 +262,11 @@ class _Attempt:
                         self._say("the model is loaded already")
                     else:
                         self._load(loaded, model)
+                    # By the folders of the runner, which reaches no others, and may have been started for another job.
+                    lent, made = loaded.folder.lend(inputs), str(loaded.folder.scratch / result.name)
+                    task = Run(spec.model, str(lent), spec.inputs_header_bytes, made, spec.over_rows)
                     header_bytes = loaded.runner.run(task, self._progress)
+                    loaded.folder.take(result.name, result)
             except BaseException:
                 loaded.close()
                 raise
@@ -311,6 +312,7 @@ class _Attempt:
             options=spec.options,
             signature=spec.signature,
             serve=False,
+            readable=[str(loaded.folder.inputs)],
         )
         loaded.runner.load(order, spec.timeout_seconds + 1)
         self._say(f"loaded in {time.monotonic() - started:.2f} s")

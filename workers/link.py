@@ -80,8 +80,9 @@ class Link:
             key = reply[:24]
             if key in in_flight:
                 if reply[STATUS] != MORE:
-                    in_flight.discard(key)
+                    in_flight.pop(key, None)
                 asked.append(reply)
+        channel.heard_ns = time.monotonic_ns()
         self._send(asked)
 
     def _run(self) -> None:
@@ -131,9 +132,10 @@ class Link:
             if channel is None:
                 self._send([pack_error(key, LOST) for key in keys])
                 continue
-            channel.in_flight.update(keys)
+            channel.in_flight.update(dict.fromkeys(keys, arrived_ns))
             # Whoever cancels waits for nothing more, and of most cancelled requests nothing more comes.
-            channel.in_flight.difference_update(frame[REPLY_KEY] for frame in frames if frame[KIND] == CANCEL)
+            if len(keys) < len(frames):
+                _forget(channel, [frame[REPLY_KEY] for frame in frames if frame[KIND] == CANCEL])
             if not channel.send(frames, arrived_ns):
                 self._refuse(channel, keys, FULL)
             elif not channel.is_open:  # it ended after we had looked it up, perhaps before it knew of these
@@ -141,7 +143,7 @@ class Link:
 
     def _refuse(self, channel: Channel, keys: list[bytes], error: Error) -> None:
         mine = [key for key in keys if key in channel.in_flight]
-        channel.in_flight.difference_update(mine)
+        _forget(channel, mine)
         self._send([pack_error(key, error) for key in mine])
 
     def _send(self, replies: list[bytes]) -> None:
@@ -171,3 +173,8 @@ class Link:
                     log.warning("%s replies are lost: Redis does not answer: %s", len(commands) // 2, error)
             else:
                 return
+
+
+def _forget(channel: Channel, keys: list[bytes]) -> None:
+    for key in keys:
+        channel.in_flight.pop(key, None)

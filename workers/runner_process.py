@@ -16,13 +16,18 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from protocol.formats import PROGRAM_FORMATS, PROGRAM_LEVEL
 from workers import settings, wire
-from workers.failures import AttemptFailed
+from workers.failures import AttemptFailed, is_out_of_memory
 from workers.hardware import memory
 from workers.runner import orders
+from workers.sandbox import disk, levels, namespaces
 
 POLITE_SECONDS = 5.0
 LONGEST_LINE_BYTES = 8192
+LOOK_SECONDS = 1.0  # between looks at what no limit of the kernel covers
+OUTPUT_BYTES = 1024**2  # read between two looks; one that prints more waits, at the pipe
+MOST_THREADS = 2000
 SOCKET_BUFFER_BYTES = 4 * 1024**2
 
 # A runner is killed when the *thread* that started it ends (PR_SET_PDEATHSIG), so one thread, which lives as long as
@@ -33,9 +38,14 @@ OnLine = Callable[[str, str], None]  # source (stdout or stderr), line
 
 
 class RunnerProcess:
-    def __init__(self, folder: Path, on_line: OnLine) -> None:
-        """`folder`: where it may write, and its working directory."""
+    def __init__(self, folder: Path, on_line: OnLine, level: int | None = None) -> None:
+        """`folder`: where it may write, and its working directory. `level`: of its sandbox; by default the highest
+        that this machine gives."""
         self._on_line = on_line
+        self._folder = folder
+        self._level = levels.reached().level if level is None else level
+        self._why = ""  # it was killed
+        self._most_scratch_bytes = disk.SERVING_BYTES
         self.last_lines: deque[str] = deque(maxlen=5)
         self._oom_kills = memory.oom_kills()
         self._finished = threading.Event()
@@ -45,27 +55,36 @@ class RunnerProcess:
             for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
                 end.setsockopt(socket.SOL_SOCKET, option, SOCKET_BUFFER_BYTES)
         with theirs:
-            command = [sys.executable, "-P", "-m", "workers.runner", "--fd", str(theirs.fileno())]
-            self._process = _spawner.submit(self._spawn, command, folder, theirs.fileno()).result()
+            self._process = _spawner.submit(self._spawn, folder, theirs.fileno(), self._level).result()
         self.pid = self._process.pid
         self._reader = wire.FrameReader(self.socket, wire.TO_AGENT)
         threading.Thread(target=self._watch, name=f"watch-{self.pid}", daemon=True).start()
 
     @staticmethod
-    def _spawn(command: list[str], folder: Path, fd: int) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(  # noqa: S603  (our own program)
-            [*command, "--parent", str(os.getpid())],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            cwd=folder,
-            env=settings.runner_environment(folder),
-            pass_fds=[fd],
-            start_new_session=True,  # a Ctrl-C in our terminal is for us; and its children can be ended with it
-        )
+    def _spawn(folder: Path, fd: int, level: int) -> subprocess.Popen[bytes]:
+        told = ["--fd", str(fd), "--parent", str(os.getpid()), "--level", str(level)]
+        with namespaces.of_processes() if level >= 2 else contextlib.nullcontext():
+            return subprocess.Popen(  # noqa: S603  (our own program)
+                [sys.executable, "-P", "-m", "workers.runner", *told],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                cwd=folder,
+                env=settings.runner_environment(folder),
+                pass_fds=[fd],
+                start_new_session=True,  # a Ctrl-C in our terminal is for us; and its children can be ended with it
+            )
 
     def load(self, order: orders.Order, timeout_seconds: float) -> None:
         """Raises AttemptFailed."""
+        if order.format in PROGRAM_FORMATS and self._level < PROGRAM_LEVEL:
+            # Placement knows; but it is this machine that would bear it.
+            raise AttemptFailed(
+                "format_unsupported",
+                f"A {order.format} model is a program, and needs a sandbox of level {PROGRAM_LEVEL}; this node's "
+                f"reaches level {self._level}: {levels.reached().why_not_higher}.",
+            )
+        self._most_scratch_bytes = disk.most_bytes(self._folder, serving=order.serve)
         give_up = threading.Timer(timeout_seconds, self.kill)
         give_up.daemon = True
         give_up.start()
@@ -120,9 +139,11 @@ class RunnerProcess:
         last.daemon = True
         last.start()
 
-    def kill(self) -> None:
+    def kill(self, why: str = "") -> None:
+        """`why`: told by `died`."""
         with self._reaping:
             if self._process.returncode is None:  # else its number may be somebody else's by now
+                self._why = self._why or why
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(self.pid, signal.SIGKILL)
 
@@ -143,10 +164,18 @@ class RunnerProcess:
         self.wait(1)
         code = self._process.returncode
         last = f" Its last line: {self.last_lines[-1]}" if self.last_lines else ""
+        if self._why:
+            return AttemptFailed("runner_died", f"The model's process was ended: {self._why}.{last}")
+        if code != 0 and is_out_of_memory("\n".join(self.last_lines)):
+            return AttemptFailed("out_of_memory", f"The model's process went beyond the memory allowed to it.{last}")
         if code == -signal.SIGKILL and memory.oom_kills() > self._oom_kills:
             return AttemptFailed("out_of_memory", f"The kernel ended the model's process for lack of memory.{last}")
         if code is not None and code < 0:
-            return AttemptFailed("runner_died", f"The model's process was ended by {signal.Signals(-code).name}.{last}")
+            name = signal.Signals(-code).name
+            if code == -signal.SIGSEGV and self._level >= 2:
+                # The first process of a namespace cannot end itself by SIGABRT; the C library's abort() then faults.
+                name = "SIGSEGV or SIGABRT"
+            return AttemptFailed("runner_died", f"The model's process was ended by {name}.{last}")
         return AttemptFailed("runner_died", f"The model's process ended with exit code {code}.{last}")
 
     @property
@@ -168,19 +197,32 @@ class RunnerProcess:
                 os.set_blocking(pipe.fileno(), False)
                 selector.register(pipe, selectors.EVENT_READ, _Lines(source, self._line))
             running = True
+            unread: list[selectors.SelectorKey] = []
+            room, look_at = OUTPUT_BYTES, time.monotonic() + LOOK_SECONDS
             while running:
-                for key, _ in selector.select():
+                for key, _ in selector.select(max(0.0, look_at - time.monotonic())):
                     if key.fileobj == exited:
                         running = False
-                    elif not key.data.read(key.fd):
+                    elif room <= 0:
+                        unread.append(key)
                         selector.unregister(key.fileobj)
+                    elif count := key.data.read(key.fd):
+                        room -= count
+                    else:
+                        selector.unregister(key.fileobj)
+                if time.monotonic() >= look_at:
+                    self._look()
+                    room, look_at = OUTPUT_BYTES, time.monotonic() + LOOK_SECONDS
+                    for key in unread:
+                        selector.register(key.fileobj, key.events, key.data)
+                    unread = []
             # Still a zombie here, so its number cannot have gone to another process group.
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.pid, signal.SIGKILL)
-            for key in list(selector.get_map().values()):
+            for key in [*selector.get_map().values(), *unread]:
                 if key.fileobj != exited:
-                    key.data.read(key.fd)
-                    key.data.close()
+                    while key.data.read(key.fd):
+                        pass
         os.close(exited)
         with self._reaping:
             self._process.wait()
@@ -189,6 +231,13 @@ class RunnerProcess:
         with contextlib.suppress(OSError):
             self.socket.shutdown(socket.SHUT_RDWR)
         self._finished.set()
+
+    def _look(self) -> None:
+        if disk.is_over(self._folder, self.pid, self._most_scratch_bytes):
+            mib = self._most_scratch_bytes // 1024**2
+            self.kill(f"it left more than {mib} MiB, or {disk.MOST_ENTRIES} files, in its scratch folder")
+        elif (memory.threads(self.pid) or 0) > MOST_THREADS:
+            self.kill(f"it had more than {MOST_THREADS} threads")
 
     def _line(self, source: str, line: str) -> None:
         if source == "stderr" and line.strip():
@@ -204,28 +253,19 @@ class _Lines:
         self._on_line = on_line
         self._rest = b""
 
-    def read(self, fd: int) -> bool:
-        """All that is there. False at the end."""
-        while True:
-            try:
-                chunk = os.read(fd, 65536)
-            except BlockingIOError:
-                return True
-            if not chunk:
-                self.close()
-                return False
-            *lines, self._rest = (self._rest + chunk).split(b"\n")
-            for line in lines:
-                self._give(line)
-            if len(self._rest) > LONGEST_LINE_BYTES:
-                self.close()
-            if len(chunk) < 65536:
-                return True
-
-    def close(self) -> None:
-        if self._rest:
+    def read(self, fd: int) -> int:
+        """How many bytes there were; 0 at the end, or where there is nothing now."""
+        try:
+            chunk = os.read(fd, 65536)
+        except BlockingIOError:
+            chunk = b""
+        *lines, self._rest = (self._rest + chunk).split(b"\n")
+        for line in lines:
+            self._give(line)
+        if self._rest and (not chunk or len(self._rest) > LONGEST_LINE_BYTES):
             self._give(self._rest)
             self._rest = b""
+        return len(chunk)
 
     def _give(self, line: bytes) -> None:
         self._on_line(self._source, line[:LONGEST_LINE_BYTES].decode(errors="replace").rstrip("\r"))

@@ -38,6 +38,19 @@ def log_level() -> str:
     return os.environ.get("LOG_LEVEL", "INFO").upper()
 
 
+def sandbox_limit() -> int | None:
+    """The highest level of the sandbox that the owner wants, for machines where it is in the way."""
+    text = os.environ.get("NODE_SANDBOX_LEVEL", "")
+    if text not in ("", "0", "1", "2"):
+        raise BadSetting(f"NODE_SANDBOX_LEVEL is 0, 1 or 2, not '{text}'.")
+    return int(text) if text else None
+
+
+def library_folders() -> list[Path]:
+    """Where the owner has put libraries besides the usual places."""
+    return [Path(name) for name in os.environ.get("LD_LIBRARY_PATH", "").split(os.pathsep) if name]
+
+
 def runner_environment(folder: Path) -> dict[str, str]:
     """All that a runner may know of our environment: no secret of ours is in it."""
     kept = ("PATH", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH")
@@ -49,6 +62,7 @@ def runner_environment(folder: Path) -> dict[str, str]:
         "PYTHONUNBUFFERED": "1",  # a line printed just before a crash is the one that explains it
         "HOME": str(folder),
         "TMPDIR": str(folder),
+        "USER": "runner",  # or libraries would look it up in /etc/passwd, which they may not read
     }
 
 

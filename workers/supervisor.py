@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 
 LOAD_SECONDS = 120.0
 LOAD_BYTES_PER_SECOND = 50 * 1024**2  # a slow disk still reads a large model in time
+GRACE_SECONDS = 10.0  # beyond what callers wait for an answer
 PROGRESS_SECONDS = 2.0  # how often progress alone is worth a heartbeat
 
 Phase = Literal["fetching", "loading", "ready", "failed", "stopping"]
@@ -66,6 +67,13 @@ class Supervisor:
         with self._lock:
             replicas = list(self._replicas.values())
         return [replica.facts() for replica in replicas]
+
+    def sweep(self) -> None:
+        """Now and then: ends runners that hang, for nobody else would notice; their requests only time out."""
+        with self._lock:
+            replicas = list(self._replicas.values())
+        for replica in replicas:
+            replica.end_if_stuck()
 
     def stop(self, timeout_seconds: float) -> None:
         """Ends all, politely first; returns when they are gone."""
@@ -162,6 +170,15 @@ class Replica:
                     self._runner.kill()
             if self._phase != "failed":
                 self._phase = "stopping"
+
+    def end_if_stuck(self) -> None:
+        with self._lock:
+            channel, runner = self._channel, self._runner
+        if channel is None or runner is None:
+            return
+        silent = channel.silent_seconds()
+        if silent > self.spec.timeout_seconds + GRACE_SECONDS:
+            runner.kill(f"it had a request for {silent:.0f} s and gave no sign of an answer")
 
     def _run(self) -> None:
         spec = self.spec

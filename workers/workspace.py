@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -16,20 +17,41 @@ class Workspace:
         self.path = path
         self.model = path / "model"
         self.scratch = path / "scratch"  # the runner's working directory, home and TMPDIR
+        self.inputs = path / "inputs"  # of a job, which the runner may only read
         self.model.mkdir(mode=0o700, parents=True)
         self.scratch.mkdir(mode=0o700)
+        self.inputs.mkdir(mode=0o700)
 
     def add(self, name: str, blob: Path) -> None:
-        """A link to the blob, so that large models are on disk once."""
+        """A file of the model: a link to the blob, so that large models are on disk once."""
         parts = PurePosixPath(name).parts
         if not parts or name.startswith("/") or ".." in parts or "\0" in name:
             raise AttemptFailed("load_failed", f"The model has a file named '{name}', which leads out of its folder.")
         target = self.model.joinpath(*parts)
         target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            os.link(blob, target)
-        except OSError:  # another file system, or one without links
-            shutil.copyfile(blob, target)
+        _link(blob, target)
+
+    def lend(self, inputs: Path) -> Path:
+        """Where the runner of this workspace finds them, instead of those before."""
+        target = self.inputs / "given"
+        target.unlink(missing_ok=True)
+        _link(inputs, target)
+        return target
+
+    def take(self, name: str, target: Path) -> None:
+        """Moves away what the runner has written. A runner is not trusted: a link it might have put there instead would
+        lead us to read something else for it."""
+        written = self.scratch / name
+        if not stat.S_ISREG(written.lstat().st_mode):
+            raise AttemptFailed("run_failed", "The model's process has not written its result as a file.")
+        written.replace(target)
+
+
+def _link(file: Path, target: Path) -> None:
+    try:
+        os.link(file, target)
+    except OSError:  # another file system, or one without links
+        shutil.copyfile(file, target)
 
 
 @contextmanager

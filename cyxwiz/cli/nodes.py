@@ -28,8 +28,11 @@ def list_nodes(context: typer.Context, json: Json = False) -> None:
     if json:
         emit([node.raw for node in nodes])
         return
-    headers = ("NAME", "STATE", "SEEN", "DEVICE", "MODEL", "MEMORY", "AVAILABLE", "ALLOCATED", "FORMATS")
+    headers = ("NAME", "STATE", "SEEN", "DEVICE", "MODEL", "MEMORY", "AVAILABLE", "ALLOCATED", "SANDBOX", "FORMATS")
     table(headers, [row for node in nodes for row in _rows(node)])
+    for node in nodes:
+        if node.sandbox_why_not_higher:
+            note(f"{node.name}: its sandbox reaches level {node.sandbox_level} only: {node.sandbox_why_not_higher}")
 
 
 @app.command()
@@ -40,6 +43,9 @@ def token(
     ] = None,
     shared: Annotated[
         bool, typer.Option("--shared", help="The node will run everybody's models (staff only).")
+    ] = False,
+    programs: Annotated[
+        bool, typer.Option("--programs", help="The node will run models that are programs, in its sandbox.")
     ] = False,
     label: Annotated[
         list[str] | None, typer.Option(metavar="KEY=VALUE", help="A label for the node. Repeatable.")
@@ -52,7 +58,7 @@ def token(
     """
     labels = pairs(label or [], "label")
     with connect(context) as client:
-        made = client.nodes.create_join_token(node_name=name, shared=shared, labels=labels)
+        made = client.nodes.create_join_token(node_name=name, shared=shared, allows_programs=programs, labels=labels)
     if json:
         emit(made.raw)
         return
@@ -60,14 +66,44 @@ def token(
     print(made.command)
 
 
+@app.command("set")
+def set_node(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(metavar="NAME")],
+    programs: Annotated[
+        bool,
+        typer.Option(
+            "--programs/--no-programs", help="Whether models that are programs may be placed there.", show_default=False
+        ),
+    ],
+    json: Json = False,
+) -> None:
+    """Change what your node allows. TorchScript, .pt2 and SavedModel are programs.
+
+    Example: cyxwiz nodes set gpu-1 --programs
+    """
+    with connect(context) as client:
+        node = client.nodes.set_allows_programs(name, programs)
+    if json:
+        emit(node.raw)
+        return
+    note(f"{node.name} {'allows' if node.allows_programs else 'does not allow'} models that are programs.")
+    if node.allows_programs and node.sandbox_why_not_higher:
+        note(f"Its sandbox reaches level {node.sandbox_level} ({node.sandbox_why_not_higher}).")
+
+
+def _sandbox(node: Node) -> str:
+    return f"level {node.sandbox_level}{', programs' if node.allows_programs else ''}"
+
+
 def _rows(node: Node) -> Iterator[tuple[object, ...]]:
     """One line per device; the node's own facts stand in its first."""
     state = f"{node.state}, draining" if node.draining else node.state
     own: tuple[object, ...] = (node.name, state, age(node.last_heartbeat_at))
-    formats = " ".join(node.formats)
+    formats = (_sandbox(node), " ".join(node.formats))
     if not node.devices:
-        yield (*own, None, None, None, None, None, formats)
+        yield (*own, None, None, None, None, None, *formats)
     for device in node.devices:
         amounts = (device.memory_total_bytes, device.memory_available_bytes, device.allocated_bytes or 0)
-        yield (*own, device.name, device.model or "unknown", *map(size, amounts), formats)
-        own, formats = ("", "", ""), ""
+        yield (*own, device.name, device.model or "unknown", *map(size, amounts), *formats)
+        own, formats = ("", "", ""), ("", "")

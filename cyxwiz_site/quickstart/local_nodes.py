@@ -66,7 +66,8 @@ def _has_joined(api: httpx2.Client, name: str, home: Home, url: str, redis_url: 
 def _join(api: httpx2.Client, name: str, url: str, env: dict[str, str], processes: Processes) -> None:
     # One of this name whose folder is gone can never speak again.
     _expect(api.delete(f"/api/v1/nodes/{name}/"), 204, 404)
-    asked = {"node_name": name, "shared": True}
+    # Whoever starts this machine as a node here uploads the models as well.
+    asked = {"node_name": name, "shared": True, "allows_programs": True}
     token = _expect(api.post("/api/v1/nodes/join-tokens/", json=asked), 201).json()["token"]
     command = python("-m", "workers", "join", url, "--name", name, "--force")
     processes.run(f"{name}-join", command, {**env, "CYXWIZ_JOIN_TOKEN": token})

@@ -49,6 +49,7 @@ class NodeSerializer(serializers.ModelSerializer[Node]):
             "state",
             "draining",
             "shared",
+            "allows_programs",
             "labels",
             "hostname",
             "operating_system",
@@ -59,12 +60,14 @@ class NodeSerializer(serializers.ModelSerializer[Node]):
             "agent_version",
             "formats",
             "refusals",
+            "sandbox_level",
+            "sandbox_why_not_higher",
             "hardware_classes",
             "devices",
             "joined_at",
             "last_heartbeat_at",
         ]
-        read_only_fields = [name for name in fields if name != "labels"]
+        read_only_fields = [name for name in fields if name not in ("allows_programs", "labels")]
 
     def validate_labels(self, labels: Any) -> dict[str, str]:
         return check_labels(labels)
@@ -73,7 +76,7 @@ class NodeSerializer(serializers.ModelSerializer[Node]):
 class JoinTokenSerializer(serializers.ModelSerializer[JoinToken]):
     class Meta:
         model = JoinToken
-        fields = ["token_id", "node_name", "shared", "labels", "created_at", "expires_at", "used_at"]
+        fields = ["token_id", "node_name", "shared", "allows_programs", "labels", "created_at", "expires_at", "used_at"]
         read_only_fields = ["token_id", "created_at", "expires_at", "used_at"]
 
     def validate_labels(self, labels: Any) -> dict[str, str]:

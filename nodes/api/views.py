@@ -40,7 +40,7 @@ class NodeView(mixins.UpdateModelMixin, generics.RetrieveDestroyAPIView[Node]):
         return _visible(self.request)
 
     def patch(self, request: Request, *args: Any, **kwargs: Any) -> Response:
-        """Change the labels."""
+        """Change the labels, or whether models that are programs may run there."""
         _managed(request, self.get_object())
         return self.partial_update(request, *args, **kwargs)
 

@@ -107,7 +107,7 @@ def test_what_waited_for_the_agent_before_us_is_dropped(redis_url: str, gateway:
         until(lambda: not gateway.redis.exists(names.node_inbox(NODE_ID)))
         assert not other.channel.in_flight
         fresh = gateway.send(REPLICA, floats("x", 1))
-        until(lambda: other.channel.in_flight == {gateway.id + fresh})
+        until(lambda: set(other.channel.in_flight) == {gateway.id + fresh})
     finally:
         other.close()
 

@@ -27,11 +27,11 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 class Started:
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, level: int | None = None) -> None:
         self.lines: list[tuple[str, str]] = []
         self.folder = folder
         self.unread: list[bytes] = []
-        self.process = RunnerProcess(folder, lambda source, line: self.lines.append((source, line)))
+        self.process = RunnerProcess(folder, lambda source, line: self.lines.append((source, line)), level)
 
     def load(self, format: str = "fake", *files: str, **options: object) -> None:
         self.process.load(Order(format, str(self.folder), list(files), "cpu", 1, options), 20)

@@ -20,6 +20,7 @@ from tests.workers.conftest import spec
 from tests.workers.gateway_side import GatewaySide, command, floats
 from tests.workers.node_api import NODE_ID, NodeApi
 from tests.workers.waiting import until
+from workers import supervisor as supervisor_module
 from workers.blobs import BlobCache
 from workers.control_plane import ControlPlane
 from workers.link import Link
@@ -234,3 +235,29 @@ def test_changes_are_told_from_many_threads_without_harm(side: Side):
         thread.join()
     side.ready(*specs)
     assert len(runner_pids()) == 3
+
+
+def test_a_runner_that_hangs_in_a_request_is_ended_and_can_be_had_again(
+    side: Side, gateway: GatewaySide, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(supervisor_module, "GRACE_SECONDS", 0.3)
+    wanted = replace(spec(), timeout_seconds=0.5)
+    side.ready(wanted)
+    # Slow, but it gives a sign of life now and then.
+    for _ in range(5):
+        gateway.send(wanted.id, command("sleep 0.3"))
+    for _ in range(5):
+        side.supervisor.sweep()
+        assert gateway.receive()[1].error_code == ""
+    side.supervisor.sweep()
+    assert side.phase(wanted) == "ready"
+
+    gateway.send(wanted.id, command("sleep 60"))
+    until(lambda: side.supervisor.sweep() or side.phase(wanted) == "failed")
+    assert gateway.receive()[1].error_code == "replica_lost"
+    failure = side.failed(wanted)
+    assert failure.code == "runner_died"
+    assert "gave no sign of an answer" in failure.message
+    again = replace(wanted, fence=2)
+    side.ready(again)
+    assert gateway.ask(wanted.id, floats("x", 1)).error_code == ""

@@ -63,3 +63,11 @@ def mixer(inner: int = 64, layers: int = 2) -> bytes:
     y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["rows", inner])
     total = helper.make_tensor_value_info("sum", TensorProto.FLOAT, ["rows"])
     return model(nodes, [x], [y, total])
+
+
+def zeros(count: int) -> bytes:
+    """y = so many zeros: a file of some hundred bytes."""
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, [count])
+    shape = helper.make_tensor("shape", TensorProto.INT64, [1], [count])
+    nodes = [helper.make_node("Constant", [], ["s"], value=shape), helper.make_node("ConstantOfShape", ["s"], ["y"])]
+    return model(nodes, [], [y])

@@ -13,6 +13,7 @@ from protocol.messages import HardwareFacts
 from workers.hardware import cpu, memory
 from workers.hardware.probing import attempt
 from workers.runtimes import catalogue
+from workers.sandbox import levels
 
 AVAILABLE = {cpu.DEVICE: memory.available_bytes}  # cheap enough for every heartbeat
 PROBES = (cpu.device,)  # one per kind of device; a machine without such a device has a probe that gives nothing
@@ -32,6 +33,7 @@ def facts(home: Path) -> HardwareFacts:
         agent_version=agent_version(),
         formats=[format for format in catalogue.RUNTIMES if format not in refusals],
         refusals=refusals,
+        sandbox=levels.reached(),
         devices=[probe() for probe in PROBES],
     )
 

@@ -30,11 +30,21 @@ def oom_kills() -> int:
 
 def resident_bytes(pid: int) -> int | None:
     """None when the process has ended."""
+    found = _status(pid, "VmRSS:")
+    return None if found is None else found * 1024
+
+
+def threads(pid: int) -> int | None:
+    """None when the process has ended."""
+    return _status(pid, "Threads:")
+
+
+def _status(pid: int, key: str) -> int | None:
     try:
         text = Path(f"/proc/{pid}/status").read_text()
     except OSError:
         return None
-    return next((int(line.split()[1]) * 1024 for line in text.splitlines() if line.startswith("VmRSS:")), None)
+    return next((int(line.split()[1]) for line in text.splitlines() if line.startswith(key)), None)
 
 
 def _meminfo(key: str) -> int:

@@ -14,7 +14,7 @@ from protocol.errors import RunFailed
 from workers import wire
 from workers.failures import describe
 from workers.runner import over_rows
-from workers.runner.orders import Finished, Progress, Run, Said, decode, encode
+from workers.runner.orders import Finished, Progress, Run, decode, tell
 from workers.runtimes.arrays import to_array, to_tensor
 from workers.runtimes.base import Inputs, Runtime
 
@@ -25,7 +25,7 @@ def serve(sock: socket.socket, reader: wire.FrameReader, runtime: Runtime, arriv
     """Until the agent closes the socket."""
     while arrived or (arrived := reader.read()):
         for _, frame in arrived:
-            _say(sock, run(runtime, decode(frame, Run), _Told(sock)))
+            tell(sock, run(runtime, decode(frame, Run), _Told(sock)))
         arrived = []
 
 
@@ -52,12 +52,7 @@ class _Told:
     def __call__(self, rows_done: int) -> None:
         if time.monotonic() - self._at > PROGRESS_SECONDS:
             self._at = time.monotonic()
-            _say(self._sock, Progress(rows_done))
-
-
-def _say(sock: socket.socket, message: Said) -> None:
-    said = encode(message)
-    sock.sendall(wire.TO_AGENT.pack(len(said)) + said)
+            tell(self._sock, Progress(rows_done))
 
 
 def _run(runtime: Runtime, task: Run) -> int:

@@ -3,12 +3,14 @@ for each run, one after the other; and what became of each."""
 
 from __future__ import annotations
 
+import socket
 from typing import TypeVar
 
 import msgspec
 
 from protocol.messages import Failure, OverRows
 from protocol.tensors import Signature
+from workers import wire
 
 
 class Run(msgspec.Struct, frozen=True):
@@ -30,6 +32,7 @@ class Order(msgspec.Struct, frozen=True):
     options: dict[str, object] = {}
     signature: Signature = Signature()
     serve: bool = True  # answer request frames; else carry out orders to `Run`
+    readable: list[str] = []  # folders that the runner may read besides
 
 
 class Loaded(msgspec.Struct, frozen=True):
@@ -50,6 +53,14 @@ class Finished(msgspec.Struct, frozen=True, tag=True):
 
 
 Said = Finished | Progress
+
+
+def tell(sock: socket.socket, message: Loaded | Said) -> None:
+    """The agent."""
+    frame = encode(message)
+    sock.sendall(wire.TO_AGENT.pack(len(frame)) + frame)
+
+
 M = TypeVar("M")
 
 encode = msgspec.json.encode

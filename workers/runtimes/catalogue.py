@@ -15,11 +15,16 @@ if TYPE_CHECKING:
 class Entry:
     runtime: str  # "module:Class"
     libraries: tuple[str, ...]
+    prepare: str = ""  # "module:function", called with the sandbox's level before the cage closes; starts no thread
 
 
 RUNTIMES = {
     "onnx": Entry("workers.runtimes.onnx:OnnxRuntime", ("onnxruntime", "numpy")),
-    "gguf": Entry("workers.runtimes.gguf.runtime:GgufRuntime", ("llama_cpp", "jinja2", "numpy")),
+    "gguf": Entry(
+        "workers.runtimes.gguf.runtime:GgufRuntime",
+        ("llama_cpp", "jinja2", "numpy"),
+        prepare="workers.runtimes.gguf.templates:prepare",
+    ),
     "fake": Entry("workers.runtimes.fake:FakeRuntime", ("numpy",)),
 }
 
@@ -31,6 +36,13 @@ def refusals() -> dict[str, str]:
         for format, entry in RUNTIMES.items()
     }
     return {format: _not_installed(names) for format, names in missing.items() if names}
+
+
+def prepare(format: str, level: int) -> None:
+    """In a runner, before it shuts itself in: what the runtime can do only outside."""
+    if (entry := RUNTIMES.get(format)) and entry.prepare:
+        module, _, name = entry.prepare.partition(":")
+        getattr(import_module(module), name)(level)
 
 
 def load(format: str) -> type[Runtime]:

@@ -1,19 +1,24 @@
 """The runtime for trying out a fleet without a model: it gives back its inputs, and misbehaves on request.
 
 Options of the deployment:  load_seconds, fail_load, exit_on_load, out_of_memory, sleep_seconds (for every request)
-Commands, in a BYTES input named `command`:  "sleep 0.5", "fail WORDS", "bad WORDS", "exit 3", "abort", "print WORDS"
+Commands, in a BYTES input named `command`:  "sleep 0.5", "fail WORDS", "bad WORDS", "exit 3", "abort", "print WORDS";
+and to try the sandbox:  "allocate BYTES", "litter FILES", "threads NUMBER", "flood" (prints for ever)
 """
 
 from __future__ import annotations
 
 import os
+import threading
 import time
+from pathlib import Path
 
 from protocol.errors import BadRequest, LoadFailed, RunFailed
 from protocol.tensors import TensorSpec
 from workers.runtimes.base import Arrays, Artifact, Inputs
 
 COMMAND = "command"
+LITTER_BYTES = 512 * 1024
+LEAST_STACK_BYTES = 32 * 1024
 
 
 class FakeRuntime:
@@ -66,5 +71,17 @@ def _obey(verb: str, rest: str) -> None:
             os.abort()
         case "print":
             print(rest, flush=True)
+        case "allocate":
+            bytes(int(rest))
+        case "litter":
+            for number in range(int(rest)):
+                Path(f"litter-{number}").write_bytes(b"x" * LITTER_BYTES)
+        case "threads":
+            threading.stack_size(LEAST_STACK_BYTES)
+            for _ in range(int(rest)):
+                threading.Thread(target=time.sleep, args=[60], daemon=True).start()
+        case "flood":
+            while True:
+                print("water " * 100)
         case _:
             raise BadRequest(f"The fake model knows no command '{verb}'.")

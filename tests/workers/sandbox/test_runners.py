@@ -1,0 +1,169 @@
+"""Runners whose model misbehaves, beside one that serves: the agent ends them and says why, and serves on."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from protocol.tensors import Tensor
+from tests.runtimes.gguf.asking import RHYMES
+from tests.workers import tiny_models
+from tests.workers.gateway_side import command, floats
+from tests.workers.sandbox.caged import why_not
+from tests.workers.test_runner import Started
+from tests.workers.waiting import until
+from workers import runner_process
+from workers.failures import AttemptFailed
+from workers.runner.orders import Order, Run
+from workers.runner_process import RunnerProcess
+from workers.sandbox import disk
+
+MIB = 1024**2
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[[], Started]]:
+    """Each in a folder of its own, loaded."""
+    all_started: list[Started] = []
+
+    def start() -> Started:
+        folder = tmp_path / str(len(all_started))
+        folder.mkdir()
+        all_started.append(Started(folder))
+        all_started[-1].load()
+        return all_started[-1]
+
+    yield start
+    for started in all_started:
+        started.process.close()
+
+
+def died(runner: Started, *words: str) -> None:
+    assert runner.process.read() == []
+    failure = runner.process.died().failure
+    assert failure.code == "runner_died"
+    for word in words:
+        assert word in failure.message
+
+
+def test_a_request_for_too_much_memory_costs_itself(start):
+    runner = start()
+    failed = runner.ask(command(f"allocate {64 * 1024**3}"))
+    assert (failed.error_code, failed.error) == ("run_failed", "The model failed: MemoryError: ")
+    assert runner.ask(floats("x", 1)).outputs == [floats("x", 1)]
+
+
+def test_a_model_that_takes_too_much_memory_while_loading_says_so(tmp_path: Path):
+    """By llama.cpp, asked for room that it would really need."""
+    runner = RunnerProcess(tmp_path, lambda *_: None)
+    try:
+        with pytest.raises(AttemptFailed) as failed:
+            options = {"context_length": 2**20, "parallel": 64}
+            runner.load(Order("gguf", str(RHYMES.parent), [RHYMES.name], "cpu", MIB, options), 60)
+        assert failed.value.failure.code == "out_of_memory"
+    finally:
+        runner.close()
+
+
+def test_a_job_that_takes_too_much_memory_says_so(tmp_path: Path):
+    """A file of some hundred bytes that makes 4 GiB of zeros."""
+    (tmp_path / "m.onnx").write_bytes(tiny_models.zeros(2**30))
+    (tmp_path / "body").write_bytes(b'{"inputs":[]}')
+    runner = RunnerProcess(tmp_path, lambda *_: None)
+    try:
+        runner.load(Order("onnx", str(tmp_path), ["m.onnx"], "cpu", MIB, serve=False), 20)
+        with pytest.raises(AttemptFailed) as failed:
+            runner.run(Run("zeros", str(tmp_path / "body"), 13, str(tmp_path / "result")))
+        assert failed.value.failure.code == "out_of_memory"
+    finally:
+        runner.close()
+
+
+def test_a_full_scratch_folder_ends_it(start):
+    good, bad = start(), start()
+    bad.send(command("litter 200"))
+    bad.receive()
+    died(bad, "was ended", "64 MiB", "scratch folder")
+    assert good.ask(floats("x", 1)).error_code == ""
+
+
+def test_files_that_are_deleted_but_open_count(tmp_path: Path):
+    folder = tmp_path / "scratch"
+    folder.mkdir()
+    with (folder / "kept").open("wb") as file:
+        file.write(b"x" * 2 * MIB)
+        file.flush()
+        assert disk.is_over(folder, os.getpid(), MIB)
+        (folder / "kept").unlink()
+        assert disk.is_over(folder, os.getpid(), MIB)
+    assert not disk.is_over(folder, os.getpid(), MIB)
+
+
+def test_very_many_threads_end_it(start, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(runner_process, "MOST_THREADS", 200)
+    good, bad = start(), start()
+    bad.send(command("threads 400"))
+    bad.receive()
+    died(bad, "more than 200 threads")
+    assert good.ask(floats("x", 1)).error_code == ""
+
+
+def test_endless_output_is_read_slowly_and_keeps_nobody_from_ending_it(start):
+    good, bad = start(), start()
+    bad.send(command("flood"))
+    until(lambda: len(bad.lines) > 100)
+    began, lines = time.monotonic(), len(bad.lines)
+    for _ in range(20):
+        assert good.ask(floats("x", 1)).error_code == ""
+    until(lambda: time.monotonic() - began > 1)
+    line_bytes = len("water " * 100) + 1
+    most = runner_process.OUTPUT_BYTES * (time.monotonic() - began + 1) + 65536
+    assert (len(bad.lines) - lines) * line_bytes < most
+    bad.process.kill()
+    bad.process.wait()
+    assert not bad.process.is_alive
+
+
+def test_a_job_writes_its_result_and_reaches_nothing_else(tmp_path: Path):
+    """Its inputs are not its own to change, and what others left is not there to be read."""
+    scratch, inputs, other = (tmp_path / name for name in ("scratch", "inputs", "other"))
+    for folder in (scratch, inputs, other):
+        folder.mkdir()
+    (other / "body").write_bytes(b"secret")
+    runner = RunnerProcess(scratch, lambda *_: None)
+    try:
+        order = Order("fake", str(scratch), [], "cpu", MIB, serve=False, readable=[str(inputs)])
+        runner.load(order, 20)
+        with pytest.raises(AttemptFailed, match="Permission denied"):
+            runner.run(Run("fake", str(other / "body"), 0, str(scratch / "result")))
+    finally:
+        runner.close()
+
+
+@pytest.mark.parametrize("format", ["torchscript", "pt2", "savedmodel"])
+def test_a_program_is_not_even_tried_without_a_sandbox(tmp_path: Path, format: str):
+    runner = RunnerProcess(tmp_path, lambda *_: None, level=0)
+    try:
+        with pytest.raises(AttemptFailed, match="needs a sandbox of level 1") as failed:
+            runner.load(Order(format, str(tmp_path), [], "cpu", MIB), 20)
+        assert failed.value.failure.code == "format_unsupported"
+    finally:
+        runner.close()
+
+
+@pytest.mark.parametrize("level", [0, 1, 2])
+def test_models_serve_at_each_level(tmp_path: Path, level: int):
+    if reason := why_not(level):
+        pytest.skip(f"level {level} cannot be had here: {reason}")
+    (tmp_path / "m.onnx").write_bytes(tiny_models.doubler())
+    started = Started(tmp_path, level)
+    try:
+        started.load("onnx", "m.onnx")
+        one = Tensor("x", "FP32", [1, 2], floats("", 1, 2).data)
+        assert started.ask(one).outputs == [Tensor("y", "FP32", [1, 2], floats("", 2, 4).data)]
+    finally:
+        started.process.close()

@@ -1,0 +1,55 @@
+"""What a runner does once its cage is closed: loads the model and answers."""
+
+from __future__ import annotations
+
+import gc
+import socket
+from pathlib import Path
+
+from protocol import options
+from protocol.errors import Unsupported
+from workers import wire
+from workers.failures import describe
+from workers.runner import once, orders, serving, text_serving
+from workers.runtimes import catalogue
+from workers.runtimes.base import Artifact, Runtime, TextRuntime
+
+
+def run(sock: socket.socket, reader: wire.FrameReader, order: orders.Order, arrived: list[tuple[int, bytes]]) -> int:
+    """Until the agent closes the socket. Returns the process's exit code."""
+    try:
+        runtime = load(order)
+    except Exception as error:
+        orders.tell(sock, orders.Loaded(failure=describe(error, "load_failed")))
+        return 1
+    orders.tell(sock, orders.Loaded())
+    # What the libraries made while loading stays for good: the collector need not look at it between requests.
+    gc.collect()
+    gc.freeze()
+    try:
+        if not order.serve:
+            once.serve(sock, reader, runtime, arrived)
+        elif isinstance(runtime, TextRuntime):
+            text_serving.serve(sock, reader, runtime, arrived)
+        else:
+            serving.serve(sock, reader, runtime, arrived, options.batching(order.format, order.options))
+    finally:
+        runtime.unload()
+    return 0
+
+
+def load(order: orders.Order) -> Runtime:
+    if order.format not in catalogue.RUNTIMES:
+        raise Unsupported(f"This node knows no model format '{order.format}'.")
+    runtime = catalogue.load(order.format)()
+    runtime.load(
+        Artifact(
+            folder=Path(order.folder),
+            files=tuple(order.files),
+            device=order.device,
+            memory_bytes=order.memory_bytes,
+            options=order.options,
+            signature=order.signature,
+        )
+    )
+    return runtime

@@ -1,0 +1,143 @@
+"""Seccomp: system calls that nothing in a runner has a use for fail from now on, in all its threads to come.
+
+A list of what is denied, not of what is allowed: the libraries that run models use some two hundred calls, others with
+every version. What makes up for a call that the list forgets is Landlock, the dropped capabilities and, at level 2, the
+namespaces. https://docs.kernel.org/userspace-api/seccomp_filter.html
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import platform
+import struct
+from dataclasses import dataclass, field
+
+from workers.sandbox import kernel
+from workers.sandbox.syscalls import ARCHITECTURES, DENIED, NUMBERS
+
+PR_SET_PDEATHSIG = 1
+_PR_SET_SECCOMP, _FILTER = 22, 2
+
+_LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _AND, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x54, 0x06
+_ALLOW, _FAIL, _KILL = 0x7FFF0000, 0x00050000, 0x80000000
+_X32 = 0x40000000  # x86-64 has a second set of calls from there on
+_CLONE_THREAD = 0x00010000
+_AF_UNIX, _SOCK_TYPES, _SOCK_STREAM = 1, 0xF, 1
+
+
+def unsupported() -> str:
+    """Why this machine cannot have a filter, or nothing."""
+    if not kernel.IS_LINUX:
+        return "seccomp is a part of Linux"
+    if platform.machine() not in ARCHITECTURES:
+        return f"the numbers of the system calls of {platform.machine()} are not known"
+    return ""
+
+
+def deny(*, gpu: bool) -> None:
+    """`gpu`: spare what GPU drivers need. Needs no_new_privs."""
+    program = _program(platform.machine(), os.getpid(), gpu=gpu)
+    buffer = ctypes.create_string_buffer(program, len(program))
+
+    class Program(ctypes.Structure):
+        _fields_ = [("length", ctypes.c_ushort), ("filter", ctypes.c_void_p)]
+
+    filter = Program(len(program) // 8, ctypes.cast(buffer, ctypes.c_void_p))
+    kernel.prctl(_PR_SET_SECCOMP, _FILTER, ctypes.addressof(filter))
+
+
+@dataclass
+class _Filter:
+    """BPF, instruction by instruction. A rule falls through to the next where it does not apply."""
+
+    numbers: dict[str, int]
+    code: list[int] = field(default_factory=list)  # four for each instruction
+
+    def add(self, operation: int, value: int, if_true: int = 0, if_false: int = 0) -> None:
+        self.code += operation, if_true, if_false, value
+
+    def packed(self) -> bytes:
+        return struct.pack("=" + "HBBI" * (len(self.code) // 4), *self.code)
+
+    def end(self, action: int) -> None:
+        self.add(_RETURN, action)
+
+    def fail(self, name: str, error: int = errno.EPERM) -> None:
+        number = self.numbers.get(name)
+        if number is not None:
+            self.add(_EQUAL, number, 0, 1)
+            self.end(_FAIL | error)
+
+    def where(self, name: str, argument: int, *test: tuple[int, int], passes: int, otherwise: int) -> None:
+        """By the lower half of an argument: AND it with something first, then compare."""
+        number = self.numbers.get(name)
+        if number is None:
+            return
+        body = [(_LOAD, 16 + 8 * argument), *test[:-1]]
+        self.add(_EQUAL, number, 0, len(body) + 3)
+        for operation, value in body:
+            self.add(operation, value)
+        self.add(*test[-1], 0, 1)
+        self.end(passes)
+        self.end(otherwise)
+
+
+def _program(machine: str, own_pid: int, *, gpu: bool) -> bytes:
+    audit, column = ARCHITECTURES[machine]
+    numbers = {name: number for name, both in NUMBERS.items() if (number := both[column]) is not None}
+    denied = _FAIL | errno.EPERM
+    filter = _Filter(numbers)
+    filter.add(_LOAD, 4)
+    filter.add(_EQUAL, audit, 1, 0)
+    filter.end(_KILL)  # calls by another architecture's numbers: nobody makes them by accident
+    filter.add(_LOAD, 0)
+    filter.add(_AT_LEAST, _X32, 0, 1)
+    filter.end(denied)
+    # A process is refused, a thread is not. The flags of clone3 are out of a filter's sight; the C library uses clone
+    # where there is no clone3. (To deny fork and vfork alone would stop nobody: the C library forks by clone.)
+    filter.where("clone", 0, (_ANY_BIT, _CLONE_THREAD), passes=_ALLOW, otherwise=denied)
+    filter.fail("clone3", errno.ENOSYS)
+    filter.fail("openat2", errno.ENOSYS)  # as with clone3: its flags cannot be seen
+    # Landlock before ABI 3 does not know truncation, and a file opened for reading may be truncated by a flag.
+    for name, argument in (("open", 1), ("openat", 2)):
+        only_truncate = (_AND, os.O_TRUNC | os.O_ACCMODE), (_EQUAL, os.O_TRUNC)
+        filter.where(name, argument, *only_truncate, passes=denied, otherwise=_ALLOW)
+    # The agent's death ends us: that stays so.
+    filter.where("prctl", 0, (_EQUAL, PR_SET_PDEATHSIG), passes=denied, otherwise=_ALLOW)
+    filter.where("tgkill", 0, (_EQUAL, own_pid), passes=_ALLOW, otherwise=denied)  # abort() signals its own thread
+    for name, argument in (
+        ("prlimit64", 0),
+        ("setpriority", 1),
+        ("sched_setaffinity", 0),
+        ("sched_setattr", 0),
+        ("sched_setparam", 0),
+        ("sched_setscheduler", 0),
+    ):  # of oneself only: the agent has the same user
+        filter.where(name, argument, (_EQUAL, 0), passes=_ALLOW, otherwise=denied)
+    if gpu:
+        _spare_gpu_drivers(filter)
+    for name in DENIED:
+        filter.fail(name)
+    filter.end(_ALLOW)
+    return filter.packed()
+
+
+def _spare_gpu_drivers(filter: _Filter) -> None:
+    """CUDA makes a memfd, and a Unix socket by which other processes could ask for its memory. To reach anybody it
+    would have to connect; that the persistence daemon does not answer, it takes."""
+    filter.add(_EQUAL, filter.numbers["memfd_create"], 0, 1)
+    filter.end(_ALLOW)
+    filter.add(_EQUAL, filter.numbers["socket"], 0, 7)
+    filter.add(_LOAD, 16)
+    filter.add(_EQUAL, _AF_UNIX, 0, 4)
+    filter.add(_LOAD, 24)
+    filter.add(_AND, _SOCK_TYPES)
+    filter.add(_EQUAL, _SOCK_STREAM, 0, 1)  # a datagram needs no connection to get somewhere
+    filter.end(_ALLOW)
+    filter.end(_FAIL | errno.EPERM)
+    filter.fail("connect", errno.ECONNREFUSED)
+    for name in ("bind", "listen"):
+        filter.add(_EQUAL, filter.numbers[name], 0, 1)
+        filter.end(_ALLOW)
