@@ -20,6 +20,8 @@ class Entry:
 RUNTIMES = {
     "onnx": Entry("workers.runtimes.onnx:OnnxRuntime", ("onnxruntime", "numpy")),
     "gguf": Entry("workers.runtimes.gguf.runtime:GgufRuntime", ("llama_cpp", "jinja2", "numpy")),
+    "torchscript": Entry("workers.runtimes.torchscript:TorchScriptRuntime", ("torch", "numpy")),
+    "pt2": Entry("workers.runtimes.pt2:Pt2Runtime", ("torch", "numpy")),
     "fake": Entry("workers.runtimes.fake:FakeRuntime", ("numpy",)),
 }
 
