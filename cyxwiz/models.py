@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from cyxwiz.errors import CyxwizApiError
 from cyxwiz.tensors import TensorSpec
 from cyxwiz.transport import Transport, at, read
@@ -66,12 +68,25 @@ class Models:
     def delete(self, name: str) -> None:
         self._transport.json("DELETE", at(PATH, name), repeatable=False)
 
-    def push(self, path: Path | str, *, name: str | None = None, progress: Progress | None = None) -> Version:
+    def push(
+        self,
+        path: Path | str,
+        *,
+        name: str | None = None,
+        inputs: Sequence[TensorSpec] = (),
+        outputs: Sequence[TensorSpec] = (),
+        progress: Progress | None = None,
+    ) -> Version:
         """Uploads a file as the newest version; the model is made if there is none of that name (by default the
-        file's name without its ending)."""
+        file's name without its ending). `inputs` and `outputs`: what it takes and gives, where the file does not say
+        (TorchScript)."""
         path = Path(path)
         versions = f"{at(PATH, name or path.stem)}versions/"
-        answer = upload(self._transport, versions, path, check_access=self._check_access, progress=progress)
+        declared = {"inputs": inputs, "outputs": outputs}
+        about = {role: msgspec.json.encode(specs).decode() for role, specs in declared.items() if specs}
+        answer = upload(
+            self._transport, versions, path, about=about, check_access=self._check_access, progress=progress
+        )
         return read(answer, Version)
 
     def _check_access(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,16 @@ Progress = Callable[[str, int, int], None]  # ("checksum" | "upload", bytes done
 
 
 def upload(
-    transport: Transport, to: str, path: Path, *, check_access: Callable[[], None], progress: Progress | None
+    transport: Transport,
+    to: str,
+    path: Path,
+    *,
+    about: Mapping[str, str] | None = None,
+    check_access: Callable[[], None],
+    progress: Progress | None,
 ) -> Any:
-    """The server's answer. `check_access` costs one small request, where a wrong address or key would cost an upload of
-    gigabytes."""
+    """The server's answer. `about`: parameters that go with the file. `check_access` costs one small request, where a
+    wrong address or key would cost an upload of gigabytes."""
     try:
         size = path.stat().st_size
     except OSError as error:
@@ -31,7 +37,7 @@ def upload(
     digest = hashlib.sha256()
     for chunk in _chunks(path, "checksum", size, report):
         digest.update(chunk)
-    params = {"sha256": digest.hexdigest(), "filename": path.name}
+    params = {"sha256": digest.hexdigest(), "filename": path.name, **(about or {})}
     return transport.upload(to, _chunks(path, "upload", size, report), size=size, params=params)
 
 

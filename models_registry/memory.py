@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from models_registry.formats import BY_NAME, fake, gguf
+from models_registry.formats import BY_NAME, fake, gguf, pt2, torchscript
 from models_registry.models import Version
 from protocol import text
 from protocol.tensors import Signature
@@ -24,6 +24,9 @@ FAKE_BYTES = 64 * MIB
 # llama.cpp maps the file as it is. Besides it: Python and the library, the process that renders chat templates, and the
 # buffers to compute in.
 TEXT_RUNNER_BYTES = 192 * MIB
+# Python and PyTorch take 222 MiB. Weights lie in memory once; half as much again is for what is computed on the way.
+TORCH_RUNNER_BYTES = 256 * MIB
+TORCH_COPIES = 1.5
 
 
 def estimate_bytes(version: Version, options: Mapping[str, Any]) -> int:
@@ -32,6 +35,8 @@ def estimate_bytes(version: Version, options: Mapping[str, Any]) -> int:
         return int(version.metadata.get("memory_bytes") or FAKE_BYTES)
     if version.format == gguf.NAME:
         return _text_bytes(version, options)
+    if version.format in (torchscript.NAME, pt2.NAME):
+        return int(version.size_bytes * TORCH_COPIES) + TORCH_RUNNER_BYTES
     return version.size_bytes * WEIGHT_COPIES + RUNNER_BYTES
 
 

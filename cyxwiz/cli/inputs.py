@@ -1,4 +1,5 @@
-"""Tensors from the command line: `x=[[1,2]]`, `x=@x.npy`, `x=@all.npz:x`, `x=@x.json`, `x=@-`."""
+"""Tensors from the command line: `x=[[1,2]]`, `x=@x.npy`, `x=@all.npz:x`, `x=@x.json`, `x=@-`; and what a model takes:
+`x:FP32:-1,64`."""
 
 from __future__ import annotations
 
@@ -9,6 +10,9 @@ from typing import Any
 import typer
 
 from cyxwiz.cli.session import pairs
+from cyxwiz.tensors import TensorSpec
+
+SPEC = "NAME:DATATYPE:SHAPE"
 
 
 def read_inputs(texts: list[str]) -> dict[str, Any]:
@@ -16,6 +20,20 @@ def read_inputs(texts: list[str]) -> dict[str, Any]:
         name: _from_file(name, value[1:]) if value[:1] == "@" else _json(name, value)
         for name, value in pairs(texts, "input").items()
     }
+
+
+def tensor_specs(texts: list[str], option: str) -> list[TensorSpec]:
+    """The shape's sizes stand between commas, -1 for any; nothing after the last colon is a single value."""
+    return [_tensor_spec(text, option) for text in texts]
+
+
+def _tensor_spec(text: str, option: str) -> TensorSpec:
+    try:
+        name, datatype, shape = text.rsplit(":", 2)
+        return TensorSpec(name, datatype.upper(), [int(size) for size in shape.split(",") if shape])
+    except ValueError:
+        words = f"--{option} {text!r} is not {SPEC}, such as image:FP32:-1,64 (-1: of any size)."
+        raise typer.BadParameter(words) from None
 
 
 def _json(name: str, text: str | bytes, source: str = "") -> Any:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from cyxwiz.cli.inputs import SPEC, tensor_specs
 from cyxwiz.cli.output import age, emit, say, size, table
 from cyxwiz.cli.session import Json, connect, model_and_version
 
@@ -20,16 +21,23 @@ def push(
     name: Annotated[
         str | None, typer.Option(metavar="NAME", show_default=False, help="Default: the file's name without ending.")
     ] = None,
+    input: Annotated[
+        list[str] | None, typer.Option(metavar=SPEC, help="What the model takes, where its file does not say (.pt).")
+    ] = None,
+    output: Annotated[list[str] | None, typer.Option(metavar=SPEC, help="What it gives, likewise.")] = None,
     json: Json = False,
 ) -> None:
     """Upload a file as the newest version of a model.
 
     Example: cyxwiz models push digits.onnx --name digits
+
+    Example: cyxwiz models push net.pt --input x:FP32:-1,3,224,224 --output y:FP32:-1,1000
     """
     from cyxwiz.cli.progress import upload_bar
 
+    inputs, outputs = tensor_specs(input or [], "input"), tensor_specs(output or [], "output")
     with connect(context) as client, upload_bar(file.name) as progress:
-        version = client.models.push(file, name=name, progress=progress)
+        version = client.models.push(file, name=name, inputs=inputs, outputs=outputs, progress=progress)
     if json:
         emit(version.raw)
         return

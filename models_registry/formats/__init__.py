@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from models_registry.formats import fake, foreign, gguf, onnx, specs, zipped
+from models_registry.formats import fake, foreign, gguf, onnx, pt2, specs, torchscript, zipped
 from protocol.errors import ModelRefused
 from protocol.tensors import Signature
 
@@ -52,7 +52,7 @@ class Folder(Format, Protocol):
 
 
 PLAIN: tuple[Plain, ...] = (fake, gguf, onnx)
-ZIPPED: tuple[Zipped, ...] = ()
+ZIPPED: tuple[Zipped, ...] = (torchscript, pt2)
 FOLDERS: tuple[Folder, ...] = ()
 TEXT = frozenset({gguf.NAME})  # language models: asked by text, at /v1
 BY_NAME: dict[str, Format] = {format.NAME: format for format in (*PLAIN, *ZIPPED, *FOLDERS)}
@@ -85,7 +85,7 @@ def recognise(path: Path, declared: Signature | None = None) -> Recognised:
     if not head:
         raise ModelRefused("The file is empty.")
     if what := foreign.name(head, path.stat().st_size):
-        raise ModelRefused(f"This is {what}. CyxWiz runs ONNX and GGUF so far.")
+        raise ModelRefused(f"This is {what}. CyxWiz runs ONNX, GGUF, TorchScript and torch.export (.pt2).")
     if zipped.is_zip(head):
         with zipped.opened(path) as archive:
             zip_format = next(format for format in ZIPPED if format.matches_names(archive.names))

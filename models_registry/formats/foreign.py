@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-CONVERT = "export it to ONNX (torch.onnx.export)"
+EXPORT = "export it: torch.export.save(torch.export.export(model, inputs), 'model.pt2'), or torch.onnx.export"
 MAGIC: tuple[tuple[bytes, str], ...] = (
     (b"\x89HDF\r\n\x1a\n", "an HDF5 file (Keras .h5); convert it with tf2onnx"),
     (b"\x93NUMPY", "a NumPy array (.npy), not a model"),
@@ -35,7 +35,7 @@ def name(head: bytes, size_bytes: int) -> str | None:
         if head.startswith(magic):
             return what
     if head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
-        return f"a Python pickle, which can run any code when it is loaded; {CONVERT}"
+        return f"a Python pickle, which can run any code when it is loaded; {EXPORT}"
     if head[4:8] == b"TFL3":
         return "a TensorFlow Lite model"
     if head[257:262] == b"ustar":
@@ -43,7 +43,7 @@ def name(head: bytes, size_bytes: int) -> str | None:
     if head[:3] == b"\x08\x01\x12" and len(head) > 4 and head[3] >= 0x80 and head[4] >= 0x20:
         return "a TensorFlow SavedModel (saved_model.pb); convert it with tf2onnx"
     if head[8:9] == b"{" and 2 <= int.from_bytes(head[:8], "little") <= size_bytes - 8:
-        return f"a safetensors file: weights without a graph; {CONVERT}"
+        return f"a safetensors file: weights without a graph; {EXPORT}"
     return None
 
 
@@ -52,7 +52,10 @@ def archive(names: Collection[str]) -> str | None:
     if not names:
         return "an empty archive"
     if any(name.rpartition("/")[2] == "data.pkl" for name in names):
-        return f"a PyTorch checkpoint (.pt, .pth): weights without a graph, loaded by unpickling; {CONVERT}"
+        return (
+            "a PyTorch checkpoint (.pt, .pth): weights without a graph, loaded by unpickling. Build the model, load "
+            f"them into it and {EXPORT}"
+        )
     if all(name.endswith(".npy") for name in names):
         return "a NumPy archive (.npz), not a model"
     if "metadata.json" in names and "config.json" in names:

@@ -25,6 +25,8 @@ RUNTIMES = {
         ("llama_cpp", "jinja2", "numpy"),
         prepare="workers.runtimes.gguf.templates:prepare",
     ),
+    "torchscript": Entry("workers.runtimes.torchscript:TorchScriptRuntime", ("torch", "numpy")),
+    "pt2": Entry("workers.runtimes.pt2:Pt2Runtime", ("torch", "numpy")),
     "fake": Entry("workers.runtimes.fake:FakeRuntime", ("numpy",)),
 }
 
