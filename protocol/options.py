@@ -76,11 +76,14 @@ MOST_DELAY_MS = 1000
 
 BATCHING = "batching"
 
+OF_TENSORS: dict[str, Option] = {
+    "threads": WholeNumber("threads that compute one request", 1, 256, 1),
+    BATCHING: BatchingOption(),
+}
 BY_FORMAT: dict[str, dict[str, Option]] = {
-    "onnx": {
-        "threads": WholeNumber("threads that compute one request", 1, 256, 1),
-        BATCHING: BatchingOption(),
-    },
+    "onnx": OF_TENSORS,
+    "tflite": OF_TENSORS,
+    "savedmodel": OF_TENSORS,
     "gguf": {
         "context_length": WholeNumber("tokens that a conversation may have", 16, MOST_CONTEXT_LENGTH, 4096),
         "parallel": WholeNumber("conversations computed at once", 1, MOST_PARALLEL, DEFAULT_PARALLEL),

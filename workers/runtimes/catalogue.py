@@ -20,6 +20,8 @@ class Entry:
 RUNTIMES = {
     "onnx": Entry("workers.runtimes.onnx:OnnxRuntime", ("onnxruntime", "numpy")),
     "gguf": Entry("workers.runtimes.gguf.runtime:GgufRuntime", ("llama_cpp", "jinja2", "numpy")),
+    "tflite": Entry("workers.runtimes.tflite:TfliteRuntime", ("ai_edge_litert", "numpy")),
+    "savedmodel": Entry("workers.runtimes.savedmodel:SavedModelRuntime", ("tensorflow", "numpy")),
     "fake": Entry("workers.runtimes.fake:FakeRuntime", ("numpy",)),
 }
 
