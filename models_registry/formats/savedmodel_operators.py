@@ -88,8 +88,10 @@ class Graph:
             raise ModelRefused(_refusal(self._main.operators & SAVER))
         saving = self._saving()
         if reached := sorted(name for name in saving if name in self._objects or self._functions[name].has_alias):
-            used = set[bytes]().union(*(self._functions[name].operators & SAVER for name in saving))
-            raise ModelRefused(f"{_refusal(used)} They are in reach of its function {_shown(reached[0])}.")
+            raise ModelRefused(
+                f"The model's function {_shown(reached[0])} writes or reads files, by the operators that save and restore "
+                "variables. A model that is served may only compute with what it is given."
+            )
 
     def _saving(self) -> set[bytes]:
         """The functions that use files, by themselves or by others that they call."""
@@ -183,9 +185,9 @@ def _refusal(operators: set[bytes]) -> str:
     more = f" and {len(named) - SHOWN} more" if len(named) > SHOWN else ""
     advice = "".join(f" {words}" for operator, words in ADVICE.items() if operator in operators)
     return (
-        f"The model uses {', '.join(map(_shown, named[:SHOWN]))}{more}: operators that reach files, the network or "
-        "Python, or that TensorFlow does not bring. A model that is served may only compute with what it is given."
-        f"{advice}"
+        f"The model uses the operators {', '.join(map(_shown, named[:SHOWN]))}{more}. A model that is served may only "
+        "compute with what it is given: with operators that TensorFlow brings, and that reach no files, no network and "
+        f"no Python.{advice}"
     )
 
 
