@@ -29,7 +29,7 @@ class Buffer:
 
     def scalar(self, kind: struct.Struct, at: int) -> int:
         if at < 0 or at + kind.size > self.end:
-            raise Malformed(f"it is cut off: it has {self.end:,} bytes, and something is said to lie at {at:,}")
+            raise Malformed(f"it has {self.end:,} bytes, and something is said to lie at {at:,}; perhaps it was cut off")
         value: int = kind.unpack_from(self.data, at)[0]
         return value
 
@@ -37,7 +37,7 @@ class Buffer:
         """Where the offset at that position leads: always forward, so there are no circles."""
         offset = self.scalar(U32, at)
         if offset == 0 or at + offset >= self.end:
-            raise Malformed(f"the offset at byte {at:,} leads out of its {self.end:,} bytes")
+            raise Malformed(f"the offset at byte {at:,} leads out of its {self.end:,} bytes; perhaps it was cut off")
         return at + offset
 
     def count(self, parts: int = 1) -> None:
@@ -66,7 +66,7 @@ class Table:
         vtable_bytes = buffer.scalar(U16, self._vtable)
         self._bytes = buffer.scalar(U16, self._vtable + 2)
         if vtable_bytes < 4 or self._vtable + vtable_bytes > buffer.end or at + self._bytes > buffer.end:
-            raise Malformed(f"the table at byte {at:,} does not fit into its {buffer.end:,} bytes")
+            raise Malformed(f"the table at byte {at:,} does not fit into its {buffer.end:,} bytes; perhaps it was cut off")
         self._fields = (vtable_bytes - 4) // 2
 
     def number(self, field: int, kind: struct.Struct, default: int = 0) -> int:

@@ -47,6 +47,11 @@ def from_file(vocabulary: Path) -> tf.Module:
     return module
 
 
+def written(x):
+    tf.io.write_file(x, x)
+    return {"y": x}
+
+
 def restored(x):
     return {"y": tf.raw_ops.RestoreV2(prefix=x, tensor_names=["t"], shape_and_slices=[""], dtypes=[tf.float32])[0]}
 
@@ -64,7 +69,7 @@ def printed(x):
 def hostile(folder: Path) -> dict[str, tf.Module]:
     return {
         "ReadFile": serving(lambda x: {"y": tf.io.read_file(x)}),
-        "WriteFile": serving(lambda x: tf.io.write_file(x, x) and {} or {"y": x}),
+        "WriteFile": serving(written),
         "MatchingFiles": serving(lambda x: {"y": tf.io.matching_files(x)}),
         "PyFunc": serving(lambda x: {"y": tf.numpy_function(lambda y: y, [x], tf.string)}),
         "EagerPyFunc": serving(lambda x: {"y": tf.py_function(lambda y: y, [x], tf.string)}),
