@@ -32,10 +32,10 @@ def read(folder: Path, content: bytes) -> dict[str, Any]:
 
 def refusal(folder: Path, content: bytes) -> str:
     path = written(folder, content)
-    before = time.monotonic()
+    before = time.process_time()
     with pytest.raises(ModelRefused) as refused:
         recognise(path)
-    assert time.monotonic() - before < SOON_SECONDS
+    assert time.process_time() - before < SOON_SECONDS
     return refused.value.message
 
 
@@ -214,10 +214,10 @@ def test_a_damaged_model_is_read_or_refused_and_nothing_else_happens(tmp_path):
             at = chance.randrange(8, len(content))
             content[at : at + chance.randrange(5)] = chance.randbytes(chance.randrange(5))
         content[4:8] = b"TFL3"
-        before = time.monotonic()
+        before = time.process_time()
         with suppress(ModelRefused):
             recognise(written(tmp_path, bytes(content)))
-        assert time.monotonic() - before < SOON_SECONDS
+        assert time.process_time() - before < SOON_SECONDS
 
 
 def with_operators(count: int, inputs: int) -> bytes:
