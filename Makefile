@@ -71,7 +71,7 @@ bench: $(TEST) redis ## Latency and throughput of predictions, beside onnxruntim
 
 setup: $(TEST) redis ## Only install: the virtual environment with everything for development
 
-runtimes: $(RUNTIMES) ## Add the runtime for language models (llama.cpp: some 4 minutes to compile, 60 MB)
+runtimes: $(RUNTIMES) ## Add the runtimes besides ONNX: language models, TensorFlow Lite, TensorFlow (README says what each takes)
 
 clean: ## Remove the virtual environments and what the tools cached (never .cyxwiz, where the data is)
 	rm -rf $(VENV) $(VENV)-node .mypy_cache .ruff_cache .import_linter_cache .hypothesis *.egg-info
@@ -90,14 +90,14 @@ $(BASE): requirements.txt requirements/node.txt pyproject.toml | $(VENV)/bin/pyt
 	@$(BIN)/python $(PIP_INSTALL) --no-deps --editable . | $(NEWS)
 	@touch $@
 
-$(TEST): requirements/test.txt requirements/gguf.txt $(BASE)
+$(TEST): requirements/test.txt requirements/gguf.txt requirements/tflite.txt requirements/tensorflow.txt $(BASE)
 	@echo "Installing the tools for tests and checks …"
 	@$(BIN)/python $(PIP_INSTALL) -r requirements/test.txt | $(NEWS)
 	@touch $@
 
-$(RUNTIMES): requirements/gguf.txt $(BASE)
-	@echo "Installing llama.cpp (compiled here, once) …"
-	@$(BIN)/python $(PIP_INSTALL) -r requirements/gguf.txt
+$(RUNTIMES): requirements/gguf.txt requirements/tflite.txt requirements/tensorflow.txt $(BASE)
+	@echo "Installing llama.cpp (compiled here, once), TensorFlow Lite and TensorFlow …"
+	@$(BIN)/python $(PIP_INSTALL) -r requirements/gguf.txt -r requirements/tflite.txt -r requirements/tensorflow.txt
 	@touch $@
 
 $(NODE): requirements/node.txt

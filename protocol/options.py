@@ -77,14 +77,16 @@ MOST_DELAY_MS = 1000
 BATCHING = "batching"
 
 # What the runtimes of all models of tensors know.
-_TENSORS: dict[str, Option] = {
+_OF_TENSORS: dict[str, Option] = {
     "threads": WholeNumber("threads that compute one request", 1, 256, 1),
     BATCHING: BatchingOption(),
 }
 BY_FORMAT: dict[str, dict[str, Option]] = {
-    "onnx": _TENSORS,
-    "torchscript": _TENSORS,
-    "pt2": _TENSORS,
+    "onnx": _OF_TENSORS,
+    "torchscript": _OF_TENSORS,
+    "pt2": _OF_TENSORS,
+    "tflite": _OF_TENSORS,
+    "savedmodel": _OF_TENSORS,
     "gguf": {
         "context_length": WholeNumber("tokens that a conversation may have", 16, MOST_CONTEXT_LENGTH, 4096),
         "parallel": WholeNumber("conversations computed at once", 1, MOST_PARALLEL, DEFAULT_PARALLEL),

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from models_registry.formats import fake, foreign, gguf, onnx, pt2, specs, torchscript, zipped
+from models_registry.formats import fake, foreign, gguf, onnx, pt2, savedmodel, specs, tflite, torchscript, zipped
 from protocol.errors import ModelRefused
 from protocol.tensors import Signature
 
@@ -51,9 +51,9 @@ class Folder(Format, Protocol):
     def read_folder(self, files: Mapping[str, Path]) -> dict[str, Any]: ...
 
 
-PLAIN: tuple[Plain, ...] = (fake, gguf, onnx)
+PLAIN: tuple[Plain, ...] = (fake, gguf, tflite, onnx)
 ZIPPED: tuple[Zipped, ...] = (torchscript, pt2)
-FOLDERS: tuple[Folder, ...] = ()
+FOLDERS: tuple[Folder, ...] = (savedmodel,)
 TEXT = frozenset({gguf.NAME})  # language models: asked by text, at /v1
 BY_NAME: dict[str, Format] = {format.NAME: format for format in (*PLAIN, *ZIPPED, *FOLDERS)}
 
@@ -85,7 +85,9 @@ def recognise(path: Path, declared: Signature | None = None) -> Recognised:
     if not head:
         raise ModelRefused("The file is empty.")
     if what := foreign.name(head, path.stat().st_size):
-        raise ModelRefused(f"This is {what}. CyxWiz runs ONNX, GGUF, TorchScript and torch.export (.pt2).")
+        raise ModelRefused(
+            f"This is {what}. CyxWiz runs ONNX, GGUF, TorchScript, torch.export (.pt2), TensorFlow Lite and SavedModel."
+        )
     if zipped.is_zip(head):
         with zipped.opened(path) as archive:
             zip_format = next(format for format in ZIPPED if format.matches_names(archive.names))

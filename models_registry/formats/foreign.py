@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection
 
 EXPORT = "export it: torch.export.save(torch.export.export(model, inputs), 'model.pt2'), or torch.onnx.export"
+SAVE = "save it as a SavedModel with model.export(folder) and push that folder, packed as a zip archive"
 MAGIC: tuple[tuple[bytes, str], ...] = (
-    (b"\x89HDF\r\n\x1a\n", "an HDF5 file (Keras .h5); convert it with tf2onnx"),
+    (b"\x89HDF\r\n\x1a\n", f"an HDF5 file (Keras .h5), which may hold code; {SAVE}"),
     (b"\x93NUMPY", "a NumPy array (.npy), not a model"),
     (b"version https://git-lfs", "a Git LFS pointer, not the file itself; run `git lfs pull` first"),
     (b"<!DOCTYPE", "a web page; the download probably gave an error page instead of the model"),
@@ -36,12 +37,12 @@ def name(head: bytes, size_bytes: int) -> str | None:
             return what
     if head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
         return f"a Python pickle, which can run any code when it is loaded; {EXPORT}"
-    if head[4:8] == b"TFL3":
-        return "a TensorFlow Lite model"
     if head[257:262] == b"ustar":
         return "a tar archive; unpack it first"
     if head[:3] == b"\x08\x01\x12" and len(head) > 4 and head[3] >= 0x80 and head[4] >= 0x20:
-        return "a TensorFlow SavedModel (saved_model.pb); convert it with tf2onnx"
+        return (
+            "the graph of a TensorFlow SavedModel without its variables; push the whole folder, packed as a zip archive"
+        )
     if head[8:9] == b"{" and 2 <= int.from_bytes(head[:8], "little") <= size_bytes - 8:
         return f"a safetensors file: weights without a graph; {EXPORT}"
     return None
@@ -59,5 +60,5 @@ def archive(names: Collection[str]) -> str | None:
     if all(name.endswith(".npy") for name in names):
         return "a NumPy archive (.npz), not a model"
     if "metadata.json" in names and "config.json" in names:
-        return "a Keras archive (.keras); convert it with tf2onnx"
+        return f"a Keras archive (.keras), which may hold code; {SAVE}"
     return None

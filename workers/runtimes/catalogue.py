@@ -27,6 +27,8 @@ RUNTIMES = {
     ),
     "torchscript": Entry("workers.runtimes.torchscript:TorchScriptRuntime", ("torch", "numpy")),
     "pt2": Entry("workers.runtimes.pt2:Pt2Runtime", ("torch", "numpy")),
+    "tflite": Entry("workers.runtimes.tflite:TfliteRuntime", ("ai_edge_litert", "numpy")),
+    "savedmodel": Entry("workers.runtimes.savedmodel:SavedModelRuntime", ("tensorflow", "numpy")),
     "fake": Entry("workers.runtimes.fake:FakeRuntime", ("numpy",)),
 }
 
