@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from onnx import TensorProto, helper
 
 
-def model(nodes: Sequence, inputs: Sequence, outputs: Sequence) -> bytes:
-    graph = helper.make_graph(list(nodes), "tiny", list(inputs), list(outputs))
+def model(nodes: Sequence, inputs: Sequence, outputs: Sequence, weights: Sequence = ()) -> bytes:
+    graph = helper.make_graph(list(nodes), "tiny", list(inputs), list(outputs), list(weights))
     # An opset and IR version that every onnxruntime of the last years reads.
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString()
 
