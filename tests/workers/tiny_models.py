@@ -63,3 +63,37 @@ def mixer(inner: int = 64, layers: int = 2) -> bytes:
     y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["rows", inner])
     total = helper.make_tensor_value_info("sum", TensorProto.FLOAT, ["rows"])
     return model(nodes, [x], [y, total])
+
+
+def looper() -> bytes:
+    """y = x + x where `forever` is false; else it never ends."""
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["rows", 2])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["rows", 2])
+    forever = helper.make_tensor_value_info("forever", TensorProto.BOOL, ["rows"])
+    goes_on = helper.make_tensor_value_info("goes_on", TensorProto.BOOL, [])
+    body = helper.make_graph(
+        [helper.make_node("Identity", ["go"], ["goes_on"]), helper.make_node("Add", ["x", "x"], ["sum"])],
+        "body",
+        [
+            helper.make_tensor_value_info("round", TensorProto.INT64, []),
+            helper.make_tensor_value_info("going", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("last", TensorProto.FLOAT, None),
+        ],
+        [goes_on, helper.make_tensor_value_info("sum", TensorProto.FLOAT, None)],
+    )
+    yes = helper.make_tensor("yes", TensorProto.BOOL, [], [True])
+    nodes = [
+        helper.make_node("Constant", [], ["begin"], value=yes),
+        helper.make_node("Cast", ["forever"], ["number"], to=TensorProto.INT32),
+        helper.make_node("ReduceMax", ["number"], ["most"], keepdims=0),
+        helper.make_node("Cast", ["most"], ["go"], to=TensorProto.BOOL),
+        helper.make_node("Loop", ["", "begin", "x"], ["y"], body=body),
+    ]
+    return model(nodes, [x, forever], [y])
+
+
+def filler() -> bytes:
+    """As many zeros as `count` says."""
+    count = helper.make_tensor_value_info("count", TensorProto.INT64, [1])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["count"])
+    return model([helper.make_node("ConstantOfShape", ["count"], ["y"])], [count], [y])
