@@ -47,7 +47,7 @@ class Gateway:
         except CyxwizError as error:
             answer = write_error(error)
         except Exception:
-            log.exception("%s %s", scope["method"], scope["path"])
+            log.exception("%s %s (request %s)", scope["method"], scope["path"], scope.get("request_id", "-"))
             answer = write_error(Failed("An error of ours; the log has it."))
         if answer is None:  # a stream, which has ended
             return
