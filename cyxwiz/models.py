@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from cyxwiz import folders
 from cyxwiz.errors import CyxwizApiError
 from cyxwiz.tensors import TensorSpec
 from cyxwiz.transport import Transport, at, read
@@ -73,20 +75,32 @@ class Models:
         path: Path | str,
         *,
         name: str | None = None,
+        number: int | None = None,
         inputs: Sequence[TensorSpec] = (),
         outputs: Sequence[TensorSpec] = (),
         progress: Progress | None = None,
     ) -> Version:
-        """Uploads a file as the newest version; the model is made if there is none of that name (by default the
-        file's name without its ending). `inputs` and `outputs`: what it takes and gives, where the file does not say
-        (TorchScript)."""
+        """Uploads a file, or a folder, as the newest version; the model is made if there is none of that name (by
+        default the file's name without its ending, or the folder's). `number`: of the version, higher than all before.
+        `inputs` and `outputs`: for formats that do not tell them."""
         path = Path(path)
-        versions = f"{at(PATH, name or path.stem)}versions/"
-        declared = {"inputs": inputs, "outputs": outputs}
-        about = {role: msgspec.json.encode(specs).decode() for role, specs in declared.items() if specs}
-        answer = upload(
-            self._transport, versions, path, about=about, check_access=self._check_access, progress=progress
-        )
+        is_folder = path.is_dir()
+        filename = path.resolve().name if is_folder else path.name
+        params: dict[str, str | int | None] = {"number": number, "filename": filename}
+        for role, specs in (("inputs", inputs), ("outputs", outputs)):
+            params[role] = msgspec.json.encode(list(specs)).decode() if specs else None
+        report = progress or (lambda _step, _done, _total: None)
+        if is_folder:
+            self._check_access()  # packing takes a while
+        with folders.packed(path, report) if is_folder else nullcontext(path) as file:
+            answer = upload(
+                self._transport,
+                f"{at(PATH, name or (filename if is_folder else path.stem))}versions/",
+                file,
+                check_access=self._check_access,
+                progress=report,
+                params=params,
+            )
         return read(answer, Version)
 
     def _check_access(self) -> None:

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from cyxwiz.errors import BadInput
-from cyxwiz.transport import Transport
+from cyxwiz.transport import Params, Transport
 
 CHUNK = 1024**2
 
-Progress = Callable[[str, int, int], None]  # ("checksum" | "upload", bytes done, bytes in all)
+Progress = Callable[[str, int, int], None]  # ("pack" | "checksum" | "upload", bytes done, bytes in all)
 
 
 def upload(
@@ -20,12 +20,12 @@ def upload(
     to: str,
     path: Path,
     *,
-    about: Mapping[str, str] | None = None,
     check_access: Callable[[], None],
     progress: Progress | None,
+    params: Params | None = None,
 ) -> Any:
-    """The server's answer. `about`: parameters that go with the file. `check_access` costs one small request, where a
-    wrong address or key would cost an upload of gigabytes."""
+    """The server's answer. `check_access` costs one small request, where a wrong address or key would cost an upload of
+    gigabytes. `params`: what else the server shall know of it."""
     try:
         size = path.stat().st_size
     except OSError as error:
@@ -37,8 +37,8 @@ def upload(
     digest = hashlib.sha256()
     for chunk in _chunks(path, "checksum", size, report):
         digest.update(chunk)
-    params = {"sha256": digest.hexdigest(), "filename": path.name, **(about or {})}
-    return transport.upload(to, _chunks(path, "upload", size, report), size=size, params=params)
+    told = {"sha256": digest.hexdigest(), "filename": path.name, **(params or {})}
+    return transport.upload(to, _chunks(path, "upload", size, report), size=size, params=told)
 
 
 def _chunks(path: Path, step: str, size: int, report: Progress) -> Iterator[bytes]:

@@ -14,6 +14,7 @@ from channels.routing import ProtocolTypeRouter
 from django.conf import settings
 
 from cyxwiz_site.body_limit import BodyLimit
+from cyxwiz_site.request_ids import with_request_id
 from gateway.asgi import Gateway
 from gateway.http import Receive, Scope, Send
 from protocol import VERSION
@@ -32,7 +33,7 @@ django_within_limits = BodyLimit(
 async def http(scope: Scope, receive: Receive, send: Send) -> None:
     path = scope["path"]
     if path.startswith(("/v2/", "/v1/")) or path in ("/v2", "/v1"):
-        await gateway(scope, receive, send)
+        await gateway(scope, receive, with_request_id(scope, send))
     else:
         await django_within_limits(scope, receive, send)
 

@@ -1,12 +1,34 @@
-"""Gives every request an id, from `X-Request-Id` when that is sane, else new; shown in the answer and in errors."""
+"""Gives every request an id, from `X-Request-Id` when that is sane, else new; shown in the answer and in errors. Once
+for Django, and once for what stands beside it."""
 
+import os
 import re
-import uuid
 from collections.abc import Callable
+from typing import Any
 
 from django.http import HttpRequest, HttpResponse
 
+from gateway.http import Scope, Send
+
 SANE = re.compile(r"[A-Za-z0-9._-]{1,64}")
+HEADER = b"x-request-id"
+
+
+def request_id(given: str) -> str:
+    return given if SANE.fullmatch(given) else os.urandom(16).hex()
+
+
+def with_request_id(scope: Scope, send: Send) -> Send:
+    """Puts the id into `scope` as well, for whoever writes a log."""
+    given = next((value for name, value in scope["headers"] if name == HEADER), b"")
+    scope["request_id"] = id = request_id(given.decode("latin-1"))
+
+    def named(message: dict[str, Any]) -> Any:
+        if message["type"] == "http.response.start":
+            message["headers"].append((HEADER, id.encode()))
+        return send(message)
+
+    return named
 
 
 class RequestIdMiddleware:
@@ -14,8 +36,7 @@ class RequestIdMiddleware:
         self.get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
-        given = request.headers.get("X-Request-Id", "")
-        request.META["REQUEST_ID"] = given if SANE.fullmatch(given) else uuid.uuid4().hex
+        request.META["REQUEST_ID"] = request_id(request.headers.get("X-Request-Id", ""))
         response = self.get_response(request)
         response["X-Request-Id"] = request.META["REQUEST_ID"]
         return response

@@ -47,7 +47,7 @@ class Gateway:
         except CyxwizError as error:
             answer = write_error(error)
         except Exception:
-            log.exception("%s %s", scope["method"], scope["path"])
+            log.exception("%s %s (request %s)", scope["method"], scope["path"], scope.get("request_id", "-"))
             answer = write_error(Failed("An error of ours; the log has it."))
         if answer is None:  # a stream, which has ended
             return
@@ -107,7 +107,9 @@ class Gateway:
                 owner_id = await self._caller(headers)
                 deployment = self.routes.find(owner_id, name, words[3] if len(words) == 5 else None)
                 body = await http.read_body(headers, receive, self._body_limit_bytes)
-                return await oip.infer(self.exchange, self.meter, deployment, headers, body)
+                return await http.while_connected(
+                    receive, oip.infer(self.exchange, self.meter, deployment, headers, body)
+                )
             case ["models", name, "generate" | "generate_stream" as how] | [
                 "models",
                 name,

@@ -82,11 +82,14 @@ class Exchange:
         waiting = Waiting(self._loop.create_future(), replica)
         self.begin(waiting, deployment, request)
         timer = self._loop.call_at(ends_at, time_out, waiting, deployment.route.name, request.timeout_ms)
+        answered = False
         try:
-            return read_reply(await waiting.answer)
+            frame = await waiting.answer
+            answered = True
         finally:
             timer.cancel()
-            self.end(waiting)
+            self.end(waiting, cancel=not answered)
+        return read_reply(frame)
 
     def begin(self, waiting: Waiting, deployment: Deployment, request: frames.Asked) -> None:
         """Sends it. Whoever begins one ends it. Raises where nothing more can be sent."""

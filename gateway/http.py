@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import zlib
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from typing import Any, TypeVar
 
@@ -22,6 +22,7 @@ T = TypeVar("T")
 
 _WINDOW_BITS = {b"gzip": 31, b"deflate": 15}  # "deflate" of HTTP is zlib's format
 _WORTH_COMPRESSING_BYTES = 1024
+WATCH_AFTER_SECONDS = 0.05
 
 encode = msgspec.json.Encoder().encode
 
@@ -141,19 +142,48 @@ def pack(answer: Answer, accept_encoding: bytes | None) -> None:
         answer.headers.append((b"content-encoding", accept_encoding.strip().lower()))
 
 
-async def while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
-    """Ends the work when the caller hangs up; by then the body must have been read."""
-    working = asyncio.ensure_future(work)
-    hung_up = asyncio.ensure_future(_hung_up(receive))
+async def while_connected(receive: Receive, work: Awaitable[T]) -> T:
+    """Ends the work when the caller hangs up; by then the body must have been read. Looked out for is only what takes
+    a while: most work is over before that, and pays for a timer only."""
+    watch = _Watch(receive)
     try:
-        await asyncio.wait([working, hung_up], return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
-            raise Disconnected
-        return working.result()
+        return await work
+    except asyncio.CancelledError:
+        if watch.hung_up:
+            raise Disconnected from None
+        raise
     finally:
-        working.cancel()
-        hung_up.cancel()
-        await asyncio.gather(working, hung_up, return_exceptions=True)
+        watch.end()
+
+
+class _Watch:
+    """Cancels the task that made it when the caller hangs up."""
+
+    __slots__ = ("_receive", "_task", "_timer", "_watching", "hung_up")
+
+    def __init__(self, receive: Receive) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._task = task
+        self._receive = receive
+        self._watching: asyncio.Task[None] | None = None
+        self._timer = task.get_loop().call_later(WATCH_AFTER_SECONDS, self._begin)
+        self.hung_up = False
+
+    def end(self) -> None:
+        self._timer.cancel()
+        if self._watching is not None:
+            self._watching.cancel()
+        if self.hung_up:
+            self._task.uncancel()
+
+    def _begin(self) -> None:
+        self._watching = asyncio.ensure_future(self._watch())
+
+    async def _watch(self) -> None:
+        await _hung_up(self._receive)
+        self.hung_up = True
+        self._task.cancel()
 
 
 async def _hung_up(receive: Receive) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import Any
 
@@ -53,6 +54,9 @@ async def infer(
         )
     except CyxwizError:
         meter.failure(route.deployment_id, time.perf_counter() - started)
+        raise
+    except asyncio.CancelledError:
+        meter.cancelled(route.deployment_id)
         raise
     meter.success(route.deployment_id, time.perf_counter() - started, reply.compute_us)
     if json_bytes is None:

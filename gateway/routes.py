@@ -66,7 +66,10 @@ class Routes:
         if deployment is None:
             raise NotFound(f"There is no deployment named '{name}'.")
         if version is not None and version != deployment.route.version:
-            raise NotFound(f"Deployment '{name}' serves version {deployment.route.version}, not {version}.")
+            raise NotFound(
+                f"Deployment '{name}' serves version {deployment.route.version}, not {version}. Deploy that version "
+                "under a name of its own to ask both."
+            )
         return deployment
 
     def has(self, owner_id: int, name: str) -> bool:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from cyxwiz.cli.exit_codes import ExitCode
 from cyxwiz.cli.inputs import SPEC, tensor_specs
 from cyxwiz.cli.output import age, emit, say, size, table
 from cyxwiz.cli.session import Json, connect, model_and_version
@@ -17,9 +18,14 @@ app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Upload mode
 @app.command()
 def push(
     context: typer.Context,
-    file: Annotated[Path, typer.Argument(help="The model file.", exists=True, dir_okay=False, readable=True)],
+    path: Annotated[
+        Path, typer.Argument(help="The model's file, or a folder with all its files.", exists=True, readable=True)
+    ],
     name: Annotated[
-        str | None, typer.Option(metavar="NAME", show_default=False, help="Default: the file's name without ending.")
+        str | None,
+        typer.Option(
+            metavar="NAME", show_default=False, help="Default: the file's name without ending, or the folder's."
+        ),
     ] = None,
     input: Annotated[
         list[str] | None, typer.Option(metavar=SPEC, help="What the model takes, where its file does not say (.pt).")
@@ -27,7 +33,7 @@ def push(
     output: Annotated[list[str] | None, typer.Option(metavar=SPEC, help="What it gives, likewise.")] = None,
     json: Json = False,
 ) -> None:
-    """Upload a file as the newest version of a model.
+    """Upload a file, or a folder, as the newest version of a model.
 
     Example: cyxwiz models push digits.onnx --name digits
 
@@ -36,13 +42,45 @@ def push(
     from cyxwiz.cli.progress import upload_bar
 
     inputs, outputs = tensor_specs(input or [], "input"), tensor_specs(output or [], "output")
-    with connect(context) as client, upload_bar(file.name) as progress:
-        version = client.models.push(file, name=name, inputs=inputs, outputs=outputs, progress=progress)
+    with connect(context) as client, upload_bar(path.resolve().name) as progress:
+        version = client.models.push(path, name=name, inputs=inputs, outputs=outputs, progress=progress)
     if json:
         emit(version.raw)
         return
     say(f"{version.model}@{version.number}: {version.format}, {size(version.size_bytes)}")
     say(f"Deploy it: cyxwiz deploy {version.model} --model {version.model}@{version.number}")
+
+
+@app.command("import")
+def import_repository(
+    context: typer.Context,
+    repository: Annotated[
+        Path, typer.Argument(help="A folder with a folder for each model.", exists=True, file_okay=False, readable=True)
+    ],
+    json: Json = False,
+) -> None:
+    """Upload a model repository, laid out as Triton has it: all versions of all models, with their numbers.
+
+    What is there already is left out, so it may be run again. Exit code 1 if anything failed.
+
+    Example: cyxwiz models import /srv/model_repository
+    """
+    from cyxwiz.cli.progress import upload_bar
+    from cyxwiz.triton import import_models
+
+    with connect(context) as client:
+        outcomes = list(import_models(client.models, repository, upload_bar))
+    if json:
+        emit(outcomes)
+    else:
+        table(
+            ("MODEL", "VERSION", "RESULT", "WHAT"),
+            [(one.model, one.version, one.result, one.detail) for one in outcomes],
+        )
+        for model, left in {one.model: one.not_taken_over for one in outcomes if one.not_taken_over}.items():
+            say(f"{model}: not taken over from config.pbtxt: {', '.join(left)}")
+    if any(one.result == "failed" for one in outcomes):
+        raise typer.Exit(ExitCode.ERROR)
 
 
 @app.command("ls")

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from cyxwiz.cli.output import note, printable
 
-STEPS = {"checksum": "Checking", "upload": "Uploading"}
+STEPS = {"pack": "Packing", "checksum": "Checking", "upload": "Uploading"}
 
 
 @contextmanager

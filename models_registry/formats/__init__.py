@@ -53,7 +53,7 @@ class Folder(Format, Protocol):
 
 PLAIN: tuple[Plain, ...] = (fake, gguf, tflite, onnx)
 ZIPPED: tuple[Zipped, ...] = (torchscript, pt2)
-FOLDERS: tuple[Folder, ...] = (savedmodel,)
+FOLDERS: tuple[Folder, ...] = (savedmodel, onnx)
 TEXT = frozenset({gguf.NAME})  # language models: asked by text, at /v1
 BY_NAME: dict[str, Format] = {format.NAME: format for format in (*PLAIN, *ZIPPED, *FOLDERS)}
 

@@ -29,7 +29,9 @@ class Buffer:
 
     def scalar(self, kind: struct.Struct, at: int) -> int:
         if at < 0 or at + kind.size > self.end:
-            raise Malformed(f"it has {self.end:,} bytes, and something is said to lie at {at:,}; perhaps it was cut off")
+            raise Malformed(
+                f"it has {self.end:,} bytes, and something is said to lie at {at:,}; perhaps it was cut off"
+            )
         value: int = kind.unpack_from(self.data, at)[0]
         return value
 
@@ -66,7 +68,9 @@ class Table:
         vtable_bytes = buffer.scalar(U16, self._vtable)
         self._bytes = buffer.scalar(U16, self._vtable + 2)
         if vtable_bytes < 4 or self._vtable + vtable_bytes > buffer.end or at + self._bytes > buffer.end:
-            raise Malformed(f"the table at byte {at:,} does not fit into its {buffer.end:,} bytes; perhaps it was cut off")
+            raise Malformed(
+                f"the table at byte {at:,} does not fit into its {buffer.end:,} bytes; perhaps it was cut off"
+            )
         self._fields = (vtable_bytes - 4) // 2
 
     def number(self, field: int, kind: struct.Struct, default: int = 0) -> int:

@@ -1,13 +1,14 @@
 """Reads what an ONNX file says of itself: inputs, outputs, operator sets, producer. Why not with the onnx package:
 docs/decisions/003-onnx-header-reader.md.
 
-Weights are not read, only measured. Refused besides broken files: weights in other files (a stranger's path on our
-disk), and inputs or outputs that are no tensors.
+Weights are not read, only measured. They may lie in other files of the same folder (`onnx_external`). Refused besides
+broken files: inputs or outputs that are no tensors.
 """
 
 from __future__ import annotations
 
 import mmap
+from collections.abc import Collection, Mapping
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import msgspec
 
 from models_registry.formats import specs
+from models_registry.formats.onnx_external import ExternalData
 from models_registry.formats.wire import LENGTH, VARINT, Malformed, Wire, signed
 from protocol.errors import ModelRefused
 from protocol.tensors import TensorSpec
@@ -22,6 +24,7 @@ from protocol.tensors import TensorSpec
 NAME = "onnx"
 PLATFORM = "onnxruntime_onnx"
 FILENAME = "model.onnx"
+ENDING = ".onnx"
 
 SIZE_LIMIT_BYTES = 2 * 1024**3 - 1  # protobuf's own limit for one message
 PARTS_LIMIT = 4_000_000  # large exports have some hundred thousand; this many take a few seconds to walk
@@ -34,7 +37,11 @@ DATATYPES = {
     1: "FP32", 2: "UINT8", 3: "INT8", 4: "UINT16", 5: "INT16", 6: "INT32", 7: "INT64", 8: "BYTES", 9: "BOOL",
     10: "FP16", 11: "FP64", 12: "UINT32", 13: "UINT64", 14: "COMPLEX64", 15: "COMPLEX128", 16: "BF16", **FLOAT8,
 }  # fmt: skip
-ELEMENT_BYTES = {1: 4, 2: 1, 3: 1, 4: 2, 5: 2, 6: 4, 7: 8, 9: 1, 10: 2, 11: 8, 12: 4, 13: 8, 14: 8, 15: 16, 16: 2}
+# The last ones are packed, several to a byte.
+ELEMENT_BITS = {
+    1: 32, 2: 8, 3: 8, 4: 16, 5: 16, 6: 32, 7: 64, 9: 8, 10: 16, 11: 64, 12: 32, 13: 64, 14: 64, 15: 128, 16: 16,
+    17: 8, 18: 8, 19: 8, 20: 8, 24: 8, 21: 4, 22: 4, 23: 4, 25: 2, 26: 2,
+}  # fmt: skip
 NOT_TENSORS = {4: "a sequence", 5: "a map", 7: "an opaque value", 8: "a sparse tensor", 9: "an optional value"}
 
 
@@ -42,12 +49,33 @@ def matches(head: bytes) -> bool:
     return True  # ONNX has no magic number; `read` tells
 
 
+def matches_names(names: Collection[str]) -> bool:
+    return len(names) > 1 and any(name.endswith(ENDING) for name in names)
+
+
+def read_folder(files: Mapping[str, Path]) -> dict[str, Any]:
+    """Of a folder with one model and the files that hold its weights."""
+    model, *others = sorted(name for name in files if name.endswith(ENDING))
+    if others:
+        raise ModelRefused(
+            f"The folder holds several models: {', '.join([model, *others][:5])}. Push one .onnx at a time."
+        )
+    external = ExternalData(model, {name: path.stat().st_size for name, path in files.items() if name != model})
+    metadata = _read(files[model], external)
+    external.check_all_used()
+    return metadata
+
+
 def read(path: Path) -> dict[str, Any]:
+    return _read(path, ExternalData())
+
+
+def _read(path: Path, external: ExternalData) -> dict[str, Any]:
     if path.stat().st_size > SIZE_LIMIT_BYTES:
         raise ModelRefused("This cannot be an ONNX model: one file of ONNX has less than 2 GiB.")
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            header = _Header(Wire(data, PARTS_LIMIT))
+            header = _Header(Wire(data, PARTS_LIMIT), external)
             specs.check(header.inputs, header.outputs)
     except Malformed as error:
         raise ModelRefused(f"This is not a valid ONNX model: {error}.") from error
@@ -64,8 +92,9 @@ def read(path: Path) -> dict[str, Any]:
 class _Header:
     """One walk over the model. Field numbers are those of onnx.proto3."""
 
-    def __init__(self, wire: Wire) -> None:
+    def __init__(self, wire: Wire, external: ExternalData) -> None:
         self._wire = wire
+        self._external = external
         self.ir_version = 0
         self.opset: dict[str, int] = {}
         self.nodes = 0
@@ -152,9 +181,13 @@ class _Header:
                 self._attribute(a, b, depth)
 
     def _attribute(self, start: int, end: int, depth: int) -> None:
+        seen: set[int] = set()
         for number, kind, a, b in self._wire.fields(start, end):
             if kind != LENGTH:
                 continue
+            if number in (5, 6, 22) and number in seen:  # readers would make one of both, which nobody has looked at
+                raise Malformed(f"the attribute at byte {start:,} has two values")
+            seen.add(number)
             if number in (5, 10):
                 self._tensor(a, b)
             elif number in (22, 23):
@@ -190,6 +223,7 @@ class _Header:
     def _tensor(self, start: int, end: int) -> str:
         """Its name. The size that its shape asks for must be there: else a few bytes could ask a node for terabytes."""
         name, element_type, dims, raw_bytes = "", 0, [], None
+        is_external, places = False, []
         for number, kind, a, b in self._wire.fields(start, end):
             if number == 1 and kind == VARINT:
                 dims.append(signed(a))
@@ -201,24 +235,33 @@ class _Header:
                 name = self._wire.text(a, b, TEXT_LIMIT)
             elif number == 9 and kind == LENGTH:
                 raw_bytes = b - a
-            elif number == 13 or (number == 14 and kind == VARINT and a == 1):
-                raise ModelRefused(
-                    f"The weights of tensor {name!r} are in another file (external data); CyxWiz takes models of one "
-                    "file so far. Save it with onnx.save(model, path, save_as_external_data=False)."
-                )
+            elif number == 13 and kind == LENGTH:
+                is_external = True
+                places.append(self._entry(a, b))
+            elif number == 14 and kind == VARINT:
+                is_external = is_external or a == 1
             if len(dims) > specs.RANK_LIMIT:
                 raise Malformed(f"the tensor at byte {start:,} has more than {specs.RANK_LIMIT} dimensions")
         if any(size < 0 for size in dims):
             raise Malformed(f"the tensor {name!r} has a negative dimension")
         elements = prod(dims)
-        width = ELEMENT_BYTES.get(element_type)
-        if raw_bytes is not None and width is not None and raw_bytes != elements * width:
-            raise Malformed(
-                f"the tensor {name!r} has {raw_bytes:,} bytes where its shape asks for {elements * width:,}"
-            )
+        bits = ELEMENT_BITS.get(element_type)
+        size_bytes = None if bits is None else (elements * bits + 7) // 8
+        if is_external:
+            self._external.take(name, places, size_bytes)
+            return name
+        if raw_bytes is not None and size_bytes is not None and raw_bytes != size_bytes:
+            raise Malformed(f"the tensor {name!r} has {raw_bytes:,} bytes where its shape asks for {size_bytes:,}")
         if elements > 8 * (end - start):  # eight: the densest types pack that many or fewer into a byte
             raise Malformed(f"the tensor {name!r} has fewer elements than its shape asks for")
         return name
+
+    def _entry(self, start: int, end: int) -> tuple[str, str]:
+        texts = {1: "", 2: ""}
+        for number, kind, a, b in self._wire.fields(start, end):
+            if number in texts and kind == LENGTH:
+                texts[number] = self._wire.text(a, b, TEXT_LIMIT)
+        return texts[1], texts[2]
 
     def _operator_set(self, start: int, end: int) -> tuple[str, int]:
         domain, version = "", 0

@@ -21,7 +21,7 @@ ROOT = Path(package.__file__).parents[1]
 HEAVY = ("httpx2", "numpy", "rich", "msgspec", "ssl", "asyncio", "platformdirs")
 COMMANDS = [
     *("login", "deploy", "ps", "wait", "logs", "events", "stop", "start", "restart", "scale", "rm", "predict"),
-    *("models push", "models ls", "models show"),
+    *("models push", "models import", "models ls", "models show"),
     *("jobs run", "jobs ls", "jobs show", "jobs result", "jobs cancel"),
     *("nodes ls", "nodes token"),
 ]

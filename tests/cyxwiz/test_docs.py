@@ -27,7 +27,7 @@ def test_the_command_line_is_understood(line):
     while subcommands := getattr(command, "commands", None):
         command = subcommands[arguments.pop(0)]
     command.make_context(
-        "cyxwiz", arguments, resilient_parsing=any(word in line for word in ("@", "push", "--dataset"))
+        "cyxwiz", arguments, resilient_parsing=any(word in line for word in ("@", "push", "import", "--dataset"))
     )
 
 

@@ -61,7 +61,7 @@ def test_what_is_refused_says_why_and_leaves_nothing(cyxwiz, logged_in, tmp_path
     for arguments, code, said in [
         (["models", "push", str(text)], 1, "ONNX"),
         (["models", "push", str(cut)], 1, "ONNX"),
-        (["models", "push", str(tmp_path)], 2, "is a directory"),
+        (["models", "push", str(tmp_path)], 1, "several models"),
         (["models", "push", str(tmp_path / "nosuch")], 2, "does not exist"),
         (["models", "push", ONNX, "--name", "A/b"], 2, "'A/b' is no name"),
         (["models", "push", ONNX, "--name", "UPPER"], 1, "model name"),

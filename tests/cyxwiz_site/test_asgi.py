@@ -44,7 +44,17 @@ def web():
     ],
 )
 def test_who_serves_what(web, path, served_by):
-    assert ("X-Request-Id" in web.get(path).headers) == (served_by == "django")
+    assert ("X-Content-Type-Options" in web.get(path).headers) == (served_by == "django")
+
+
+@pytest.mark.parametrize("path", ["/v2", "/v2/models/x", "/v1/models", "/healthz"])
+def test_every_answer_has_an_id(web, path):
+    first, second = web.get(path).headers["X-Request-Id"], web.get(path).headers["X-Request-Id"]
+    assert len(uuid.UUID(first).hex) == 32
+    assert first != second
+    assert web.get(path, headers={"X-Request-Id": "mine-1"}).headers["X-Request-Id"] == "mine-1"
+    strange = web.get(path, headers={"X-Request-Id": "no spaces, please"}).headers["X-Request-Id"]
+    assert len(uuid.UUID(strange).hex) == 32
 
 
 def test_a_body_over_djangos_limit_is_refused_by_its_announced_length(web):

@@ -127,6 +127,37 @@ def test_a_late_answer_reaches_nobody(http, node, deploy):
     assert error(infer(http, 2), 504)
 
 
+def test_a_caller_who_hangs_up_ends_the_run(http, node, deploy):
+    route = deploy(node, [stay_silent], queue_limit=1)
+    before = len(node.cancelled)
+    with pytest.raises(httpx2.ReadTimeout):
+        infer(http.__class__(base_url=http.base_url, headers=http.headers, timeout=0.2))
+    wait_until(lambda: len(node.cancelled) == before + 1)
+    assert node.cancelled[-1] == node.last_key[16:]
+    assert "within 0.05 s" in error(infer(http, timeout=50_000), 504)  # there is room again
+    assert requests_counted(route) == {"requests": 2, "errors": 1, "latencies": 0}
+
+
+def test_a_run_that_timed_out_is_ended(http, node, deploy):
+    deploy(node, [stay_silent])
+    before = len(node.cancelled)
+    error(infer(http, timeout=50_000), 504)
+    wait_until(lambda: len(node.cancelled) == before + 1)
+    assert node.cancelled[-1] == node.last_key[16:]
+
+
+def test_what_is_answered_is_never_cancelled(http, node, deploy):
+    deploy(node, [echo])
+    deploy(node, [lambda replica, request: frames.Error("run_failed", "It broke.")], name="broken")
+    deploy(node, [stay_silent], name="silent")
+    before = len(node.cancelled)
+    assert infer(http).status_code == 200
+    error(infer(http, name="broken"), 500)
+    error(infer(http, name="silent", timeout=50_000), 504)
+    wait_until(lambda: len(node.cancelled) > before)
+    assert len(node.cancelled) == before + 1
+
+
 def test_an_error_of_the_model_keeps_its_status(http, node, deploy):
     def fail(replica, request):
         return frames.Error("run_failed", "Division by zero in node Mul_3.")
@@ -189,7 +220,11 @@ def test_requests_are_counted_by_the_minute(http, node, deploy):
     for _ in range(3):
         infer(http)
     http.post("/v2/models/model/infer", json={"inputs": []})
-    connection = redis.Redis.from_url(settings.REDIS_URL, decode_responses=True)
+    assert requests_counted(route) == {"requests": 4, "errors": 1, "latencies": 3}
+
+
+def requests_counted(route):
+    """Once the gateway has written them down."""
 
     def counts():
         minute = int(time.time()) // 60
@@ -202,8 +237,9 @@ def test_requests_are_counted_by_the_minute(http, node, deploy):
             "latencies": sum(int(n) for hash in found for field, n in hash.items() if field[0] == "l"),
         }
 
-    wait_until(lambda: counts() == {"requests": 4, "errors": 1, "latencies": 3})
-    connection.close()
+    with redis.Redis.from_url(settings.REDIS_URL, decode_responses=True) as connection:
+        wait_until(lambda: counts()["requests"])
+        return counts()
 
 
 def test_redis_goes_and_comes_again(tmp_path):

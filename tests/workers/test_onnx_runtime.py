@@ -6,13 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from protocol.errors import BadRequest, LoadFailed
 from protocol.tensors import TensorSpec
 from tests.workers import tiny_models
 from workers.runtimes.base import Artifact, Inputs
 from workers.runtimes.onnx import OnnxRuntime
+from workers.workspace import Workspace
 
 
 def loaded(folder: Path, content: bytes, **options: object) -> OnnxRuntime:
@@ -96,3 +97,39 @@ def test_of_several_files_the_one_with_the_name_is_the_model(tmp_path: Path):
     runtime.load(Artifact(tmp_path, ("weights.bin", "net.onnx"), "cpu", 1))
     with pytest.raises(LoadFailed, match="exactly one"):
         runtime.load(Artifact(tmp_path, ("weights.bin", "other.bin"), "cpu", 1))
+
+
+def in_two_files(location: str) -> bytes:
+    """y = x @ w, with w, two by two, in another file."""
+    weights = numpy_helper.from_array(np.zeros((2, 2), np.float32), "w")
+    weights.ClearField("raw_data")
+    weights.data_location = TensorProto.EXTERNAL
+    weights.external_data.add(key="location", value=location)
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["rows", 2])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["rows", 2])
+    return tiny_models.model([helper.make_node("MatMul", ["x", "w"], ["y"])], [x], [y], [weights])
+
+
+def test_weights_beside_the_model_are_found_by_links_to_blobs(tmp_path: Path):
+    folder = Workspace(tmp_path / "attempt")
+    for name, content in (("net.onnx", in_two_files("parts/w")), ("parts/w", np.eye(2, dtype="f4").tobytes())):
+        blob = tmp_path / name.replace("/", "-")
+        blob.write_bytes(content)
+        folder.add(name, blob)
+        assert (folder.model / name).stat().st_nlink == 2
+    runtime = OnnxRuntime()
+    runtime.load(Artifact(folder.model, ("net.onnx", "parts/w"), "cpu", 1))
+    assert runtime.run([Inputs({"x": np.array([[3, 4]], "f4")}, [])])[0]["y"].tolist() == [[3, 4]]
+
+
+@pytest.mark.parametrize(
+    "location", ["../secret", "sub/../../secret", "/dev/zero", "link", "*/_ORT_MEM_ADDR_/*", "gone"]
+)
+def test_weights_elsewhere_are_not_read(tmp_path: Path, location: str):
+    """The registry refuses such models; this is what stands behind it."""
+    home = tmp_path / "model"
+    home.mkdir()
+    (tmp_path / "secret").write_bytes(bytes(16))
+    (home / "link").symlink_to("../secret")
+    with pytest.raises(LoadFailed, match="onnxruntime"):
+        loaded(home, in_two_files(location))

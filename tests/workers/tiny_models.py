@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from onnx import TensorProto, helper
 
 
-def model(nodes: Sequence, inputs: Sequence, outputs: Sequence) -> bytes:
-    graph = helper.make_graph(list(nodes), "tiny", list(inputs), list(outputs))
+def model(nodes: Sequence, inputs: Sequence, outputs: Sequence, weights: Sequence = ()) -> bytes:
+    graph = helper.make_graph(list(nodes), "tiny", list(inputs), list(outputs), list(weights))
     # An opset and IR version that every onnxruntime of the last years reads.
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString()
 
@@ -71,3 +71,37 @@ def zeros(count: int) -> bytes:
     shape = helper.make_tensor("shape", TensorProto.INT64, [1], [count])
     nodes = [helper.make_node("Constant", [], ["s"], value=shape), helper.make_node("ConstantOfShape", ["s"], ["y"])]
     return model(nodes, [], [y])
+
+
+def looper() -> bytes:
+    """y = x + x where `forever` is false; else it never ends."""
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["rows", 2])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["rows", 2])
+    forever = helper.make_tensor_value_info("forever", TensorProto.BOOL, ["rows"])
+    goes_on = helper.make_tensor_value_info("goes_on", TensorProto.BOOL, [])
+    body = helper.make_graph(
+        [helper.make_node("Identity", ["go"], ["goes_on"]), helper.make_node("Add", ["x", "x"], ["sum"])],
+        "body",
+        [
+            helper.make_tensor_value_info("round", TensorProto.INT64, []),
+            helper.make_tensor_value_info("going", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("last", TensorProto.FLOAT, None),
+        ],
+        [goes_on, helper.make_tensor_value_info("sum", TensorProto.FLOAT, None)],
+    )
+    yes = helper.make_tensor("yes", TensorProto.BOOL, [], [True])
+    nodes = [
+        helper.make_node("Constant", [], ["begin"], value=yes),
+        helper.make_node("Cast", ["forever"], ["number"], to=TensorProto.INT32),
+        helper.make_node("ReduceMax", ["number"], ["most"], keepdims=0),
+        helper.make_node("Cast", ["most"], ["go"], to=TensorProto.BOOL),
+        helper.make_node("Loop", ["", "begin", "x"], ["y"], body=body),
+    ]
+    return model(nodes, [x, forever], [y])
+
+
+def filler() -> bytes:
+    """As many zeros as `count` says."""
+    count = helper.make_tensor_value_info("count", TensorProto.INT64, [1])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["count"])
+    return model([helper.make_node("ConstantOfShape", ["count"], ["y"])], [count], [y])

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protocol.options import Batching
-from workers.runtimes.base import Arrays, Inputs, Runtime
+from workers.runtimes.base import Arrays, Inputs, Interrupted, Runtime
 
 CHECKED_BATCHES = 3
 MOST_FAILURES = 3  # batches in a row that failed although each of their requests works alone
@@ -65,6 +65,8 @@ class Batches:
             return self._one_by_one(requests)
         try:
             together = _split(self._run([_joined(requests)])[0], [rows(request) for request in requests])
+        except Interrupted as error:
+            return [error] * len(requests)
         except Exception as error:
             return self._after_failure(requests, error)
         self._failures = 0
@@ -77,6 +79,8 @@ class Batches:
         for request in requests:
             try:
                 found.append(self._run([request])[0])
+            except Interrupted as error:
+                return found + [error] * (len(requests) - len(found))
             except Exception as error:  # told to its caller
                 found.append(error)
         return found
@@ -97,6 +101,8 @@ class Batches:
             return list(together)
         self.checks += 1
         alone = self._one_by_one(requests)
+        if isinstance(alone[-1], Interrupted):
+            return list(together)
         for one, joint in zip(alone, together, strict=True):
             if isinstance(one, Exception) or not _close(one, joint):
                 self.given_up = "the answer to a request depends on the others that it is run with"

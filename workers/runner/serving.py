@@ -4,11 +4,9 @@ with few sends."""
 
 from __future__ import annotations
 
-import select
 import socket
 import time
 import traceback
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import msgspec
@@ -18,14 +16,14 @@ from protocol.errors import BadRequest, CyxwizError, RunFailed, TimedOut, TooLar
 from protocol.options import Batching
 from workers import wire
 from workers.runner.batching import Batches, Pace, kind, rows, takes_batches
+from workers.runner.inbox import Frames, Inbox
 from workers.runtimes.arrays import to_array, to_tensor
-from workers.runtimes.base import Arrays, Inputs, Runtime
+from workers.runtimes.base import Arrays, Inputs, Interrupted, Interruptible, Runtime
 
 # Answers wait for their neighbours no longer than this.
 HOLD_NS = 1_000_000
 
 clock = time.monotonic_ns
-Frames = list[tuple[int, bytes]]
 
 
 class Asked(NamedTuple):
@@ -42,29 +40,25 @@ def serve(
     sock: socket.socket, reader: wire.FrameReader, runtime: Runtime, arrived: Frames, batching: Batching | None
 ) -> None:
     answers = Answers(sock)
+    inbox = Inbox(sock, reader, arrived, runtime.interrupt if isinstance(runtime, Interruptible) else None)
     if batching is not None and batching.max_size > 1 and takes_batches(runtime):
-        _serve_together(sock, reader, runtime, arrived, answers, batching)
+        _serve_together(inbox, runtime, answers, batching)
     else:
-        _serve_each(reader, runtime, arrived, answers)
+        _serve_each(inbox, runtime, answers)
 
 
-def _serve_each(reader: wire.FrameReader, runtime: Runtime, arrived: Frames, answers: Answers) -> None:
+def _serve_each(inbox: Inbox, runtime: Runtime, answers: Answers) -> None:
     batches = Batches(runtime)
-    while (arrived or (arrived := reader.read())) and not answers.broken:
-        for one in _decoded(arrived, answers):
-            _run(batches, [one], answers)
+    while (found := inbox.read()) and not answers.broken:
+        waiting: list[Asked] = []
+        _take(found, waiting, answers)
+        while waiting:
+            _run(batches, [waiting.pop(0)], answers, inbox)
+            _take(inbox.kept(), waiting, answers)
         answers.send()
-        arrived = []
 
 
-def _serve_together(
-    sock: socket.socket,
-    reader: wire.FrameReader,
-    runtime: Runtime,
-    arrived: Frames,
-    answers: Answers,
-    options: Batching,
-) -> None:
+def _serve_together(inbox: Inbox, runtime: Runtime, answers: Answers, options: Batching) -> None:
     batches = Batches(runtime)
     pace = Pace(options)
     waiting: list[Asked] = []
@@ -73,15 +67,15 @@ def _serve_together(
     def take(found: Frames) -> None:
         for at_ns, _ in found:
             pace.arrived(at_ns)
-        waiting.extend(_decoded(found, answers))
+        _take(found, waiting, answers)
 
-    take(arrived)
     while (waiting or is_open) and not answers.broken:
         all_seen = False  # whether nothing more can be in the socket
+        take(inbox.kept())
         if not waiting:
             answers.send()
-            found = reader.read()
-            is_open, all_seen = bool(found), reader.drained
+            found = inbox.read()
+            is_open, all_seen = bool(found), inbox.drained
             take(found)
         since = clock()
         # Up to the largest batch; what is beyond it stays in the socket.
@@ -91,14 +85,14 @@ def _serve_together(
                 break
             if patience:
                 answers.send()
-            if not select.select([sock], (), (), patience / 1e9)[0]:
+            if not inbox.has_more(patience / 1e9):
                 break
-            found = reader.read()
-            is_open, all_seen = bool(found), reader.drained
+            found = inbox.read()
+            is_open, all_seen = bool(found), inbox.drained
             take(found)
         batch = _next_batch(waiting, options.max_size, pace, alone=bool(batches.given_up))
         if batch:
-            _run_batch(batches, batch, answers, pace)
+            _run_batch(batches, batch, answers, pace, inbox)
     answers.send()
 
 
@@ -126,11 +120,11 @@ def _next_batch(waiting: list[Asked], max_size: int, pace: Pace, *, alone: bool)
     return batch
 
 
-def _run_batch(batches: Batches, batch: list[Asked], answers: Answers, pace: Pace) -> None:
+def _run_batch(batches: Batches, batch: list[Asked], answers: Answers, pace: Pace, inbox: Inbox) -> None:
     was_given_up = batches.given_up
     checks = batches.checks
     started = clock()
-    ran = _run(batches, batch, answers)
+    ran = _run(batches, batch, answers, inbox)
     now = clock()
     if ran and batches.checks == checks:  # else it was run twice
         pace.ran(ran, now - started)
@@ -139,13 +133,14 @@ def _run_batch(batches: Batches, batch: list[Asked], answers: Answers, pace: Pac
         print(f"Requests are run one by one from now on: {batches.given_up}", flush=True)
 
 
-def _decoded(found: Frames, answers: Answers) -> Iterator[Asked]:
-    """What is asked; frames that make no sense are answered at once."""
+def _take(found: Frames, waiting: list[Asked], answers: Answers) -> None:
+    """Adds what is asked, and takes away what was cancelled. What makes no sense is answered at once."""
     for arrived_ns, frame in found:
         if frame[frames.KIND] == frames.CANCEL:
-            continue  # it runs soon or is answered: waiting here is short
+            waiting[:] = [one for one in waiting if one.key != frame[frames.REPLY_KEY]]
+            continue
         try:
-            yield _decode(frame, arrived_ns)
+            waiting.append(_decode(frame, arrived_ns))
         except Exception as error:  # told to its caller
             answers.give(frame[frames.REPLY_KEY], error, 0)
 
@@ -161,23 +156,38 @@ def _decode(frame: bytes, arrived_ns: int) -> Asked:
     return Asked(key, arrived_ns, request.timeout_ms, inputs, rows(inputs))
 
 
-def _run(batches: Batches, batch: list[Asked], answers: Answers) -> int:
+def _run(batches: Batches, batch: list[Asked], answers: Answers, inbox: Inbox) -> int:
     """Runs and answers; says how many rows were run. Nobody works for a caller who has given up."""
     started = clock()
     live = []
+    until_ns = None
     for one in batch:
-        if started - one.arrived_ns > one.timeout_ms * 1_000_000:
+        ends_ns = one.arrived_ns + one.timeout_ms * 1_000_000
+        if started > ends_ns:
             words = f"The request waited longer than its {one.timeout_ms} ms for this replica."
             answers.refuse(one.key, TimedOut(words))
         else:
             live.append(one)
-    if not live:
+            until_ns = ends_ns if until_ns is None else min(until_ns, ends_ns)
+    if until_ns is None:
         return 0
-    found = batches.run([one.inputs for one in live])
+    listening = {one.key for one in live}
+    inbox.begin(listening, until_ns)
+    try:
+        found = batches.run([one.inputs for one in live])
+    finally:
+        inbox.end()
     compute_us = (clock() - started) // 1000
+    ran = 0
     for one, outputs in zip(live, found, strict=True):
-        answers.give(one.key, outputs, compute_us)
-    return sum(one.rows for one in live)
+        if not isinstance(outputs, Interrupted):
+            answers.give(one.key, outputs, compute_us)
+            ran += one.rows
+        elif len(live) > 1 and one.key in listening:  # perhaps it was another's fault that the run took so long
+            _run(batches, [one], answers, inbox)
+        elif one.key in listening:
+            answers.refuse(one.key, TimedOut(f"The run took longer than {one.timeout_ms} ms and was ended."))
+    return ran
 
 
 class Answers:

@@ -50,6 +50,20 @@ class Runtime(Protocol):
     def unload(self) -> None: ...  # safe to call twice
 
 
+class Interrupted(Exception):
+    """The run was ended because nobody waits for it any more."""
+
+
+@runtime_checkable
+class Interruptible(Runtime, Protocol):
+    """One that can be told to give up a run."""
+
+    def interrupt(self) -> None:
+        """The run that is under way raises Interrupted, soon. Called from another thread, perhaps more than once, and
+        perhaps just before the run begins or after it has ended."""
+        ...
+
+
 class Said(NamedTuple):
     """A piece of the answer to a request, or the whole."""
 

@@ -1,4 +1,4 @@
-"""ONNX models by onnxruntime, on the CPU."""
+"""ONNX models by onnxruntime, on the CPU or a CUDA device."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from protocol import options as known_options
 from protocol.errors import BadRequest, LoadFailed, RunFailed
 from protocol.tensors import TensorSpec
 from workers.failures import AttemptFailed
-from workers.runtimes.base import Arrays, Artifact, Inputs
+from workers.hardware import cpu
+from workers.runtimes.base import Arrays, Artifact, Inputs, Interrupted
 
 DATATYPES = {
     "tensor(bool)": "BOOL",
@@ -27,6 +28,7 @@ DATATYPES = {
     "tensor(double)": "FP64",
     "tensor(string)": "BYTES",
 }
+CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 OUT_OF_MEMORY = ("bad_alloc", "Failed to allocate memory", "out of memory")  # as onnxruntime words it
 
 
@@ -36,22 +38,31 @@ class OnnxRuntime:
 
     def __init__(self) -> None:
         self._session: Any = None
+        self._run_options = ort.RunOptions()
 
     def load(self, artifact: Artifact) -> None:
         options = ort.SessionOptions()
         # Few threads that sleep when idle: a node holds many models, and spinning threads of one starve the others.
-        options.intra_op_num_threads = known_options.read("onnx", artifact.options, "threads")
+        options.intra_op_num_threads = min(known_options.read("onnx", artifact.options, "threads"), cpu.cores())
         options.inter_op_num_threads = 1
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 3
+        provider = _provider(artifact.device)
         try:
+            # By its path: from there it finds weights in files beside it.
             self._session = ort.InferenceSession(
-                str(artifact.folder / _model_file(artifact.files)), options, providers=["CPUExecutionProvider"]
+                str(artifact.folder / _model_file(artifact.files)), options, providers=[provider]
             )
         except Exception as error:
-            if any(words in str(error) for words in OUT_OF_MEMORY):
+            if _is_out_of_memory(error):
                 raise AttemptFailed("out_of_memory", f"onnxruntime: {error}") from error
             raise LoadFailed(f"onnxruntime: {error}") from error
+        if provider not in self._session.get_providers():  # onnxruntime goes on with the CPU, and says so in a log
+            self._session = None
+            raise LoadFailed(
+                f"onnxruntime cannot use {artifact.device}: its CUDA provider does not load, because the CUDA or cuDNN "
+                "libraries that it needs are missing on this node."
+            )
         self.inputs = [_spec("input", value) for value in self._session.get_inputs()]
         self.outputs = [_spec("output", value) for value in self._session.get_outputs()]
         self._all_outputs = [spec.name for spec in self.outputs]
@@ -59,20 +70,41 @@ class OnnxRuntime:
     def run(self, batch: list[Inputs]) -> list[Arrays]:
         return [self._run(inputs) for inputs in batch]
 
+    def interrupt(self) -> None:
+        self._run_options.terminate = True
+
     def _run(self, inputs: Inputs) -> Arrays:
         names = inputs.wanted or self._all_outputs
+        self._run_options = options = ort.RunOptions()
         try:
-            found = self._session.run(names, inputs.arrays)
+            found = self._session.run(names, inputs.arrays, options)
         except Exception as error:
+            if options.terminate:
+                raise Interrupted from error
             # Its own classes for a wrong name, type or shape, and ValueError for a missing input; the rest is the
             # model failing on values that fit.
             if isinstance(error, ValueError) or type(error).__name__ == "InvalidArgument":
                 raise BadRequest(_readable(error)) from error
+            if _is_out_of_memory(error):
+                raise RunFailed(f"The memory did not suffice for this request: {_readable(error)}") from error
             raise RunFailed(_readable(error)) from error
         return dict(zip(names, found, strict=True))
 
     def unload(self) -> None:
         self._session = None
+
+
+def _provider(device: str) -> str:
+    """The execution provider for a device. Of CUDA's devices a runner sees only its own."""
+    if not device.startswith("cuda"):
+        return CPU
+    if CUDA not in ort.get_available_providers():
+        raise LoadFailed(f"This node's onnxruntime is built without CUDA, so not for {device}; onnxruntime-gpu has it.")
+    return CUDA
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    return isinstance(error, MemoryError) or any(words in str(error) for words in OUT_OF_MEMORY)
 
 
 def _model_file(files: tuple[str, ...]) -> str:

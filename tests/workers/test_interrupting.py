@@ -1,0 +1,126 @@
+"""Runs that nobody waits for any more: ended where the runtime can, at real runner processes with real ONNX models."""
+
+from __future__ import annotations
+
+import struct
+import time
+
+import psutil
+import pytest
+
+from protocol import frames
+from protocol.tensors import Tensor
+from tests.workers import tiny_models
+from tests.workers.test_runner import Started, start  # noqa: F401  (a fixture)
+from tests.workers.waiting import until
+from workers.runner.inbox import LOOK_SECONDS
+
+ENDLESS = b"e" * 24
+SOON = 5.0
+
+
+def rows(*numbers: float, forever: bool = False) -> list[Tensor]:
+    return [
+        Tensor(
+            "x", "FP32", [len(numbers), 2], struct.pack(f"<{2 * len(numbers)}f", *(n for n in numbers for _ in "xy"))
+        ),
+        Tensor("forever", "BOOL", [len(numbers)], bytes([forever]) * len(numbers)),
+    ]
+
+
+def cancel(runner: Started, key: bytes) -> None:
+    runner.process.send(frames.pack_cancel(b"r" * 16, key[:16], key[16:]))
+
+
+def is_right(runner: Started, number: float = 3.0) -> bool:
+    answer = runner.ask(*rows(number))
+    return answer.outputs == [Tensor("y", "FP32", [1, 2], struct.pack("<2f", 2 * number, 2 * number))]
+
+
+def computes(runner: Started) -> None:
+    process = psutil.Process(runner.process.pid)
+    before = process.cpu_times().user
+    until(lambda: process.cpu_times().user > before + 0.1)
+
+
+@pytest.fixture(params=[None, "off"], ids=["batching", "one by one"])
+def looper(start, request) -> Started:  # noqa: F811
+    runner = start()
+    (runner.folder / "m.onnx").write_bytes(tiny_models.looper())
+    runner.load("onnx", "m.onnx", **({"batching": request.param} if request.param else {}))
+    assert is_right(runner)
+    return runner
+
+
+def test_an_endless_loop_ends_with_the_time_of_its_request(looper):
+    started = time.monotonic()
+    answer = looper.ask(*rows(1, forever=True), timeout_ms=300)
+    assert answer.error_code == "timed_out"
+    assert 0.3 <= time.monotonic() - started < SOON
+    assert is_right(looper)
+
+
+def test_a_caller_who_hangs_up_ends_the_run(looper):
+    started = time.monotonic()
+    looper.send(*rows(1, forever=True), key=ENDLESS, timeout_ms=60_000)
+    computes(looper)
+    cancel(looper, ENDLESS)
+    assert is_right(looper)
+    assert time.monotonic() - started < SOON
+
+
+def test_who_has_hung_up_before_is_not_run(looper):
+    looper.send(*rows(1, forever=True), key=ENDLESS, timeout_ms=60_000)
+    cancel(looper, ENDLESS)
+    assert is_right(looper)
+
+
+def test_of_several_in_one_run_the_others_still_get_their_answers(looper):
+    """And who has hung up while waiting is not run at all."""
+    looper.send(*rows(1, forever=True), key=ENDLESS, timeout_ms=500)
+    for number in range(5):
+        looper.send(*rows(number), key=bytes([number]) * 24)
+    cancel(looper, bytes([2]) * 24)
+    found = {}
+    while len(found) < 5:
+        looper.unread = looper.unread or looper.process.read()
+        for frame in looper.unread:
+            found[frame[:24]] = frame[frames.STATUS]
+        looper.unread = []
+    assert found.pop(ENDLESS) == frames.ERROR
+    assert found == {bytes([number]) * 24: frames.LAST for number in (0, 1, 3, 4)}
+    assert is_right(looper)
+
+
+def test_an_interrupt_meets_no_other_run(looper):
+    """Runs that end just when their time is over, again and again: the next one is never told to end."""
+    for _ in range(10):
+        looper.send(*rows(1, forever=True), key=ENDLESS, timeout_ms=1 + int(LOOK_SECONDS * 1000))
+        looper.send(*rows(3))
+        assert looper.receive().error_code == "timed_out"
+        assert looper.receive().outputs[0].data == struct.pack("<2f", 6, 6)
+
+
+def test_when_the_agent_closes_during_a_run_all_that_was_asked_is_answered(looper):
+    looper.send(*rows(1, forever=True), key=ENDLESS, timeout_ms=500)
+    looper.send(*rows(3))
+    looper.process.end()
+    assert looper.receive().error_code == "timed_out"
+    assert looper.receive().outputs[0].data == struct.pack("<2f", 6, 6)
+    assert looper.process.read() == []
+    looper.process.wait()
+    assert looper.process._process.returncode == 0
+
+
+# 10**14 floats are more than a process can address, so nothing of them is ever filled.
+@pytest.mark.parametrize("count", [10**14, 2**62, -1])
+def test_more_memory_than_there_is_costs_that_request_only(start, count):  # noqa: F811
+    runner = start()
+    (runner.folder / "m.onnx").write_bytes(tiny_models.filler())
+    runner.load("onnx", "m.onnx")
+    started = time.monotonic()
+    failed = runner.ask(Tensor("count", "INT64", [1], struct.pack("<q", count)))
+    assert failed.error_code == "run_failed"
+    assert time.monotonic() - started < SOON
+    fine = runner.ask(Tensor("count", "INT64", [1], struct.pack("<q", 3)))
+    assert fine.outputs == [Tensor("y", "FP32", [3], bytes(12))]
