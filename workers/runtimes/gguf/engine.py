@@ -172,8 +172,8 @@ class Engine:
                 places.append((one, place, tokens))
         # Short prompts first, and the others share what is left.
         reading.sort(key=lambda one: one.remaining)
-        # While nobody's answer is held up by it, a step may take longer: fewer of them are quicker.
-        room = min(batch.room, self._piece if batch.length else 2 * self._piece)
+        # While more read than write, a step may take longer: fewer of them are quicker, and hold up few answers.
+        room = min(batch.room, self._piece if batch.length >= len(reading) else 2 * self._piece)
         for number, one in enumerate(reading):
             assert one.slot is not None
             share = max(1, room // (len(reading) - number))
@@ -191,13 +191,13 @@ class Engine:
         """Computes something, so that the weights are in memory before anybody waits, and sees how long it takes."""
         if self._context is None:
             return LEAST_PIECE
-        seconds = 0.0
-        for _ in range(2):
+        seconds = STEP_SECONDS
+        for _ in range(3):
             self._batch.clear()
             self._batch.add(0, [0] * LEAST_PIECE, 0, wanted=True)
             started = time.monotonic()
             self._context.decode(self._batch)
-            seconds = time.monotonic() - started
+            seconds = min(seconds, time.monotonic() - started)  # the first one fetches the weights
             self._context.forget(0, 0)
         return max(LEAST_PIECE, min(self._batch.size, int(LEAST_PIECE * STEP_SECONDS / max(seconds, 1e-6))))
 

@@ -1,21 +1,21 @@
 """The runtime of GGUF models: takes requests, prepares them in one thread, lets the engine answer them in another.
 
-Options of a deployment: context_length (tokens per conversation), parallel (conversations at once), threads, batch
-(tokens per step), n_gpu_layers (-1: all), queue (requests that may wait).
+The options of a deployment stand in `protocol.options`.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable
+from functools import partial
 from queue import SimpleQueue
 
-from protocol import text
+from protocol import options as known_options
 from protocol.errors import BadRequest, LoadFailed, QueueFull
 from protocol.tensors import TensorSpec
 from protocol.text import Embed, Generate
 from workers.hardware import cpu
-from workers.runtimes.base import Arrays, Artifact, Inputs, Said, whole_number
+from workers.runtimes.base import Arrays, Artifact, Inputs, Said
 from workers.runtimes.gguf import jobs
 from workers.runtimes.gguf.embedding import Embedder
 from workers.runtimes.gguf.engine import Engine, Work, told
@@ -24,8 +24,6 @@ from workers.runtimes.gguf.request import Preparation
 from workers.runtimes.gguf.templates import ChatTemplate
 
 MOST_THREADS = 8  # by default: more of them mostly wait for memory
-BATCH = 512
-QUEUE = 256
 
 
 class GgufRuntime:
@@ -46,14 +44,17 @@ class GgufRuntime:
 
     def load(self, artifact: Artifact) -> None:
         options = artifact.options
-        layers = whole_number(options, "n_gpu_layers", 0 if artifact.device == "cpu" else -1, -1, ALL_LAYERS)
-        self._threads = whole_number(options, "threads", min(cpu.cores(), MOST_THREADS), 1, 256)
-        self._batch = whole_number(options, "batch", BATCH, 16, 8192)
-        self._most_open = whole_number(options, "queue", QUEUE, 0, 65_536)
+        read = partial(known_options.read, "gguf", options)
+        layers = read("n_gpu_layers")
+        if layers is None:
+            layers = 0 if artifact.device == "cpu" else -1
+        self._threads = read("threads") or min(cpu.cores(), MOST_THREADS)
+        self._batch = read("batch")
+        self._most_open = read("queue")
         if len(artifact.files) != 1:
             raise LoadFailed(f"A GGUF model is one file; this version has {len(artifact.files)}.")
         self._model = Model(artifact.folder / artifact.files[0], ALL_LAYERS if layers < 0 else layers)
-        room = text.room(options, self._model.trained_context)
+        room = known_options.room(options, self._model.trained_context)
         self._most_open += room.parallel
         self.parallel = room.parallel
         generates = self._model.metadata(f"{self._model.metadata('general.architecture')}.attention.causal") != "false"
