@@ -92,9 +92,7 @@ def main() -> None:
         servers = {OURS: Server(state["url"], state["api_key"], "bench")}
         if llama_server.is_installed():
             servers[THEIRS] = stack.enter_context(
-                llama_server.started(
-                    path, threads=arguments.threads, conversations=max(CONVERSATIONS), context=CONTEXT
-                )
+                llama_server.started(path, threads=arguments.threads, conversations=max(CONVERSATIONS), context=CONTEXT)
             )
         bench = Bench(path, arguments.threads, arguments.tokens, arguments.prompt, servers)
         bench.run(arguments.rounds)
@@ -165,7 +163,12 @@ def _bounds(bench: Bench) -> Iterator[tuple[str, float, float, bool]]:
         yield f"{conversations} conversations, all together, of one", ratio, bound, False
     if THEIRS in bench.servers:
         most = max(CONVERSATIONS)
-        yield f"{most} conversations, of llama.cpp's server", bench.rate(OURS, most) / bench.rate(THEIRS, most), 1, False
+        yield (
+            f"{most} conversations, of llama.cpp's server",
+            bench.rate(OURS, most) / bench.rate(THEIRS, most),
+            1,
+            False,
+        )
 
 
 if __name__ == "__main__":

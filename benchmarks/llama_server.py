@@ -7,8 +7,10 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from benchmarks.streams import Server
 
@@ -19,7 +21,13 @@ def is_installed() -> bool:
 
 @contextmanager
 def started(model: Path, *, threads: int, conversations: int, context: int) -> Iterator[Server]:
-    command = [sys.executable, "-m", "benchmarks.llama_server", str(model), *map(str, (threads, conversations, context))]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.llama_server",
+        str(model),
+        *map(str, (threads, conversations, context)),
+    ]
     process = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     )
@@ -38,8 +46,7 @@ def started(model: Path, *, threads: int, conversations: int, context: int) -> I
 
 
 def main() -> None:
-    import xllamacpp  # type: ignore[import-not-found, unused-ignore]  # only where requirements/bench.txt is installed
-
+    xllamacpp: Any = import_module("xllamacpp")
     model, threads, conversations, context = sys.argv[1:]
     parameters = xllamacpp.CommonParams()
     parameters.model.path = model

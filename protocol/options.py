@@ -137,4 +137,6 @@ DEFAULT_CONTEXT_LENGTH = 4096
 def room(options: Mapping[str, Any], trained_context_length: int) -> Room:
     """What the options of a language model say of it. Raises BadRequest that names one."""
     context_length = read("gguf", options, "context_length")
-    return Room(context_length or min(trained_context_length, DEFAULT_CONTEXT_LENGTH), read("gguf", options, "parallel"))
+    return Room(
+        context_length or min(trained_context_length, DEFAULT_CONTEXT_LENGTH), read("gguf", options, "parallel")
+    )

@@ -1,6 +1,7 @@
 """What language models are asked and what they answer, in flight between gateway and runner; and how much room a
 deployment gives them."""
 
+from pathlib import Path
 from typing import Literal
 
 import msgspec
@@ -10,6 +11,9 @@ from protocol.tensors import TensorSpec
 # What the Open Inference Protocol shows of a language model; its `generate` takes and gives these.
 INPUTS = [TensorSpec("text_input", "BYTES", [1])]
 OUTPUTS = [TensorSpec("text_output", "BYTES", [1])]
+
+# What tries whether a chat template compiles, to be run as a file: it says how.
+TEMPLATE_PROGRAM = Path(__file__).with_name("chat_templates.py")
 
 FinishReason = Literal["", "stop", "length"]
 

@@ -133,6 +133,21 @@ def test_a_template_that_loops_or_swells_is_stopped(load, tmp_path, template):
     assert asking.generate("Who are you?").error.code == "bad_request"
 
 
+def test_nobody_waits_behind_a_template_that_loops(load, tmp_path):
+    """It loops for certain messages only, as a clever one would."""
+    template = f"{{% if 'loop' in messages[0].content %}}{LOOPS['endless']}{{% endif %}}<s>Mary had"
+    asking = load(with_template(tmp_path / "model.gguf", template))
+    looping = asking.generate("Please loop")
+    assert asking.generate("Go on", max_tokens=9).text == " a little"
+    assert asking.generate(prompt="Mary had", max_tokens=9).text == " a little"
+    second = asking.generate("Please loop")
+    assert asking.generate(prompt="Mary had", max_tokens=9).text == " a little"
+    assert not looping.is_over
+    for one in (looping, second):
+        assert "did not come to an end within 2 s" in one.error.message
+    assert asking.generate("Go on", max_tokens=9).text == " a little"
+
+
 def test_a_template_cannot_reach_out_of_its_sandbox(load, tmp_path):
     template = "{{ ''.__class__.__mro__[1].__subclasses__() }}{{ messages.append(1) }}"
     error = load(with_template(tmp_path / "model.gguf", template)).generate("Who are you?").error

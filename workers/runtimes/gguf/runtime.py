@@ -1,4 +1,4 @@
-"""The runtime of GGUF models: takes requests, prepares them in one thread, lets the engine answer them in another.
+"""The runtime of GGUF models: takes requests, prepares them in some threads, lets the engine answer them in another.
 
 The options of a deployment stand in `protocol.options`.
 """
@@ -21,9 +21,11 @@ from workers.runtimes.gguf.embedding import Embedder
 from workers.runtimes.gguf.engine import Engine, Work, told
 from workers.runtimes.gguf.llama import ALL_LAYERS, Context, Model
 from workers.runtimes.gguf.request import Preparation
-from workers.runtimes.gguf.templates import ChatTemplate
+from workers.runtimes.gguf.templates import AT_ONCE, ChatTemplate
 
 MOST_THREADS = 8  # by default: more of them mostly wait for memory
+
+Asked = SimpleQueue[tuple[bytes, Generate | Embed, int] | None]  # key, what, when it arrived; None: the end
 
 
 class GgufRuntime:
@@ -36,8 +38,10 @@ class GgufRuntime:
         self._context: Context | None = None
         self._template: ChatTemplate | None = None
         self._engine: Engine | None = None
-        self._preparer: threading.Thread | None = None
-        self._asked: SimpleQueue[tuple[bytes, Generate | Embed, int] | None] = SimpleQueue()
+        self._preparers: list[threading.Thread] = []
+        # Chats have a queue and threads of their own: a chat template may take long, and nobody else waits for that.
+        self._asked: Asked = SimpleQueue()
+        self._chats: Asked = SimpleQueue()
         self._lock = threading.Lock()
         self._open: set[bytes] = set()  # requests that have no answer yet
         self._changed = threading.Condition(self._lock)
@@ -86,8 +90,10 @@ class GgufRuntime:
         self._engine = Engine(
             model, context, parallel=self.parallel, batch=self._batch, embedder=embedder, say=answered
         )
-        self._preparer = threading.Thread(target=self._prepare, args=[say], name="preparer", daemon=True)
-        self._preparer.start()
+        for queue in [self._asked, *[self._chats] * AT_ONCE]:
+            preparer = threading.Thread(target=self._prepare, args=[queue, say], name="preparer", daemon=True)
+            preparer.start()
+            self._preparers.append(preparer)
 
     def submit(self, key: bytes, asked: Generate | Embed, arrived_ns: int) -> None:
         with self._lock:
@@ -96,7 +102,8 @@ class GgufRuntime:
             if key in self._open:
                 raise BadRequest("There is a request with this id already.")
             self._open.add(key)
-        self._asked.put((key, asked, arrived_ns))
+        is_chat = isinstance(asked, Generate) and asked.messages is not None
+        (self._chats if is_chat else self._asked).put((key, asked, arrived_ns))
 
     def cancel(self, key: bytes) -> None:
         assert self._engine is not None
@@ -117,10 +124,12 @@ class GgufRuntime:
             self._stop()  # the next job starts anew
 
     def _stop(self) -> None:
-        if self._preparer is not None:
-            self._asked.put(None)
-            self._preparer.join()
-            self._preparer = None
+        if self._preparers:
+            for queue in [self._asked, *[self._chats] * AT_ONCE]:
+                queue.put(None)
+            for preparer in self._preparers:
+                preparer.join()
+            self._preparers = []
         if self._engine is not None:
             self._engine.stop()
             self._engine = None
@@ -140,10 +149,10 @@ class GgufRuntime:
             self._model.close()
             self._model = None
 
-    def _prepare(self, say: Callable[[list[Said]], None]) -> None:
+    def _prepare(self, queue: Asked, say: Callable[[list[Said]], None]) -> None:
         """In a thread of its own, so that no step of the engine waits for a template or a grammar."""
         assert self._engine is not None
-        while (asked := self._asked.get()) is not None:
+        while (asked := queue.get()) is not None:
             key, request, arrived_ns = asked
             if key not in self._open:
                 continue
