@@ -12,6 +12,12 @@ from protocol.tensors import TensorSpec
 INPUTS = [TensorSpec("text_input", "BYTES", [1])]
 OUTPUTS = [TensorSpec("text_output", "BYTES", [1])]
 
+# What a job over prompts takes and gives. Parameters are JSON objects with fields of `Generate`: one for all prompts
+# or one for each.
+PROMPTS, PARAMETERS, ANSWERS = "text_input", "sampling_parameters", "text_output"
+JOB_INPUTS = [TensorSpec(PROMPTS, "BYTES", [-1]), TensorSpec(PARAMETERS, "BYTES", [-1], may_be_missing=True)]
+JOB_OUTPUTS = [TensorSpec(ANSWERS, "BYTES", [-1])]
+
 # What tries whether a chat template compiles, to be run as a file: it says how.
 TEMPLATE_PROGRAM = Path(__file__).with_name("chat_templates.py")
 

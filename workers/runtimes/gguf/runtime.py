@@ -11,6 +11,7 @@ from functools import partial
 from queue import SimpleQueue
 
 from protocol import options as known_options
+from protocol import text
 from protocol.errors import BadRequest, LoadFailed, QueueFull
 from protocol.tensors import TensorSpec
 from protocol.text import Embed, Generate
@@ -29,9 +30,9 @@ Asked = SimpleQueue[tuple[bytes, Generate | Embed, int] | None]  # key, what, wh
 
 
 class GgufRuntime:
-    # Text goes in and comes out; what a job hands over is checked in `run`.
-    inputs: list[TensorSpec] = []
-    outputs: list[TensorSpec] = []
+    # Of jobs; else text goes in and comes out.
+    inputs: list[TensorSpec] = text.JOB_INPUTS
+    outputs: list[TensorSpec] = text.JOB_OUTPUTS
 
     def __init__(self) -> None:
         self._model: Model | None = None
@@ -54,12 +55,12 @@ class GgufRuntime:
             layers = 0 if artifact.device == "cpu" else -1
         self._threads = read("threads") or min(cpu.cores(), MOST_THREADS)
         self._batch = read("batch")
-        self._most_open = read("queue")
+        self.most_open = read("queue")
         if len(artifact.files) != 1:
             raise LoadFailed(f"A GGUF model is one file; this version has {len(artifact.files)}.")
         self._model = Model(artifact.folder / artifact.files[0], ALL_LAYERS if layers < 0 else layers)
         room = known_options.room(options, self._model.trained_context)
-        self._most_open += room.parallel
+        self.most_open += room.parallel
         self.parallel = room.parallel
         generates = self._model.metadata(f"{self._model.metadata('general.architecture')}.attention.causal") != "false"
         self._context_length = room.context_length
@@ -97,7 +98,7 @@ class GgufRuntime:
 
     def submit(self, key: bytes, asked: Generate | Embed, arrived_ns: int) -> None:
         with self._lock:
-            if len(self._open) >= self._most_open:
+            if len(self._open) >= self.most_open:
                 raise QueueFull(f"{len(self._open)} requests wait for this replica or are being answered; no more fit.")
             if key in self._open:
                 raise BadRequest("There is a request with this id already.")
