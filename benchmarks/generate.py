@@ -1,10 +1,12 @@
-"""How many tokens per second one, four and eight conversations get from a runner, beside llama-cpp-python called
-in-process in the same run, and how long the first token takes.
+"""How many tokens per second one, four and eight conversations get over the whole path (HTTP, gateway, Redis, node
+agent, runner), beside llama-cpp-python called in-process, llama.cpp's own server, and what computing alone would allow.
 
     python -m benchmarks.generate                    a llama of 90 million random parameters, made for this
     python -m benchmarks.generate --model FILE.gguf  another one
 
-Figures are for reading: nothing is asserted, since the machine and its other users decide them.
+llama.cpp's server is measured where it is installed: pip install -r requirements/bench.txt. All of them take turns, so
+that what else the machine does hits all alike; of the rounds both the median and the best are shown. The bounds are
+said to be met or not by the best, which others disturbed least; nothing fails by them.
 """
 
 from __future__ import annotations
@@ -12,39 +14,89 @@ from __future__ import annotations
 import argparse
 import os
 import statistics
+import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import llama_cpp
 
-from benchmarks import random_llama
-from protocol import frames
-from protocol.text import Chunk, Generate
-from workers.runner.orders import Order
-from workers.runner_process import RunnerProcess
+from benchmarks import llama_server, quickstart, random_llama
+from benchmarks.streams import Outcome, Server, together
+from workers.runtimes.gguf.llama import Batch, Context, Model
 
 CONVERSATIONS = (1, 4, 8)
 CONTEXT = 1024
+CEILING_STEPS = 32
+IN_PROCESS, CEILING, OURS, THEIRS = (
+    "llama-cpp-python, in-process",
+    "llama_decode alone",
+    "CyxWiz, /v1",
+    "llama.cpp's server",
+)
+
+
+@dataclass
+class Bench:
+    path: Path
+    threads: int
+    tokens: int
+    prompt_words: int
+    servers: dict[str, Server]
+    found: dict[tuple[str, int], list[Outcome]] = field(default_factory=dict)
+    _used: int = 0
+
+    def run(self, rounds: int) -> None:
+        model = llama_cpp.Llama(
+            str(self.path), n_ctx=CONTEXT, n_threads=self.threads, n_threads_batch=self.threads, verbose=False
+        )
+        bare = Model(self.path, 0)
+        for number in range(-1, rounds):
+            self._keep(number, IN_PROCESS, 1, _in_process(model, self._prompt(), self.tokens))
+            for conversations in CONVERSATIONS:
+                self._keep(number, CEILING, conversations, _ceiling(bare, conversations, self.threads))
+                for name, server in self.servers.items():
+                    prompts = [self._prompt() for _ in range(conversations)]
+                    self._keep(number, name, conversations, together(server, prompts, self.tokens))
+
+    def _keep(self, number: int, name: str, conversations: int, outcome: Outcome) -> None:
+        if number >= 0:  # else everything only runs once
+            self.found.setdefault((name, conversations), []).append(outcome)
+
+    def _prompt(self) -> str:
+        """Each begins differently, so that nothing of an older one can be used again."""
+        self._used += 1
+        words = (self._used * 7919 + place * 31 for place in range(self.prompt_words))
+        return " ".join(str(word % random_llama.NORMAL_TOKENS) for word in words)
+
+    def rate(self, name: str, conversations: int) -> float:
+        return max(one.rate for one in self.found[name, conversations])
+
+    def first(self, name: str, conversations: int) -> float:
+        return min(one.first for one in self.found[name, conversations])
 
 
 def main() -> None:
     arguments = _arguments()
-    with tempfile.TemporaryDirectory(prefix="cyxwiz-bench-") as folder:
+    with ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="cyxwiz-bench-"))
         path = arguments.model or Path(folder) / "random.gguf"
         if arguments.model is None:
             random_llama.write(path)
-        runner = RunnerProcess(Path(folder), lambda _source, line: print(f"   {line}"))
-        try:
-            options: dict[str, object] = {
-                "parallel": max(CONVERSATIONS),
-                "context_length": CONTEXT,
-                "threads": arguments.threads,
-            }
-            runner.load(Order("gguf", str(path.parent), [path.name], "cpu", 1, options), 300)
-            _measure(runner, path, arguments)
-        finally:
-            runner.close()
+        state = stack.enter_context(quickstart.started())
+        options = {"parallel": max(CONVERSATIONS), "context_length": CONTEXT, "threads": arguments.threads}
+        quickstart.deploy(state, "bench", path, options)
+        servers = {OURS: Server(state["url"], state["api_key"], "bench")}
+        if llama_server.is_installed():
+            servers[THEIRS] = stack.enter_context(
+                llama_server.started(path, threads=arguments.threads, conversations=max(CONVERSATIONS), context=CONTEXT)
+            )
+        bench = Bench(path, arguments.threads, arguments.tokens, arguments.prompt, servers)
+        bench.run(arguments.rounds)
+    _show(bench)
 
 
 def _arguments() -> argparse.Namespace:
@@ -52,81 +104,71 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--model", type=lambda path: Path(path).resolve(), help="a GGUF file")
     parser.add_argument("--tokens", type=int, default=128, help="in each answer (default: 128)")
     parser.add_argument("--prompt", type=int, default=16, help="words in each prompt (default: 16)")
-    parser.add_argument("--rounds", type=int, default=5, help="of which the median counts (default: 5)")
-    parser.add_argument("--threads", type=int, default=min(8, os.cpu_count() or 1))
+    parser.add_argument("--rounds", type=int, default=5, help="(default: 5)")
+    parser.add_argument("--threads", type=int, default=min(8, os.cpu_count() or 1), help="(default: all cores)")
     return parser.parse_args()
 
 
-def _measure(runner: RunnerProcess, path: Path, arguments: argparse.Namespace) -> None:
-    model = llama_cpp.Llama(
-        str(path), n_ctx=CONTEXT, n_threads=arguments.threads, n_threads_batch=arguments.threads, verbose=False
-    )
-    direct: list[tuple[float, float]] = []
-    ours: dict[int, list[tuple[float, float]]] = {number: [] for number in CONVERSATIONS}
-    fresh = iter(range(10**9))
-    _direct(model, _prompt(next(fresh), arguments.prompt), arguments.tokens)
-    _together(runner, [_prompt(next(fresh), arguments.prompt)], arguments.tokens)
-    # By turns, so that what else the machine does hits all alike.
-    for _ in range(arguments.rounds):
-        direct.append(_direct(model, _prompt(next(fresh), arguments.prompt), arguments.tokens))
-        for number in CONVERSATIONS:
-            prompts = [_prompt(next(fresh), arguments.prompt) for _ in range(number)]
-            ours[number].append(_together(runner, prompts, arguments.tokens))
-    print(f"\n{'':34}{'tokens/s':>10}{'first token':>14}{'of in-process':>16}{'of one':>9}")
-    base = statistics.median(rate for rate, _ in direct)
-    one = statistics.median(rate for rate, _ in ours[1])
-    _show("llama-cpp-python, in-process", direct, "")
-    for number in CONVERSATIONS:
-        rate = statistics.median(rate for rate, _ in ours[number])
-        _show(
-            f"runner, {number} conversation{'s'[: number > 1]}",
-            ours[number],
-            f"{rate / base:16.2f}{rate / one:9.2f}",
-        )
-    print(f"\nLoad of the machine meanwhile: {os.getloadavg()[0]:.1f}, on {os.cpu_count()} cores.")
-
-
-def _show(what: str, found: list[tuple[float, float]], more: str) -> None:
-    rate = statistics.median(rate for rate, _ in found)
-    first = statistics.median(first for _, first in found)
-    print(f"{what:34}{rate:10.1f}{first * 1000:11.1f} ms{more}")
-
-
-def _prompt(number: int, words: int) -> str:
-    """Each begins differently, so that nothing of an older one can be used again."""
-    return " ".join(str((number * 7919 + place * 31) % random_llama.NORMAL_TOKENS) for place in range(words))
-
-
-def _direct(model: llama_cpp.Llama, prompt: str, tokens: int) -> tuple[float, float]:
-    """Tokens per second, the prompt included, and seconds to the first."""
+def _in_process(model: llama_cpp.Llama, prompt: str, tokens: int) -> Outcome:
     started = time.perf_counter()
     first = 0.0
     for _ in model.create_completion(prompt, max_tokens=tokens, temperature=0, stream=True):
         first = first or time.perf_counter() - started
-    return tokens / (time.perf_counter() - started), first
+    return Outcome(tokens / (time.perf_counter() - started), first, 1.0)
 
 
-def _together(runner: RunnerProcess, prompts: list[str], tokens: int) -> tuple[float, float]:
-    """Tokens per second of all together, and the mean of the seconds to the first of each."""
-    started = time.perf_counter()
-    for number, prompt in enumerate(prompts):
-        asked = Generate(timeout_ms=600_000, prompt=prompt, temperature=0, max_tokens=tokens, stream=True)
-        runner.send(frames.pack_request(bytes(16), bytes(16), number.to_bytes(8), asked))
-    first: dict[bytes, float] = {}
-    done = counted = 0
-    while done < len(prompts):
-        replies = runner.read()
-        if not replies:
-            raise SystemExit(f"The runner has ended: {runner.died().failure.message}")
-        for reply in replies:
-            answer = frames.unpack_reply(reply, Chunk)
-            if isinstance(answer, frames.Error):
-                raise SystemExit(answer.message)
-            first.setdefault(reply[frames.REQUEST_ID], time.perf_counter() - started)
-            if reply[frames.STATUS] == frames.LAST:
-                done += 1
-                counted += answer.completion_tokens
-    return counted / (time.perf_counter() - started), statistics.mean(first.values())
+def _ceiling(model: Model, conversations: int, threads: int) -> Outcome:
+    """Nothing but decoding the next token of each: no prompt, no choice, no text."""
+    context = Context(model, length=CONTEXT, sequences=conversations, batch=512, threads=threads)
+    batch = Batch(512)
+    started = 0.0
+    for step in range(CEILING_STEPS + 1):
+        if step == 1:  # the first makes room
+            started = time.perf_counter()
+        batch.clear()
+        for sequence in range(conversations):
+            batch.add(sequence, [300 + step], step, wanted=True)
+        context.decode(batch)
+    seconds = time.perf_counter() - started
+    context.close()
+    return Outcome(CEILING_STEPS * conversations / seconds, seconds / CEILING_STEPS, 1.0)
+
+
+def _show(bench: Bench) -> None:
+    print(f"\n{'tokens/s, all together':42}{'median':>9}{'best':>9}{'of one':>9}{'first token':>14}{'fairness':>10}")
+    for (name, conversations), found in sorted(bench.found.items()):
+        rates = [one.rate for one in found]
+        print(
+            f"{f'{name}, {conversations}':42}{statistics.median(rates):9.1f}{max(rates):9.1f}"
+            f"{max(rates) / bench.rate(name, 1):9.2f}{bench.first(name, conversations) * 1000:11.1f} ms"
+            f"{min(one.fairness for one in found):10.2f}"
+        )
+    print()
+    for what, value, bound, most in _bounds(bench):
+        met = value <= bound if most else value >= bound
+        words = "met" if met else "NOT met"
+        print(f"{what:70}{value:8.2f}   {'at most' if most else 'at least'} {bound:g}: {words}")
+    print(f"\nLoad of the machine meanwhile: {os.getloadavg()[0]:.1f}, on {os.cpu_count()} cores.")
+    if THEIRS not in bench.servers:
+        print("llama.cpp's own server was not measured: pip install -r requirements/bench.txt", file=sys.stderr)
+
+
+def _bounds(bench: Bench) -> Iterator[tuple[str, float, float, bool]]:
+    """What, how much, the bound, whether that is the most."""
+    yield "one conversation, of in-process", bench.rate(OURS, 1) / bench.rate(IN_PROCESS, 1), 0.95, False
+    later = (bench.first(OURS, 1) - bench.first(IN_PROCESS, 1)) * 1000
+    yield "its first token later than in-process, ms", later, 15, True
+    for conversations, bound in ((4, 2.0), (8, 2.8)):
+        ratio = bench.rate(OURS, conversations) / bench.rate(OURS, 1)
+        yield f"{conversations} conversations, all together, of one", ratio, bound, False
+    if THEIRS in bench.servers:
+        most = max(CONVERSATIONS)
+        yield (
+            f"{most} conversations, of llama.cpp's server",
+            bench.rate(OURS, most) / bench.rate(THEIRS, most),
+            1,
+            False,
+        )
 
 
 if __name__ == "__main__":

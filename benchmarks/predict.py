@@ -12,14 +12,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import signal
-import socket
-import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -28,12 +22,11 @@ import numpy as np
 import onnxruntime
 import psutil
 
+from benchmarks import quickstart
 from benchmarks.http_load import Outcome, load, post
 
-PROJECT = Path(__file__).resolve().parents[1]
-DIGITS = PROJECT / "examples" / "digits" / "digits.onnx"
+DIGITS = quickstart.PROJECT / "examples" / "digits" / "digits.onnx"
 CLIENTS = (1, 32)
-START_SECONDS = 120
 NUMPY = {"BOOL": "?", "FP16": "f2", "FP32": "f4", "FP64": "f8"} | {
     f"{sign}INT{bits}": f"{sign.lower() or 'i'}{bits // 8}" for sign in ("U", "") for bits in (8, 16, 32, 64)
 }
@@ -44,9 +37,8 @@ def main() -> None:
     if arguments.url:
         _measure(arguments.url, arguments.key, arguments.model, arguments, {})
         return
-    with _quickstart() as state:
-        with httpx2.Client(base_url=state["url"], headers={"Authorization": f"Bearer {state['api_key']}"}) as api:
-            _deploy(api, arguments.model)
+    with quickstart.started() as state:
+        quickstart.deploy(state, arguments.model, DIGITS)
         _measure(state["url"], state["api_key"], arguments.model, arguments, state["pids"])
 
 
@@ -147,39 +139,6 @@ def _cpu_seconds(pids: dict[str, int]) -> dict[str, float]:
 def _cpu_per_request(before: dict[str, float], after: dict[str, float], outcome: Outcome) -> str:
     spent = {name: (after[name] - before.get(name, 0.0)) / len(outcome.latencies) * 1e6 for name in after}
     return ", ".join(f"{name} {cost:.0f}" for name, cost in spent.items() if cost >= 1)
-
-
-@contextmanager
-def _quickstart() -> Iterator[dict]:
-    """Everything on this machine, in a folder that goes away with it."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    with tempfile.TemporaryDirectory(prefix="cyxwiz-bench-", ignore_cleanup_errors=True) as folder:
-        command = [sys.executable, "manage.py", "quickstart", "--no-demo", "--home", folder, "--port", str(port)]
-        stack = subprocess.Popen(command, cwd=PROJECT)
-        try:
-            ready = Path(folder) / "quickstart.json"
-            give_up = time.monotonic() + START_SECONDS
-            while not ready.exists():
-                if stack.poll() is not None or time.monotonic() > give_up:
-                    sys.exit("The quickstart did not start.")
-                time.sleep(0.1)
-            yield json.loads(ready.read_text())
-        finally:
-            stack.send_signal(signal.SIGINT)
-            stack.wait(60)
-
-
-def _deploy(api: httpx2.Client, name: str) -> None:
-    with DIGITS.open("rb") as file:
-        api.post(f"/api/v1/models/{name}/versions/", files={"file": (DIGITS.name, file)}).raise_for_status()
-    api.post("/api/v1/deployments/", json={"name": name, "model": name}).raise_for_status()
-    give_up = time.monotonic() + START_SECONDS
-    while api.get(f"/v2/models/{name}/ready").status_code != 200:
-        if time.monotonic() > give_up:
-            sys.exit(f"The deployment is not ready: {api.get(f'/api/v1/deployments/{name}/').text}")
-        time.sleep(0.05)
 
 
 if __name__ == "__main__":

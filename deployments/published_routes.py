@@ -13,6 +13,7 @@ from models_registry import formats, memory
 from models_registry.models import Version
 from nodes.models import Node
 from protocol import names, text
+from protocol import options as known_options
 from protocol.routes import TEXT_SECONDS, Abilities, Route, Target
 from protocol.tensors import TensorSpec
 
@@ -58,7 +59,7 @@ def _for_text(deployment: Deployment, version: Version) -> dict[str, Any]:
         "task": "text",
         "timeout_seconds": TEXT_SECONDS,
         "abilities": Abilities(
-            context_length=text.room(deployment.options, known["context_length"]).context_length,
+            context_length=known_options.room(deployment.options, known["context_length"]).context_length,
             has_chat_template=known["has_chat_template"],
             generates=known["generates"],
             embeds=known["embedding"],

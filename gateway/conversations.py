@@ -48,11 +48,13 @@ class Pieces(Waiting):
         else:
             self._loop.call_later(SILENT_SECONDS, self._still_silent, self._heard)
 
-    async def next(self) -> list[bytes]:
-        """All that came since the last call; raises what ended it."""
+    async def next(self, patience_seconds: float | None) -> list[bytes]:
+        """All that came since the last call; raises what ended it, or TimeoutError where nothing came for so long."""
         if not self._frames:
             if self._error is None:
-                await self.answer
+                done, _ = await asyncio.wait([self.answer], timeout=patience_seconds)
+                if not done:
+                    raise TimeoutError
             self.answer = self._loop.create_future()
         found, self._frames, self._unread = self._frames, [], 0
         if not found and self._error is not None:
@@ -95,15 +97,16 @@ class Conversation(Generic[A]):
     async def __aexit__(self, *_: object) -> None:
         self._end()
 
-    async def next(self) -> list[A]:
-        """The pieces that came since the last call, at least one; none after the last of all."""
+    async def next(self, patience_seconds: float | None = None) -> list[A]:
+        """The pieces that came since the last call, at least one; none after the last of all. Where nothing came for
+        so long TimeoutError, and the next call waits on."""
         while True:
             if self._error is not None:
                 raise self._error
             if self._is_over:
                 return []
             try:
-                found = self._read(await self._heard())
+                found = self._read(await self._heard(patience_seconds))
             except ReplicaLost as lost:
                 self._elsewhere(lost)
             else:
@@ -118,9 +121,9 @@ class Conversation(Generic[A]):
             last = pieces
         return last[-1]
 
-    async def _heard(self) -> list[bytes]:
+    async def _heard(self, patience_seconds: float | None) -> list[bytes]:
         assert self._pieces is not None
-        return await self._pieces.next()
+        return await self._pieces.next(patience_seconds)
 
     def _read(self, replies: list[bytes]) -> list[A]:
         """What fails after some pieces is raised when those are told."""

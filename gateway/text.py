@@ -19,6 +19,11 @@ from protocol.text import Chunk, Embed, Embeddings, Generate
 
 log = logging.getLogger(__name__)
 
+# Proxies cut a connection on which nothing comes, most of them after a minute, the strictest after half of one. A line
+# that begins with a colon is a comment, which clients of event streams pass over.
+QUIET_SECONDS = 10.0
+COMMENT = b": the model is at work\n\n"
+
 
 class Asker:
     """Asks the model of one deployment."""
@@ -60,12 +65,21 @@ class Asker:
         write: Callable[[list[Chunk]], bytes],
         write_error: Callable[[CyxwizError], bytes],
     ) -> Events:
-        """What goes wrong before the first event is raised; what does later is the last event."""
+        """What goes wrong before the first event is raised; what does later is the last event. While nothing comes, a
+        comment now and then."""
         begun = False
         try:
             with self._counted() as count:
                 async with Conversation(self._exchange, self.deployment, request, Chunk) as conversation:
-                    while chunks := await conversation.next():
+                    while True:
+                        try:
+                            chunks = await conversation.next(QUIET_SECONDS)
+                        except TimeoutError:
+                            yield COMMENT
+                            begun = True
+                            continue
+                        if not chunks:
+                            break
                         last = chunks[-1]
                         if last.finish_reason:  # before it is written: with it, callers may hang up
                             count(last.compute_us, Tokens(last.prompt_tokens, last.completion_tokens))

@@ -18,13 +18,13 @@ from jobs import datasets, queueing
 from jobs.models import Job
 from jobs.states import JobState
 from jobs.transitions import move, record_creation
-from models_registry import blobs, memory
+from models_registry import blobs, formats, memory
 from models_registry.models import Version
 from models_registry.services import find_version
 from nodes import doorbells
 from nodes.models import Node
 from nodes.placement import Need
-from protocol import oip
+from protocol import oip, text
 from protocol import options as known_options
 from protocol.datasets import CHUNK_ROWS, Format, ResultFormat
 from protocol.datasets import check as check_dataset
@@ -209,6 +209,8 @@ def _check(request: oip.InferRequest, version: Version) -> None:
 
 
 def _specs(version: Version) -> tuple[list[TensorSpec], list[TensorSpec]]:
+    if version.format in formats.TEXT:
+        return text.JOB_INPUTS, text.JOB_OUTPUTS
     inputs, outputs = (
         msgspec.convert(version.metadata.get(kind, []), list[TensorSpec]) for kind in ("inputs", "outputs")
     )

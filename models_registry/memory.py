@@ -10,7 +10,7 @@ import msgspec
 
 from models_registry.formats import BY_NAME, fake, gguf, pt2, savedmodel, torchscript
 from models_registry.models import Version
-from protocol import text
+from protocol import options as known_options
 from protocol.tensors import Signature
 
 MIB = 1024**2
@@ -49,7 +49,7 @@ def estimate_bytes(version: Version, options: Mapping[str, Any]) -> int:
 
 def _text_bytes(version: Version, options: Mapping[str, Any]) -> int:
     """The file, and room for every token of every conversation, and of one text that is being embedded."""
-    room = text.room(options, version.metadata["context_length"])
+    room = known_options.room(options, version.metadata["context_length"])
     conversations = version.metadata["kv_bytes_per_token"] * room.context_length * (room.parallel + 1)
     return version.size_bytes + conversations + TEXT_RUNNER_BYTES
 

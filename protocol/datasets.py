@@ -45,6 +45,7 @@ def check(format: str, columns: list[Column], rows: int, inputs: list[TensorSpec
         if format == "npz":
             return
         raise BadRequest("The model does not say what it takes; only a .npz data set, whose arrays do, can be for it.")
+    inputs = present(inputs, [column.name for column in columns])
     at_once = rows_at_once(inputs, CHUNK_ROWS)
     if at_once != CHUNK_ROWS and rows % at_once:
         raise BadRequest(
@@ -66,6 +67,12 @@ def check(format: str, columns: list[Column], rows: int, inputs: list[TensorSpec
             raise BadRequest(
                 f"Column '{spec.name}' has rows of the shape {column.shape}; the model takes {spec.shape[1:]}."
             )
+
+
+def present(inputs: list[TensorSpec], names: Iterable[str]) -> list[TensorSpec]:
+    """Without those that may be missing and are."""
+    known = set(names)
+    return [spec for spec in inputs if not spec.may_be_missing or spec.name in known]
 
 
 def rows_at_once(inputs: list[TensorSpec], chunk_rows: int) -> int:

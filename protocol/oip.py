@@ -140,7 +140,7 @@ def check_inputs(request: InferRequest, inputs: list[TensorSpec]) -> None:
             raise BadRequest(f"Input '{tensor.name}' is {tensor.datatype}; the model takes {spec.datatype}.")
         if not _fits(tensor.shape, spec.shape):
             raise BadRequest(f"Input '{tensor.name}' has the shape {tensor.shape}; the model takes {spec.shape}.")
-    if missing := [spec for spec in inputs if spec.name not in seen]:
+    if missing := [spec for spec in inputs if spec.name not in seen and not spec.may_be_missing]:
         raise BadRequest(f"Missing input {_names(missing)}.")
 
 

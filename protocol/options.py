@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from protocol.errors import BadRequest
-from protocol.text import DEFAULT_PARALLEL, MOST_CONTEXT_LENGTH, MOST_PARALLEL
+from protocol.text import Room
 
 
 class Option(Protocol):
@@ -25,9 +25,9 @@ class WholeNumber:
     meaning: str
     least: int
     most: int
-    default: int
+    default: int | None  # None: the runtime chooses, by the model and the machine
 
-    def read(self, value: Any) -> int:
+    def read(self, value: Any) -> int | None:
         if value is None:
             return self.default
         if isinstance(value, bool) or not isinstance(value, int) or not self.least <= value <= self.most:
@@ -88,12 +88,12 @@ BY_FORMAT: dict[str, dict[str, Option]] = {
     "tflite": _OF_TENSORS,
     "savedmodel": _OF_TENSORS,
     "gguf": {
-        "context_length": WholeNumber("tokens that a conversation may have", 16, MOST_CONTEXT_LENGTH, 4096),
-        "parallel": WholeNumber("conversations computed at once", 1, MOST_PARALLEL, DEFAULT_PARALLEL),
+        "context_length": WholeNumber("tokens that a conversation may have", 16, 2**24, None),
+        "parallel": WholeNumber("conversations computed at once", 1, 64, 4),
         "queue": WholeNumber("requests that may wait besides", 0, 65_536, 256),
-        "threads": WholeNumber("threads that compute", 1, 256, 1),
+        "threads": WholeNumber("threads that compute", 1, 256, None),
         "batch": WholeNumber("tokens computed in one step", 16, 8192, 512),
-        "n_gpu_layers": WholeNumber("layers that the GPU computes; -1: all", -1, 999, -1),
+        "n_gpu_layers": WholeNumber("layers that the GPU computes; -1: all", -1, 999, None),
     },
     "fake": {
         "load_seconds": Anything("how long loading takes"),
@@ -129,3 +129,14 @@ def read(format: str, options: Mapping[str, Any], name: str) -> Any:
 def batching(format: str, options: Mapping[str, Any]) -> Batching | None:
     """None where requests are to be run one by one."""
     return read(format, options, BATCHING) if BATCHING in BY_FORMAT.get(format, {}) else None
+
+
+DEFAULT_CONTEXT_LENGTH = 4096
+
+
+def room(options: Mapping[str, Any], trained_context_length: int) -> Room:
+    """What the options of a language model say of it. Raises BadRequest that names one."""
+    context_length = read("gguf", options, "context_length")
+    return Room(
+        context_length or min(trained_context_length, DEFAULT_CONTEXT_LENGTH), read("gguf", options, "parallel")
+    )

@@ -35,12 +35,13 @@ class Tensor(msgspec.Struct, frozen=True, array_like=True):
     data: bytes
 
 
-class TensorSpec(msgspec.Struct, frozen=True):
+class TensorSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     """A tensor as a model declares it; -1 is a dimension of any size."""
 
     name: str
     datatype: str
     shape: list[int]
+    may_be_missing: bool = False  # an input without which the model runs as well; our own runtimes' only
 
 
 class Signature(msgspec.Struct, frozen=True):

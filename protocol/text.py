@@ -1,17 +1,25 @@
 """What language models are asked and what they answer, in flight between gateway and runner; and how much room a
 deployment gives them."""
 
-from collections.abc import Mapping
+from pathlib import Path
 from typing import Literal
 
 import msgspec
 
-from protocol.errors import BadRequest
 from protocol.tensors import TensorSpec
 
 # What the Open Inference Protocol shows of a language model; its `generate` takes and gives these.
 INPUTS = [TensorSpec("text_input", "BYTES", [1])]
 OUTPUTS = [TensorSpec("text_output", "BYTES", [1])]
+
+# What a job over prompts takes and gives. Parameters are JSON objects with fields of `Generate`: one for all prompts
+# or one for each.
+PROMPTS, PARAMETERS, ANSWERS = "text_input", "sampling_parameters", "text_output"
+JOB_INPUTS = [TensorSpec(PROMPTS, "BYTES", [-1]), TensorSpec(PARAMETERS, "BYTES", [-1], may_be_missing=True)]
+JOB_OUTPUTS = [TensorSpec(ANSWERS, "BYTES", [-1])]
+
+# What tries whether a chat template compiles, to be run as a file: it says how.
+TEMPLATE_PROGRAM = Path(__file__).with_name("chat_templates.py")
 
 FinishReason = Literal["", "stop", "length"]
 
@@ -64,22 +72,3 @@ class Room(msgspec.Struct, frozen=True):
 
     context_length: int
     parallel: int
-
-
-DEFAULT_CONTEXT_LENGTH, MOST_CONTEXT_LENGTH = 4096, 2**24
-DEFAULT_PARALLEL, MOST_PARALLEL = 4, 64
-
-
-def room(options: Mapping[str, object], trained_context_length: int) -> Room:
-    """What the options `context_length` and `parallel` of a deployment say. Raises BadRequest that names one."""
-    return Room(
-        _whole(options, "context_length", min(trained_context_length, DEFAULT_CONTEXT_LENGTH), 16, MOST_CONTEXT_LENGTH),
-        _whole(options, "parallel", DEFAULT_PARALLEL, 1, MOST_PARALLEL),
-    )
-
-
-def _whole(options: Mapping[str, object], name: str, default: int, least: int, most: int) -> int:
-    value = options.get(name, default)
-    if isinstance(value, bool) or not isinstance(value, int) or (name in options and not least <= value <= most):
-        raise BadRequest(f"The option {name} must be a whole number from {least} to {most:,}, not {value!r}.")
-    return value

@@ -11,6 +11,7 @@ import mmap
 from pathlib import Path
 from typing import Any
 
+from models_registry.formats import chat_template
 from models_registry.formats.gguf_wire import ARRAY, STRING, Array, Malformed, Wire
 from protocol.errors import ModelRefused
 
@@ -65,9 +66,12 @@ def read(path: Path) -> dict[str, Any]:
             entries, tensors = _counts(wire)
             values = _values(wire, entries)
             parameters = _tensors(wire, tensors, values)
-        return _metadata(values, parameters)
+        metadata = _metadata(values, parameters)
     except Malformed as error:
         raise ModelRefused(f"This is not a valid GGUF model: {error}.") from error
+    if metadata["has_chat_template"]:
+        chat_template.check(values["tokenizer.chat_template"])
+    return metadata
 
 
 def _counts(wire: Wire) -> tuple[int, int]:

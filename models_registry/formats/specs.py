@@ -35,5 +35,9 @@ def _check_one(kind: str, tensor: TensorSpec) -> None:
             f"The {kind} {tensor.name!r} is {tensor.datatype}, which the Open Inference Protocol cannot carry. "
             f"It knows {', '.join(DATATYPES)}."
         )
+    if tensor.may_be_missing:
+        raise ModelRefused(
+            f"The {kind} {tensor.name!r} says may_be_missing, which is not for models that are uploaded."
+        )
     if len(tensor.shape) > RANK_LIMIT or any(not -1 <= size < 2**63 for size in tensor.shape):
         raise ModelRefused(f"The {kind} {tensor.name!r} has an impossible shape.")

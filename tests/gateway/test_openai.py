@@ -247,12 +247,15 @@ def test_generate_and_generate_stream_as_triton_has_them(http, node, text):
     assert http.post("/v2/models/model/generate", json={}).status_code == 400
 
 
-def test_the_example_in_the_docs_runs(server, key, text, monkeypatch, capsys):
+def test_the_examples_in_the_docs_run(server, key, node, text, monkeypatch, capsys):
     text([say], "rhymes")
     monkeypatch.setenv("CYXWIZ_URL", f"http://{server.address}")
     monkeypatch.setenv("CYXWIZ_API_KEY", key)
-    (example,) = re.findall(r"```python\n(.*?)```", DOCS.read_text(), re.DOTALL)
+    first, second = re.findall(r"```python\n(.*?)```", DOCS.read_text(), re.DOTALL)
     there: dict[str, Any] = {}
-    exec(example, there)
-    there["client"].close()
+    exec(first, there)
     assert capsys.readouterr().out == "Tell me a rhyme.2 vectors for 4 tokens\n"
+    exec(second, there)
+    there["client"].close()
+    assert json.loads(node.seen[-2][1].json_schema)["type"] == "object"
+    assert "root ::=" in node.seen[-1][1].grammar

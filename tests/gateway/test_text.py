@@ -10,12 +10,14 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
+import httpx2
 import openai
 import pytest
 import redis
 from django.conf import settings
 
 from gateway import conversations
+from gateway import text as gateway_text
 from gateway.asgi import Gateway
 from protocol import frames, names
 from protocol.routes import Abilities
@@ -223,6 +225,41 @@ def test_a_stream_that_takes_too_long_ends_with_an_error_and_is_cancelled(client
         heard.extend(chunk.choices[0].delta.content for chunk in chat(client, stream=True))
     assert heard == ["", "one "]
     wait_until(lambda: len(node.cancelled) == before + 1)
+
+
+@pytest.fixture
+def impatient(monkeypatch) -> None:
+    monkeypatch.setattr(gateway_text, "QUIET_SECONDS", 0.05)
+
+
+def test_comments_keep_a_stream_open_while_a_long_prompt_is_read(client, server, key, node, text, impatient):
+    text([stay_silent])
+    ask = {"model": "model", "prompt": "x", "stream": True}
+    headers = {"Authorization": f"Bearer {key}"}
+    with httpx2.stream("POST", f"http://{server.address}/v1/completions", json=ask, headers=headers) as answer:
+        assert answer.status_code == 200
+        lines = answer.iter_lines()
+        assert [next(lines) for _ in range(4)] == [": the model is at work", ""] * 2
+        node.say_more(Chunk("done", "stop", 7, 2))
+        events = [line for line in lines if line.startswith("data: ")]
+    assert '"done"' in events[0]
+    assert events[-1] == "data: [DONE]"
+
+
+def test_openais_client_passes_over_the_comments(client, node, text, impatient):
+    text([stay_silent])
+    with chat(client, stream=True) as stream:  # returns with the first comment
+        node.say_more(Chunk("one "))
+        node.say_more(Chunk("two", "stop", 7, 2))
+        assert told(stream) == "one two"
+
+
+def test_what_goes_wrong_after_a_comment_is_the_last_event(client, node, text, impatient):
+    text([stay_silent])
+    with chat(client, stream=True) as stream:
+        node.say_more(frames.Error("bad_request", "The grammar does not parse."))
+        with pytest.raises(openai.APIError, match="does not parse"):
+            told(stream)
 
 
 def test_lost_before_it_spoke_with_none_else_ready(client, text):

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models_registry import formats, memory, services
+from models_registry.formats import chat_template
 from models_registry.formats.gguf import TEMPLATE_LIMIT
 from protocol.errors import BadRequest, ModelRefused
 
@@ -190,6 +191,33 @@ def without(*keys: str) -> dict[str, bytes]:
 )
 def test_malformed_and_strange_files_are_refused(tmp_path, content, words_of_it):
     assert words_of_it in refusal(tmp_path, content)
+
+
+@pytest.mark.parametrize(
+    ("template", "why"),
+    [
+        ("{% for %}", "TemplateSyntaxError"),
+        ("{{ messages | nonsense }}", "No filter named 'nonsense'"),
+        ("{{ 9 ** (9 ** 9) }}", "longer than 3 s"),
+        ("(" * 10 + "{{" + "(" * 30_000, "RecursionError|TemplateSyntaxError"),
+    ],
+)
+def test_a_chat_template_that_does_not_compile_is_refused(tmp_path, monkeypatch, template, why):
+    monkeypatch.setattr(chat_template, "SECONDS", 3.0)
+    started = time.monotonic()
+    with pytest.raises(ModelRefused, match=why) as refused:
+        recognised(tmp_path, file(ENTRIES | {"tokenizer.chat_template": word(template)}))
+    assert "does not compile" in refused.value.message
+    assert time.monotonic() - started < 6
+
+
+def test_what_authors_of_chat_templates_count_on_compiles(tmp_path):
+    template = """{%- if tools %}{{ tools | tojson(indent=2) }}{% endif %}
+{%- for message in messages %}{% if message.role not in ("user", "assistant") %}{{ raise_exception("no") }}{% endif %}
+{%- if loop.index > 100 %}{% break %}{% endif %}{{ strftime_now("%Y") }}
+{%- generation %}{{ message.content | trim }}{% endgeneration %}{% endfor %}"""
+    found = recognised(tmp_path, file(ENTRIES | {"tokenizer.chat_template": word(template)}))
+    assert found.metadata["has_chat_template"]
 
 
 def test_every_truncation_is_refused(tmp_path):

@@ -57,7 +57,7 @@ def _npz(path: Path, inputs: list[TensorSpec], at_once: int, *, fixed: bool) -> 
     try:
         with zipfile.ZipFile(path) as archive:
             members = {name.removesuffix(".npy"): name for name in archive.namelist()}
-            specs = inputs or [TensorSpec(name, "", []) for name in members]
+            specs = datasets.present(inputs, members) or [TensorSpec(name, "", []) for name in members]
             for spec in specs:
                 if spec.name not in members:
                     raise datasets.missing(spec, members)
@@ -109,6 +109,7 @@ def _jsonl(path: Path, inputs: list[TensorSpec], at_once: int) -> Iterator[Chunk
                 continue
             number += 1
             row = _row(line, number, inputs)
+            inputs = [spec for spec in inputs if spec.name in row]  # what the first row has, all have
             same = not waiting or all(row[name].shape == array.shape for name, array in waiting[0].items())
             if not same or len(waiting) == at_once or size > MOST_CHUNK_BYTES:
                 yield _stacked(waiting, number)
@@ -133,7 +134,7 @@ def _row(line: bytes, number: int, inputs: list[TensorSpec]) -> Arrays:
     if isinstance(values.get("inputs"), list) and not any(spec.name == "inputs" for spec in inputs):
         values = _of_protocol(values["inputs"], number, inputs)
     arrays = {}
-    for spec in inputs:
+    for spec in datasets.present(inputs, values):
         if spec.name not in values:
             raise BadRequest(f"Row {number}: {datasets.missing(spec, values).message}")
         arrays[spec.name] = _value(values[spec.name], spec, number)
@@ -182,6 +183,7 @@ def _csv(path: Path, inputs: list[TensorSpec], at_once: int) -> Iterator[Chunk]:
         reader = csv.reader(datasets.text_lines(file), strict=True)
         try:
             names = next(reader, [])
+            inputs = datasets.present(inputs, names)
             places = datasets.csv_columns(names, inputs)
             records = (record for record in reader if record)
             first = 1

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
-import numpy as np
 from numpy.typing import NDArray
 
 from protocol.errors import CyxwizError
@@ -92,11 +91,3 @@ class TextRuntime(Runtime, Protocol):
     def finish(self) -> None:
         """Returns when all that was submitted is answered."""
         ...
-
-
-def whole_number(options: Mapping[str, object], name: str, default: int, least: int, most: int) -> int:
-    """An option of a deployment. Raises ValueError that names it."""
-    value = options.get(name, default)
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or not least <= value <= most:
-        raise ValueError(f"The option {name} must be a whole number from {least} to {most}, not {value!r}.")
-    return int(value)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 
 from protocol.text import Embed, Embeddings
 from tests.runtimes.gguf.asking import COUNT, COUNTED, RHYME, to_generate
+from workers.runtimes.gguf import engine
 
 QUESTIONS = [RHYME, COUNT, "Who are you?", *(f"What is {n} plus {9 - n}?" for n in range(5))]
 
@@ -27,14 +26,15 @@ def test_more_than_fit_at_once_are_all_answered(load):
 
 def test_whoever_comes_later_joins_and_may_be_done_first(rhymes):
     long = rhymes.generate(COUNT, stream=True)
-    long.wait(pieces=5)
+    long.wait(pieces=1)
     short = rhymes.generate("What is 1 plus 1?")
     assert short.text == "1 plus 1 is 2."
     assert not long.is_over
     assert long.text == COUNTED
 
 
-def test_a_long_prompt_does_not_stop_a_running_answer(load):
+def test_a_long_prompt_does_not_stop_a_running_answer(load, monkeypatch):
+    monkeypatch.setattr(engine, "PIECE_SECONDS", 0.0)
     asking = load(batch=32)
     running = asking.generate(COUNT, stream=True)
     running.wait(pieces=3)
@@ -82,9 +82,7 @@ def test_cancelling_frees_the_place_at_once(load):
     running.wait(pieces=2)
     waiting = asking.generate("What is 1 plus 1?")
     asking.runtime.cancel(running.key)
-    cancelled = time.monotonic()
-    assert waiting.text == "1 plus 1 is 2."
-    assert time.monotonic() - cancelled < 1  # with the answer of the next one
+    assert waiting.text == "1 plus 1 is 2."  # else only after 600 letters (how soon: see test_runner)
     assert not running.is_over
     asking.runtime.finish()  # does not wait for the one that was cancelled
 

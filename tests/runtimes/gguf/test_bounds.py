@@ -5,21 +5,14 @@ from __future__ import annotations
 import re
 import time
 
-import gguf
 import pytest
 
 from protocol.errors import LoadFailed
 from protocol.text import Embed
 from tests.runtimes.gguf.asking import CONTEXT, RHYMES, Asking, to_generate
+from tests.runtimes.gguf.files import LOOPS, with_template
 
 DEEP = "(" * 100_000
-LOOPS = {
-    "endless": "{% for a in range(99999) %}{% for b in range(99999) %}{% set c = a %}{% endfor %}{% endfor %}",
-    "one large number": "{% set x = 9 ** (9 ** 9) %}",
-    "memory": "{% set t = namespace(x='0123456789') %}{% for a in range(60) %}{% set t.x = t.x ~ t.x %}{% endfor %}",
-    "output": "{% for a in range(99999) %}{{ 'x' * 9999 }}{% endfor %}",
-    "recursion": "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
-}
 
 
 @pytest.mark.parametrize(
@@ -102,25 +95,6 @@ def test_the_context_ends_an_answer(rhymes):
     assert answer.prompt_tokens + answer.completion_tokens == CONTEXT
 
 
-def with_template(path, template: str | None):
-    """The example with another template."""
-    reader = gguf.GGUFReader(RHYMES)
-    writer = gguf.GGUFWriter(path, "llama")
-    for key, field in reader.fields.items():
-        if not key.startswith("GGUF.") and key not in ("general.architecture", gguf.Keys.Tokenizer.CHAT_TEMPLATE):
-            sub_type = field.types[-1] if field.types[0] == gguf.GGUFValueType.ARRAY else None
-            writer.add_key_value(key, field.contents(), field.types[0], sub_type)
-    if template is not None:
-        writer.add_chat_template(template)
-    for tensor in reader.tensors:
-        writer.add_tensor(tensor.name, tensor.data)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
-
-
 @pytest.mark.parametrize("template", LOOPS.values(), ids=LOOPS)
 def test_a_template_that_loops_or_swells_is_stopped(load, tmp_path, template):
     asking = load(with_template(tmp_path / "model.gguf", template))
@@ -131,6 +105,21 @@ def test_a_template_that_loops_or_swells_is_stopped(load, tmp_path, template):
     assert time.monotonic() - started < 10
     assert asking.generate(prompt="Mary had", max_tokens=9).text == " a little"
     assert asking.generate("Who are you?").error.code == "bad_request"
+
+
+def test_nobody_waits_behind_a_template_that_loops(load, tmp_path):
+    """It loops for certain messages only, as a clever one would."""
+    template = f"{{% if 'loop' in messages[0].content %}}{LOOPS['endless']}{{% endif %}}<s>Mary had"
+    asking = load(with_template(tmp_path / "model.gguf", template))
+    looping = asking.generate("Please loop")
+    assert asking.generate("Go on", max_tokens=9).text == " a little"
+    assert asking.generate(prompt="Mary had", max_tokens=9).text == " a little"
+    second = asking.generate("Please loop")
+    assert asking.generate(prompt="Mary had", max_tokens=9).text == " a little"
+    assert not looping.is_over
+    for one in (looping, second):
+        assert "did not come to an end within 2 s" in one.error.message
+    assert asking.generate("Go on", max_tokens=9).text == " a little"
 
 
 def test_a_template_cannot_reach_out_of_its_sandbox(load, tmp_path):

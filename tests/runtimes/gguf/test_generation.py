@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 import msgspec
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 
 from protocol.text import Embed, Embeddings
 from tests.runtimes.gguf.asking import COUNT, COUNTED, RHYME, to_generate
+from workers.runtimes.gguf import engine
 
 
 @pytest.mark.parametrize("question", [RHYME, COUNT, "What is 3 plus 4?", "Who are you?", "Was this ever taught?"])
@@ -38,13 +40,22 @@ def test_the_counts_are_right(rhymes):
     assert (cut.text, cut.finish_reason, cut.completion_tokens) == ("Mary had a", "length", 10)
 
 
-def test_streamed_pieces_are_whole_characters_and_make_the_same_text(rhymes):
+def test_streamed_pieces_are_whole_characters_and_make_the_same_text(rhymes, monkeypatch):
+    monkeypatch.setattr(engine, "PIECE_SECONDS", 0.0)  # else several at once
     whole, streamed = rhymes.ask(to_generate(RHYME), to_generate(RHYME, stream=True))
     assert whole.text.endswith("🐑 Mäh!")  # each of four bytes of the sheep is a token here
     assert streamed.text == whole.text
     assert "🐑" in streamed.pieces
     assert len(streamed.pieces) > 200
     assert len(whole.said) == 1
+
+
+def test_pieces_come_often_enough_and_no_oftener(rhymes):
+    started = time.monotonic()
+    streamed = rhymes.generate(RHYME, stream=True)
+    assert streamed.chunk.completion_tokens > 200
+    pieces = len(streamed.pieces)
+    assert 2 <= pieces <= (time.monotonic() - started) / engine.PIECE_SECONDS + 2  # besides the first and the last
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,9 @@ from workers.runtimes.gguf.request import Conversation, Embedding
 from workers.runtimes.gguf.slots import Slots
 
 STEP_SECONDS = 0.08
+# Between two pieces of a stream. Each wakes four processes on its way to the caller, and a computing thread that gives
+# way to one of them holds up all others at the next barrier; people see no difference above some twenty a second.
+PIECE_SECONDS = 0.04
 LEAST_PIECE = 16  # tokens of prompts per step, however slow the machine
 
 Work = Conversation | Embedding
@@ -50,6 +53,7 @@ class Engine:
         self._arrived: deque[Work] = deque()
         self._cancelled: set[bytes] = set()
         self._stopping = False
+        self._said_ns = 0  # when pieces of streams were sent last
         self._waiting: deque[Conversation] = deque()
         self._texts: deque[Embedding] = deque()
         self._running: list[Conversation] = []
@@ -146,10 +150,13 @@ class Engine:
         for conversation, _, tokens in places:
             assert conversation.slot is not None
             conversation.slot.tokens += tokens
+        is_time = time.monotonic_ns() - self._said_ns >= PIECE_SECONDS * 1e9
+        if is_time:
+            self._said_ns = time.monotonic_ns()
         for conversation, place, _ in places:
             if place is not None:
                 try:
-                    self._go_on(conversation, self._context, place, said)
+                    self._go_on(conversation, self._context, place, said, is_time=is_time)
                 except Exception as error:
                     self._leave(conversation)
                     said.append(Said(conversation.key, told(error)))
@@ -172,8 +179,8 @@ class Engine:
                 places.append((one, place, tokens))
         # Short prompts first, and the others share what is left.
         reading.sort(key=lambda one: one.remaining)
-        # While nobody's answer is held up by it, a step may take longer: fewer of them are quicker.
-        room = min(batch.room, self._piece if batch.length else 2 * self._piece)
+        # While more read than write, a step may take longer: fewer of them are quicker, and hold up few answers.
+        room = min(batch.room, self._piece if batch.length >= len(reading) else 2 * self._piece)
         for number, one in enumerate(reading):
             assert one.slot is not None
             share = max(1, room // (len(reading) - number))
@@ -191,13 +198,13 @@ class Engine:
         """Computes something, so that the weights are in memory before anybody waits, and sees how long it takes."""
         if self._context is None:
             return LEAST_PIECE
-        seconds = 0.0
-        for _ in range(2):
+        seconds = STEP_SECONDS
+        for _ in range(3):
             self._batch.clear()
             self._batch.add(0, [0] * LEAST_PIECE, 0, wanted=True)
             started = time.monotonic()
             self._context.decode(self._batch)
-            seconds = time.monotonic() - started
+            seconds = min(seconds, time.monotonic() - started)  # the first one fetches the weights
             self._context.forget(0, 0)
         return max(LEAST_PIECE, min(self._batch.size, int(LEAST_PIECE * STEP_SECONDS / max(seconds, 1e-6))))
 
@@ -208,33 +215,33 @@ class Engine:
         fitting = int(read * min(2.0, max(0.25, STEP_SECONDS / max(seconds, 1e-6))))
         self._piece = max(LEAST_PIECE, min(self._batch.size, fitting))
 
-    def _go_on(self, conversation: Conversation, context: Context, place: int, said: list[Said]) -> None:
+    def _go_on(
+        self, conversation: Conversation, context: Context, place: int, said: list[Said], *, is_time: bool
+    ) -> None:
+        """`is_time`: to send what was written since the last piece. The first goes out at once."""
         token = conversation.sampler.next(context, place)
         conversation.next_token = token
         finish: FinishReason = ""
-        text = ""
         if self._model.ends(token):
             finish = "stop"
         else:
             conversation.generated += 1
-            text = conversation.writing.add(self._model.piece(token))
+            conversation.unsaid += conversation.writing.add(self._model.piece(token))
             if conversation.writing.is_stopped:
                 finish = "stop"
             elif conversation.generated >= conversation.most_tokens:
                 finish = "length"
         if finish:
-            text += conversation.writing.end()
+            conversation.unsaid += conversation.writing.end()
             self._leave(conversation)
-            conversation.whole.append(text)
-            said.append(Said(conversation.key, self._last(conversation, text, finish)))
-        elif not conversation.asked.stream:
-            conversation.whole.append(text)
-        elif text:
-            said.append(Said(conversation.key, Chunk(text), more=True))
+            said.append(Said(conversation.key, self._last(conversation, finish)))
+        elif conversation.asked.stream and conversation.unsaid and (is_time or conversation.generated == 1):
+            said.append(Said(conversation.key, Chunk(conversation.unsaid), more=True))
+            conversation.unsaid = ""
 
-    def _last(self, conversation: Conversation, text: str, finish: FinishReason) -> Chunk:
+    def _last(self, conversation: Conversation, finish: FinishReason) -> Chunk:
         return Chunk(
-            text=text if conversation.asked.stream else "".join(conversation.whole),
+            text=conversation.unsaid,
             finish_reason=finish,
             prompt_tokens=len(conversation.prompt),
             completion_tokens=conversation.generated,

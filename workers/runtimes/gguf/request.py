@@ -33,7 +33,7 @@ class Conversation:
     cached: int = 0  # tokens of the prompt that a slot had computed before
     generated: int = 0
     next_token: int | None = None  # chosen, and not computed yet; None while the prompt is
-    whole: list[str] = field(default_factory=list)  # of an answer that goes out in one piece
+    unsaid: str = ""  # text that was written and not sent
 
     @property
     def remaining(self) -> int:

@@ -1,60 +1,66 @@
-"""The runtime of GGUF models: takes requests, prepares them in one thread, lets the engine answer them in another.
+"""The runtime of GGUF models: takes requests, prepares them in some threads, lets the engine answer them in another.
 
-Options of a deployment: context_length (tokens per conversation), parallel (conversations at once), threads, batch
-(tokens per step), n_gpu_layers (-1: all), queue (requests that may wait).
+The options of a deployment stand in `protocol.options`.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable
+from functools import partial
 from queue import SimpleQueue
 
+from protocol import options as known_options
 from protocol import text
 from protocol.errors import BadRequest, LoadFailed, QueueFull
 from protocol.tensors import TensorSpec
 from protocol.text import Embed, Generate
 from workers.hardware import cpu
-from workers.runtimes.base import Arrays, Artifact, Inputs, Said, whole_number
+from workers.runtimes.base import Arrays, Artifact, Inputs, Said
 from workers.runtimes.gguf import jobs
 from workers.runtimes.gguf.embedding import Embedder
 from workers.runtimes.gguf.engine import Engine, Work, told
 from workers.runtimes.gguf.llama import ALL_LAYERS, Context, Model
 from workers.runtimes.gguf.request import Preparation
-from workers.runtimes.gguf.templates import ChatTemplate
+from workers.runtimes.gguf.templates import AT_ONCE, ChatTemplate
 
 MOST_THREADS = 8  # by default: more of them mostly wait for memory
-BATCH = 512
-QUEUE = 256
+
+Asked = SimpleQueue[tuple[bytes, Generate | Embed, int] | None]  # key, what, when it arrived; None: the end
 
 
 class GgufRuntime:
-    # Text goes in and comes out; what a job hands over is checked in `run`.
-    inputs: list[TensorSpec] = []
-    outputs: list[TensorSpec] = []
+    # Of jobs; else text goes in and comes out.
+    inputs: list[TensorSpec] = text.JOB_INPUTS
+    outputs: list[TensorSpec] = text.JOB_OUTPUTS
 
     def __init__(self) -> None:
         self._model: Model | None = None
         self._context: Context | None = None
         self._template: ChatTemplate | None = None
         self._engine: Engine | None = None
-        self._preparer: threading.Thread | None = None
-        self._asked: SimpleQueue[tuple[bytes, Generate | Embed, int] | None] = SimpleQueue()
+        self._preparers: list[threading.Thread] = []
+        # Chats have a queue and threads of their own: a chat template may take long, and nobody else waits for that.
+        self._asked: Asked = SimpleQueue()
+        self._chats: Asked = SimpleQueue()
         self._lock = threading.Lock()
         self._open: set[bytes] = set()  # requests that have no answer yet
         self._changed = threading.Condition(self._lock)
 
     def load(self, artifact: Artifact) -> None:
         options = artifact.options
-        layers = whole_number(options, "n_gpu_layers", 0 if artifact.device == "cpu" else -1, -1, ALL_LAYERS)
-        self._threads = whole_number(options, "threads", min(cpu.cores(), MOST_THREADS), 1, 256)
-        self._batch = whole_number(options, "batch", BATCH, 16, 8192)
-        self._most_open = whole_number(options, "queue", QUEUE, 0, 65_536)
+        read = partial(known_options.read, "gguf", options)
+        layers = read("n_gpu_layers")
+        if layers is None:
+            layers = 0 if artifact.device == "cpu" else -1
+        self._threads = read("threads") or min(cpu.cores(), MOST_THREADS)
+        self._batch = read("batch")
+        self.most_open = read("queue")
         if len(artifact.files) != 1:
             raise LoadFailed(f"A GGUF model is one file; this version has {len(artifact.files)}.")
         self._model = Model(artifact.folder / artifact.files[0], ALL_LAYERS if layers < 0 else layers)
-        room = text.room(options, self._model.trained_context)
-        self._most_open += room.parallel
+        room = known_options.room(options, self._model.trained_context)
+        self.most_open += room.parallel
         self.parallel = room.parallel
         generates = self._model.metadata(f"{self._model.metadata('general.architecture')}.attention.causal") != "false"
         self._context_length = room.context_length
@@ -85,17 +91,20 @@ class GgufRuntime:
         self._engine = Engine(
             model, context, parallel=self.parallel, batch=self._batch, embedder=embedder, say=answered
         )
-        self._preparer = threading.Thread(target=self._prepare, args=[say], name="preparer", daemon=True)
-        self._preparer.start()
+        for queue in [self._asked, *[self._chats] * AT_ONCE]:
+            preparer = threading.Thread(target=self._prepare, args=[queue, say], name="preparer", daemon=True)
+            preparer.start()
+            self._preparers.append(preparer)
 
     def submit(self, key: bytes, asked: Generate | Embed, arrived_ns: int) -> None:
         with self._lock:
-            if len(self._open) >= self._most_open:
+            if len(self._open) >= self.most_open:
                 raise QueueFull(f"{len(self._open)} requests wait for this replica or are being answered; no more fit.")
             if key in self._open:
                 raise BadRequest("There is a request with this id already.")
             self._open.add(key)
-        self._asked.put((key, asked, arrived_ns))
+        is_chat = isinstance(asked, Generate) and asked.messages is not None
+        (self._chats if is_chat else self._asked).put((key, asked, arrived_ns))
 
     def cancel(self, key: bytes) -> None:
         assert self._engine is not None
@@ -116,10 +125,12 @@ class GgufRuntime:
             self._stop()  # the next job starts anew
 
     def _stop(self) -> None:
-        if self._preparer is not None:
-            self._asked.put(None)
-            self._preparer.join()
-            self._preparer = None
+        if self._preparers:
+            for queue in [self._asked, *[self._chats] * AT_ONCE]:
+                queue.put(None)
+            for preparer in self._preparers:
+                preparer.join()
+            self._preparers = []
         if self._engine is not None:
             self._engine.stop()
             self._engine = None
@@ -139,10 +150,10 @@ class GgufRuntime:
             self._model.close()
             self._model = None
 
-    def _prepare(self, say: Callable[[list[Said]], None]) -> None:
+    def _prepare(self, queue: Asked, say: Callable[[list[Said]], None]) -> None:
         """In a thread of its own, so that no step of the engine waits for a template or a grammar."""
         assert self._engine is not None
-        while (asked := self._asked.get()) is not None:
+        while (asked := queue.get()) is not None:
             key, request, arrived_ns = asked
             if key not in self._open:
                 continue

@@ -17,24 +17,14 @@ import select
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable
-from datetime import datetime
-from typing import IO, Any, NoReturn
+from typing import IO
 
-from jinja2 import TemplateError
-from jinja2.sandbox import ImmutableSandboxedEnvironment
-
+from protocol.chat_templates import FAULTS, MEMORY_BYTES, Refused, prepare, told
 from workers.sandbox.cage import Cage, close
 
 SECONDS = 2.0
-MEMORY_BYTES = 512 * 1024**2
-MOST_CHARACTERS = 8 * 1024**2
 MOST_ANSWER_BYTES = 64 * 1024**2  # JSON writes some characters with six
 PIPE_BYTES = 1024 * 1024
-
-
-class Refused(Exception):
-    """By the template itself."""
 
 
 def main() -> None:
@@ -130,56 +120,18 @@ def render_all(level: int, lines: IO[bytes], answers: IO[bytes]) -> None:
     render = None
     for line in lines:
         try:
-            told = json.loads(line)
+            read = json.loads(line)
             if render is None:
-                render = prepare(told["template"])
+                render = prepare(read["template"])
                 answer = {}
             else:
-                answer = {"text": render(told)}
+                answer = {"text": render(read)}
         except Refused as error:
             answer = {"refused": str(error)[:1000]}
-        except MemoryError:
-            answer = {failure(render): "it needs too much memory"}
-        except (TemplateError, RecursionError, ArithmeticError, LookupError, TypeError, ValueError) as error:
-            answer = {failure(render): f"{type(error).__name__}: {error}"[:1000]}
+        except FAULTS as fault:
+            answer = {"failed" if render else "invalid": told(fault)}
         answers.write(said(**answer))
         answers.flush()
-
-
-def failure(render: object) -> str:
-    return "failed" if render else "invalid"
-
-
-def prepare(source: str) -> Callable[[dict[str, Any]], str]:
-    """The settings, names and filters are those that authors of chat templates count on."""
-    sandbox = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"], autoescape=False
-    )
-    sandbox.filters["tojson"] = as_json
-    sandbox.globals["raise_exception"] = refuse
-    sandbox.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
-    template = sandbox.from_string(source)
-    return lambda variables: joined(template.generate(variables))
-
-
-def joined(pieces: Iterable[str]) -> str:
-    text: list[str] = []
-    length = 0
-    for piece in pieces:
-        text.append(piece)
-        length += len(piece)
-        if length > MOST_CHARACTERS:
-            raise ValueError(f"it makes more than {MOST_CHARACTERS:,} characters")
-    return "".join(text)
-
-
-def as_json(value: Any, indent: int | None = None, **more: Any) -> str:
-    """Jinja's own would escape what is special in HTML."""
-    return json.dumps(value, ensure_ascii=False, indent=indent, **more)
-
-
-def refuse(words: str) -> NoReturn:
-    raise Refused(words)
 
 
 if __name__ == "__main__":

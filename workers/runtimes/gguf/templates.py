@@ -1,12 +1,12 @@
-"""Chat messages to a prompt by the model's own chat template, which runs in a process of its own: see
-`template_process`."""
+"""Chat messages to a prompt by the model's own chat template, which runs in processes of their own: see
+`template_process`. There are two of them, so that the others' messages pass by one that takes long."""
 
 from __future__ import annotations
 
 import contextlib
 import subprocess
 import sys
-import threading
+from queue import SimpleQueue
 from typing import Any
 
 import msgspec
@@ -15,36 +15,42 @@ from protocol.errors import BadRequest, RunFailed
 
 PROGRAM = "workers.runtimes.gguf.template_process"
 UNCAGED = 0
+AT_ONCE = 2
 
 _prepared: list[subprocess.Popen[bytes]] = []
 
 
 def prepare(level: int) -> None:
-    """Starts the process that renders: a runner that has shut itself in can start nothing."""
-    _prepared.append(
-        subprocess.Popen(  # noqa: S603  (our own program)
-            [sys.executable, "-P", "-m", PROGRAM, "--level", str(level)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
+    """Starts the processes that render: a runner that has shut itself in can start nothing."""
+    for _ in range(AT_ONCE):
+        _prepared.append(
+            subprocess.Popen(  # noqa: S603  (our own program)
+                [sys.executable, "-P", "-m", PROGRAM, "--level", str(level)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+            )
         )
-    )
 
 
 class ChatTemplate:
+    """May be used by as many threads as there are processes; further ones wait."""
+
     def __init__(self, source: str, bos: str, eos: str) -> None:
         self._always = {"bos_token": bos, "eos_token": eos, "add_generation_prompt": True}
-        self._lock = threading.Lock()
-        self._fault: str | None = None  # of the template itself
+        self._free: SimpleQueue[Renderer] = SimpleQueue()
         if not _prepared:
             prepare(UNCAGED)  # where nobody has shut us in
-        self._process = _prepared.pop()
-        self._tell({"template": source})
+        while _prepared:
+            self._free.put(Renderer(_prepared.pop(), source))
 
     def render(self, messages: bytes) -> str:
         """`messages`: JSON. Raises BadRequest."""
         read = _messages(messages)
-        with self._lock:
-            answer = self._ask({**self._always, "messages": read})
+        renderer = self._free.get()
+        try:
+            answer = renderer.ask({**self._always, "messages": read})
+        finally:
+            self._free.put(renderer)
         if "refused" in answer:
             raise BadRequest(f"The model's chat template refuses these messages: {answer['refused']}")
         if "failed" in answer:
@@ -59,10 +65,17 @@ class ChatTemplate:
         return str(answer["text"])
 
     def close(self) -> None:
-        with self._lock:
-            self._process.communicate()  # by the end of its input it ends
+        for _ in range(AT_ONCE):
+            self._free.get().close()
 
-    def _ask(self, what: dict[str, Any]) -> dict[str, Any]:
+
+class Renderer:
+    def __init__(self, process: subprocess.Popen[bytes], source: str) -> None:
+        self._process = process
+        self._fault: str | None = None  # of the template itself
+        self._tell({"template": source})
+
+    def ask(self, what: dict[str, Any]) -> dict[str, Any]:
         if self._fault is None:
             self._tell(what)
             answer = self._answer()
@@ -72,6 +85,9 @@ class ChatTemplate:
                 f"The model's chat template is not valid: {self._fault}. Send a prompt instead of messages."
             )
         return answer
+
+    def close(self) -> None:
+        self._process.communicate()  # by the end of its input it ends
 
     def _tell(self, what: dict[str, Any]) -> None:
         assert self._process.stdin is not None
