@@ -14,7 +14,7 @@ from typing import Any
 
 from protocol.errors import ModelRefused
 
-OPCODES_LIMIT = 1_000_000
+OPCODES_LIMIT = 250_000  # ten thousand tensors; about a second
 BYTES_LIMIT = 16 * 1024**2
 
 STORAGES = {
@@ -25,9 +25,12 @@ STORAGES = {
 TENSORS = {"torch._utils _rebuild_tensor_v2", "torch._utils _rebuild_qtensor"}
 # These give back their first argument, or something made of it that holds no tensor.
 WRAPPERS = {"torch._utils _rebuild_parameter", "torch.jit._pickle restore_type_tag"}
-PLAIN = {"collections OrderedDict", "builtins complex", "torch device", "torch Size"}
+WITH_ATTRIBUTES = "torch._tensor _rebuild_from_type_v2"  # function, class, arguments, attributes
+PLAIN = {"collections OrderedDict", "builtins complex", "builtins set", "__builtin__ set"}
+PLAIN |= {"torch Tensor", "torch device", "torch Size"}
 PLAIN |= {f"torch.jit._pickle build_{name}" for name in ("intlist", "doublelist", "boollist", "tensorlist")}
 PLAIN |= {f"torch per_{name}" for name in ("tensor_affine", "channel_affine", "channel_affine_float_qparams")}
+KNOWN = TENSORS | WRAPPERS | PLAIN | {WITH_ATTRIBUTES}
 
 PUSHED = {"BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"}
 CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
@@ -131,7 +134,7 @@ class _Machine:
 
     def _global(self, name: str) -> Global:
         module, _, attribute = name.partition(" ")
-        known = name in TENSORS or name in WRAPPERS or name in PLAIN or (module == "torch" and attribute in STORAGES)
+        known = name in KNOWN or (module == "torch" and attribute in STORAGES)
         if not known and not self._own(module):
             raise ModelRefused(
                 f"{self._what} is a pickle that calls {module[:100]}.{attribute[:100]}: loading it would run that. "
@@ -142,6 +145,8 @@ class _Machine:
     def _called(self, function: Global, arguments: tuple[Any, ...]) -> Any:
         if function.name in TENSORS:
             return self._tensor(*arguments[:4])
+        if function.name == WITH_ATTRIBUTES:
+            return self._called(arguments[0], arguments[2])
         if function.name in WRAPPERS:
             return arguments[0]
         return Opaque()

@@ -61,7 +61,7 @@ def read_zip(archive: zipped.Zip) -> dict[str, Any]:
         if (found := package.read(name, SMALL_BYTES)) != wanted:
             raise ModelRefused(f"The archive's {name} is {found.decode(errors='replace')!r}; known is {wanted!r}.")
     if SAMPLES in package.names:
-        package.check_saved(SAMPLES, "Export the model with plain tensors as its example inputs.")
+        package.check_saved(SAMPLES, "Nobody needs them: set program.example_inputs = None before torch.export.save.")
     return _read(package)
 
 

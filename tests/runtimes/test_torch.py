@@ -1,0 +1,376 @@
+"""PyTorch models as a node runs them: they give what the library gives, in any batch; and whose fault a failure is."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+from torch.export import Dim
+
+from models_registry import formats
+from protocol import frames
+from protocol.errors import BadRequest, LoadFailed, RunFailed
+from protocol.frames import Request
+from protocol.tensors import Signature, Tensor, TensorSpec
+from tests.models_registry.torch_files import EXPORT, SAMPLES, changed, evil_pickle, saved
+from tests.runtimes.digits import DIGITS, Sample, images
+from tests.workers.gateway_side import Answer, unpack
+from workers.failures import AttemptFailed
+from workers.runner.orders import Order
+from workers.runner_process import RunnerProcess
+from workers.runtimes import catalogue
+from workers.runtimes.arrays import to_array, to_tensor
+from workers.runtimes.base import Arrays, Artifact, Inputs, Runtime
+
+SAMPLES_OF_TORCH = [sample for sample in DIGITS if sample.format in ("torchscript", "pt2")]
+ANY = Dim.DYNAMIC
+
+
+def declared(sample: Sample) -> Signature:
+    return msgspec.convert(sample.declared, Signature)
+
+
+def loaded(format: str, path: Path, told: Signature | None = None, **options: object) -> Runtime:
+    runtime = catalogue.load(format)()
+    runtime.load(Artifact(path.parent, (path.name,), "cpu", 1, options, told or Signature()))
+    return runtime
+
+
+def scripted(folder: Path, model: torch.nn.Module, told: Signature, *, freeze: bool = False) -> Runtime:
+    """As it comes out of the registry and into a runner."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        script = torch.jit.script(model.eval())
+        torch.jit.save(torch.jit.freeze(script) if freeze else script, folder / "model.pt")
+    formats.recognise(folder / "model.pt", told)
+    return loaded("torchscript", folder / "model.pt", told)
+
+
+def exported(
+    folder: Path, model: torch.nn.Module, given: tuple, shapes: object = None, *, decomposed: bool = False
+) -> tuple[Runtime, Callable]:
+    """The runtime, and the same model by PyTorch's own loader."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PyTorch's, of its own code
+        program = torch.export.export(model.eval(), given, dynamic_shapes=shapes)
+        torch.export.save(program.run_decompositions() if decomposed else program, folder / "model.pt2")
+        formats.recognise(folder / "model.pt2")
+        return loaded("pt2", folder / "model.pt2"), torch.export.load(folder / "model.pt2").module()
+
+
+def run(runtime: Runtime, **arrays: np.ndarray) -> Arrays:
+    return runtime.run([Inputs(arrays, [])])[0]
+
+
+def directly(sample: Sample) -> Callable[[torch.Tensor], dict[str, torch.Tensor]]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if sample.format == "torchscript":
+            return torch.jit.load(sample.file)
+        return torch.export.load(sample.file).module()
+
+
+# ---- the digits, in every format ----
+
+
+@pytest.mark.parametrize("sample", SAMPLES_OF_TORCH, ids=lambda sample: sample.format)
+def test_the_answers_are_the_librarys(sample: Sample):
+    runtime, model = loaded(sample.format, sample.file, declared(sample)), directly(sample)
+    for rows in (images(), images()[:1], images()[:7]):
+        found = run(runtime, image=rows)
+        with torch.inference_mode():
+            wanted = model(torch.tensor(rows))
+        assert found.keys() == {"probabilities", "label"} == wanted.keys()
+        for name, array in found.items():
+            assert array.dtype == wanted[name].numpy().dtype
+            assert np.array_equal(array, wanted[name].numpy())
+
+
+@pytest.mark.parametrize("sample", SAMPLES_OF_TORCH, ids=lambda sample: sample.format)
+def test_all_formats_give_the_same_answers(sample: Sample):
+    onnx = run(loaded("onnx", DIGITS[0].file), image=images())
+    found = run(loaded(sample.format, sample.file, declared(sample)), image=images())
+    assert np.array_equal(found["label"], onnx["label"])
+    assert np.allclose(found["probabilities"], onnx["probabilities"], atol=1e-5)
+
+
+@pytest.mark.parametrize("sample", SAMPLES_OF_TORCH, ids=lambda sample: sample.format)
+@pytest.mark.parametrize(
+    ("arrays", "wanted", "words"),
+    [
+        ({}, [], "Missing input 'image'"),
+        ({"image": np.zeros((1, 64), "f4"), "z": np.zeros(1, "f4")}, [], "no input 'z'"),
+        ({"image": np.zeros((1, 64), "f8")}, [], "'image' is FP64; the model takes FP32"),
+        ({"image": np.array([["x"] * 64], dtype=object)}, [], "'image' is BYTES"),
+        ({"image": np.zeros((1, 63), "f4")}, [], r"'image' has the shape \[1, 63\]"),
+        ({"image": np.zeros(64, "f4")}, [], r"'image' has the shape \[64\]"),
+        ({"image": np.zeros((1, 64), "f4")}, ["nothing"], "no output 'nothing'"),
+    ],
+)
+def test_what_does_not_fit_is_the_callers_fault(sample: Sample, arrays: dict, wanted: list[str], words: str):
+    runtime = loaded(sample.format, sample.file, declared(sample))
+    with pytest.raises(BadRequest, match=words):
+        runtime.run([Inputs(arrays, wanted)])
+    [found] = runtime.run([Inputs({"image": np.zeros((1, 64), "f4")}, ["label"])])
+    assert list(found) == ["label"]
+
+
+@pytest.mark.parametrize("sample", SAMPLES_OF_TORCH, ids=lambda sample: sample.format)
+def test_options_and_devices(sample: Sample):
+    loaded(sample.format, sample.file, declared(sample), threads=2)
+    assert torch.get_num_threads() == 2
+    loaded(sample.format, sample.file, declared(sample))
+    assert torch.get_num_threads() == torch.get_num_interop_threads() == 1
+    with pytest.raises(BadRequest, match="threads must be a whole number"):
+        loaded(sample.format, sample.file, declared(sample), threads=0)
+    for device, words in (("cuda:99", "sees no device cuda:99"), ("gpu", "knows no device 'gpu'")):
+        with pytest.raises(LoadFailed, match=words):
+            catalogue.load(sample.format)().load(
+                Artifact(sample.file.parent, (sample.file.name,), device, 1, {}, declared(sample))
+            )
+
+
+# ---- models of other kinds ----
+
+
+class Everything(torch.nn.Module):
+    """Sizes that are computed, blocks without gradients and with autocast, a choice, several outputs, a counter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = torch.nn.Linear(4, 4)
+        self.norm = torch.nn.BatchNorm1d(4)
+        self.register_buffer("calls", torch.zeros(()))
+        self.register_buffer("middle", torch.full((2,), 0.5, dtype=torch.bfloat16), persistent=False)
+        self.constant = torch.arange(4.0)
+
+    def forward(self, x: torch.Tensor, scale: float = 2.0) -> dict[str, torch.Tensor]:
+        with torch.no_grad():
+            shifted = x * scale + self.constant
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            hidden = self.linear(shifted)
+        hidden = self.norm(hidden.float())
+        self.calls.add_(1)
+        left, right = hidden.split(2, dim=1)
+        chosen = torch.cond(x.sum() > 0, lambda t: t.sin(), lambda t: t.cos(), (x,))
+        best, where = hidden.topk(2)
+        rows = x.shape[0]
+        return {
+            "joined": torch.cat([right, left * self.middle.float().expand(rows, 2)], 1),
+            "padded": torch.zeros(rows * 2 + 1, 3, device=x.device) + self.calls,
+            "chosen": chosen,
+            "best": best,
+            "where": where,
+            "large": (x > 0.5).any(1),
+        }
+
+
+@pytest.mark.parametrize("decomposed", [False, True], ids=["as exported", "decomposed"])
+def test_a_graph_of_every_kind_of_step_gives_what_torch_gives(tmp_path: Path, decomposed: bool):
+    torch.manual_seed(1)
+    shapes = {"x": {0: ANY}, "scale": None}
+    runtime, model = exported(tmp_path, Everything(), (torch.rand(3, 4), 3.0), shapes, decomposed=decomposed)
+    assert [spec.name for spec in runtime.outputs] == ["joined", "padded", "chosen", "best", "where", "large"]
+    generator = np.random.default_rng(1)
+    for rows in (2, 5, 64):
+        x = generator.normal(size=(rows, 4)).astype("f4")
+        found = run(runtime, x=x)
+        with torch.inference_mode():
+            wanted = model(torch.tensor(x), 3.0)
+        for name, array in found.items():
+            assert np.array_equal(array, wanted[name].numpy()), name
+
+
+class Sizes(torch.nn.Module):
+    """Rows of both alike; a third of the columns of one."""
+
+    def forward(self, a: torch.Tensor, b: list[torch.Tensor]) -> torch.Tensor:
+        if a.shape[1] % 3:
+            return a
+        return torch.cat([a[:, : a.shape[1] // 3], b[0]], 1)
+
+
+def test_conditions_on_shapes_are_held_and_name_the_tensor(tmp_path: Path):
+    shapes = ({0: Dim("rows", max=8), 1: ANY}, [{0: Dim("rows", max=8)}])
+    runtime, model = exported(tmp_path, Sizes(), (torch.rand(3, 6), [torch.rand(3, 2)]), shapes)
+    assert [(spec.name, spec.shape) for spec in runtime.inputs] == [("a", [-1, -1]), ("b_0", [-1, 2])]
+    a, b = np.random.default_rng(1).random((4, 9), "f4"), np.ones((4, 2), "f4")
+    assert np.array_equal(next(iter(run(runtime, a=a, b_0=b).values())), model(torch.tensor(a), [torch.tensor(b)]))
+    for wrong, words in (
+        ({"a": a, "b_0": b[:3]}, "'b_0' has 3 where input 'a' has 4"),
+        ({"a": np.ones((9, 9), "f4"), "b_0": np.ones((9, 2), "f4")}, "sizes from 0 to 8"),
+        ({"a": a[:, :7], "b_0": b}, r"% 3\) == 0 only"),
+    ):
+        with pytest.raises(BadRequest, match=words):
+            run(runtime, **wrong)
+
+
+def test_a_fixed_batch_is_recognised_and_kept(tmp_path: Path):
+    runtime, _ = exported(tmp_path, torch.nn.Linear(4, 2), (torch.rand(3, 4),))
+    assert (runtime.inputs[0].shape, runtime.outputs[0].shape) == ([3, 4], [3, 2])
+    with pytest.raises(BadRequest, match=r"the model takes \[3, 4\]"):
+        run(runtime, input=np.zeros((1, 4), "f4"))
+
+
+class Pair(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.dropout = torch.nn.Dropout(0.5)
+        self.names = ["a", "b"]
+        self.scale = torch.nn.Parameter(torch.tensor([2.0, 3.0]))
+
+    def forward(self, x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.dropout(x) - y * self.scale, x.to(torch.int64)
+
+
+X, Y = TensorSpec("x", "FP32", [-1, 2]), TensorSpec("y", "FP32", [-1, 2])
+OUT = [TensorSpec("difference", "FP32", [-1, 2]), TensorSpec("whole", "INT64", [-1, 2])]
+
+
+@pytest.mark.parametrize("freeze", [False, True])
+def test_torchscript_takes_by_name_and_gives_in_order(tmp_path: Path, freeze: bool):
+    runtime = scripted(tmp_path, Pair(), Signature([Y, X], OUT), freeze=freeze)
+    found = run(runtime, y=np.ones((1, 2), "f4"), x=np.full((1, 2), 5, "f4"))
+    assert (found["difference"].tolist(), found["whole"].tolist()) == ([[3, 2]], [[5, 5]])
+
+
+def test_torchscript_takes_other_names_in_order(tmp_path: Path):
+    first, second = TensorSpec("first", "FP32", [-1, 2]), TensorSpec("second", "FP32", [-1, 2])
+    runtime = scripted(tmp_path, Pair(), Signature([first, second], OUT))
+    found = run(runtime, second=np.ones((1, 2), "f4"), first=np.full((1, 2), 5, "f4"))
+    assert found["difference"].tolist() == [[3, 2]]
+
+
+def test_a_declaration_that_does_not_fit_is_told(tmp_path: Path):
+    one = {"x": np.ones((1, 2), "f4"), "y": np.ones((1, 2), "f4")}
+    for told, words in (
+        (Signature([X, Y], OUT[:1]), "gave 2 outputs; 1 are declared"),
+        (Signature([X, Y], [OUT[0], TensorSpec("whole", "FP32", [-1, 2])]), "'whole' is torch.int64 and not FP32"),
+    ):
+        with pytest.raises(RunFailed, match=words):
+            run(scripted(tmp_path, Pair(), told), **one)
+    with pytest.raises(LoadFailed, match=r"3 inputs are declared, but the model's forward\(\) takes 2: x, y"):
+        scripted(tmp_path, Pair(), Signature([X, Y, TensorSpec("z", "FP32", [])], OUT))
+    with pytest.raises(RunFailed, match=r"^forward\(\) is missing value for argument 'y'|expected|missing"):
+        run(scripted(tmp_path, Pair(), Signature([X], OUT)), x=one["x"])
+    with pytest.raises(LoadFailed, match="upload it again with inputs and outputs"):
+        loaded("torchscript", DIGITS[1].file)
+
+
+class Lookup(torch.nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.arange(4.0)[x]
+
+
+def test_a_model_that_fails_says_so_in_one_line(tmp_path: Path):
+    told = Signature([TensorSpec("x", "INT64", [-1])], [TensorSpec("y", "FP32", [-1])])
+    with pytest.raises(RunFailed, match=r"index 9 is out of bounds") as script:
+        run(scripted(tmp_path, Lookup(), told), x=np.array([9]))
+    runtime, _ = exported(tmp_path, Lookup(), (torch.tensor([1, 2]),), ({0: ANY},))
+    with pytest.raises(RunFailed, match=r"index 9 is out of bounds") as export:
+        run(runtime, x=np.array([9, 1]))
+    assert "\n" not in script.value.message + export.value.message
+
+
+class Huge(torch.nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.ones(x.shape[0] * 1125899906842624)
+
+
+def test_a_model_that_wants_more_memory_than_there_is(tmp_path: Path):
+    told = Signature([TensorSpec("x", "FP32", [-1])], [TensorSpec("y", "FP32", [-1])])
+    with pytest.raises(MemoryError, match="PyTorch"):
+        run(scripted(tmp_path, Huge(), told), x=np.zeros(1, "f4"))
+
+
+@pytest.mark.parametrize("format", ["torchscript", "pt2"])
+def test_a_file_that_is_none_does_not_load(tmp_path: Path, format: str):
+    (tmp_path / "model").write_bytes(b"no model")
+    with pytest.raises(LoadFailed, match="PyTorch"):
+        loaded(format, tmp_path / "model", Signature([X], OUT))
+
+
+# ---- poison ----
+
+
+def test_poisoned_example_inputs_never_run(tmp_path: Path):
+    """PyTorch's own loader runs them. A runner never reads them, even if such a file came past the registry."""
+    marker = tmp_path / "marker"
+    path = tmp_path / "model.pt2"
+    path.write_bytes(changed(EXPORT, {SAMPLES: saved(evil_pickle(marker))}))
+    found = run(loaded("pt2", path), image=images())
+    assert np.array_equal(found["label"], run(loaded("pt2", DIGITS[2].file), image=images())["label"])
+    assert not marker.exists()
+    subprocess.run([sys.executable, "-c", f"import torch; torch.export.load({str(path)!r})"], capture_output=True)
+    assert marker.exists()  # else this test proves nothing
+
+
+# ---- in a runner ----
+
+
+class Started:
+    def __init__(self, folder: Path) -> None:
+        self.process = RunnerProcess(folder, lambda source, line: None)
+
+    def load(self, sample: Sample, **options: object) -> None:
+        order = Order(
+            sample.format, str(sample.file.parent), [sample.file.name], "cpu", 1, options, signature=declared(sample)
+        )
+        self.process.load(order, 60)
+
+    def send(self, rows: np.ndarray, key: bytes = b"k" * 24, name: str = "image") -> None:
+        request = Request(10_000, [to_tensor(name, rows)], [])
+        self.process.send(frames.pack_request(b"r" * 16, key[:16], key[16:], request))
+
+
+@pytest.fixture
+def runner(tmp_path: Path) -> Iterator[Started]:
+    started = Started(tmp_path)
+    yield started
+    started.process.close()
+
+
+@pytest.mark.parametrize("sample", SAMPLES_OF_TORCH, ids=lambda sample: sample.format)
+def test_a_runner_serves_batches_and_outlives_bad_requests(runner: Started, sample: Sample):
+    runner.load(sample)
+    rows = images()[:100]
+    for number, row in enumerate(rows):
+        runner.send(row[None], number.to_bytes(24))
+        if not number % 10:
+            runner.send(row[None, :63], (1000 + number).to_bytes(24))
+            runner.send(row[None], (2000 + number).to_bytes(24), name="picture")
+    answers: dict[int, Answer] = {}
+    while len(answers) < 120:
+        answers |= {int.from_bytes(frame[:24]): unpack(frame) for frame in runner.process.read()}
+    alone = loaded(sample.format, sample.file, declared(sample))
+    for number, answer in answers.items():
+        if number >= 1000:
+            assert answer.error_code == "bad_request"
+            assert ("'image'" if number < 2000 else "'picture'") in answer.error
+            continue
+        found = {tensor.name: to_array(tensor) for tensor in answer.outputs}
+        wanted = run(alone, image=rows[number][None])
+        assert np.array_equal(found["label"], wanted["label"])
+        assert np.allclose(found["probabilities"], wanted["probabilities"], atol=1e-5)
+
+
+def test_why_it_did_not_load_is_told(runner: Started, tmp_path: Path):
+    path = tmp_path / "model.pt"
+    path.write_bytes(os.urandom(100))
+    with pytest.raises(AttemptFailed, match="PyTorch") as failed:
+        runner.load(Sample("torchscript", path, DIGITS[1].declared))
+    assert failed.value.failure.code == "load_failed"
+
+
+def test_the_agent_itself_imports_no_torch():
+    code = "import sys, workers.agent, workers.runtimes.catalogue; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    assert isinstance(to_tensor("x", np.zeros(1)), Tensor)
