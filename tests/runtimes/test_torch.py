@@ -16,7 +16,8 @@ import pytest
 import torch
 from torch.export import Dim
 
-from models_registry import formats
+from models_registry import formats, memory
+from models_registry.models import Version
 from protocol import frames
 from protocol.errors import BadRequest, LoadFailed, RunFailed
 from protocol.frames import Request
@@ -321,6 +322,48 @@ def test_a_long_run_is_interrupted_between_two_steps(tmp_path: Path):
         until(lambda: runtime.interrupt() or running.done())
         with pytest.raises(Interrupted):
             running.result()
+
+
+class Wide(torch.nn.Module):
+    """64 MB of weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = torch.nn.ModuleList([torch.nn.Linear(2048, 2048) for _ in range(4)])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for layer in self.layers:
+            x = torch.relu(layer(x))
+        return x
+
+
+RUN = """
+import re, sys
+from pathlib import Path
+import msgspec, numpy
+from protocol.tensors import Signature
+from workers.runtimes import catalogue
+from workers.runtimes.base import Artifact, Inputs
+format, path, told = sys.argv[1], Path(sys.argv[2]), msgspec.json.decode(sys.argv[3], type=Signature)
+runtime = catalogue.load(format)()
+runtime.load(Artifact(path.parent, (path.name,), "cpu", 1, {}, told))
+runtime.run([Inputs({"x": numpy.ones((64, 2048), numpy.float32)}, [])])
+print(int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024)
+"""
+
+
+@pytest.mark.parametrize("format", ["torchscript", "pt2"])
+def test_it_stays_within_the_guess_of_its_memory(tmp_path: Path, format: str):
+    told = Signature([TensorSpec("x", "FP32", [-1, 2048])], [TensorSpec("y", "FP32", [-1, 2048])])
+    if format == "pt2":
+        exported(tmp_path, Wide(), (torch.rand(2, 2048),), ({0: ANY},))
+    else:
+        scripted(tmp_path, Wide(), told)
+    [path] = tmp_path.glob("model.pt*")
+    arguments = [format, str(path), msgspec.json.encode(told).decode()]
+    run = subprocess.run([sys.executable, "-c", RUN, *arguments], capture_output=True, text=True, check=True)
+    guess = memory.estimate_bytes(Version(format=format, size_bytes=path.stat().st_size), {})
+    assert int(run.stdout) <= guess <= 2 * int(run.stdout)
 
 
 # ---- poison ----
