@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
+from models_registry.formats import specs
 from protocol.errors import ModelRefused
 
 OPCODES_LIMIT = 250_000  # ten thousand tensors; about a second
@@ -154,10 +155,10 @@ class _Machine:
     def _storage(self, id: tuple[Any, ...]) -> Storage:
         kind, storage, key, _, elements = id
         module, _, attribute = storage.name.partition(" ")
-        if kind != "storage" or module != "torch" or not key.isascii() or not key.isdigit():
+        if kind != "storage" or module != "torch" or not (key.isascii() and key.isdigit() and _is_size(elements)):
             raise ModelRefused(f"{self._what} refers to something that is no storage of a tensor.")
-        found = Storage(key, STORAGES[attribute], int(elements))
-        if self._storages.setdefault(key, found) != found or found.elements < 0:
+        found = Storage(key, STORAGES[attribute], elements)
+        if self._storages.setdefault(key, found) != found:
             raise ModelRefused(f"{self._what} gives the storage {key} two sizes.")
         return found
 
@@ -169,9 +170,14 @@ class _Machine:
 def check_view(what: str, elements: int, offset: int, sizes: Sequence[int], strides: Sequence[int]) -> None:
     """That a view lies inside its storage and is no larger than it: with a stride of 0, a file of some bytes becomes
     as large as one likes."""
-    if len(sizes) != len(strides) or min(offset, *sizes, *strides, 0) < 0:
+    numbers = (offset, *sizes, *strides)
+    if len(sizes) != len(strides) or len(sizes) > specs.RANK_LIMIT or not all(map(_is_size, numbers)):
         raise ModelRefused(f"{what} has an impossible shape.")
     wanted = prod(sizes)
     last = offset + sum((size - 1) * stride for size, stride in zip(sizes, strides, strict=True)) if wanted else -1
     if wanted > elements or last >= elements:
         raise ModelRefused(f"{what} wants {wanted:,} elements, more than its storage of {elements:,} has for it.")
+
+
+def _is_size(number: object) -> bool:
+    return isinstance(number, int) and 0 <= number < 2**63

@@ -138,6 +138,9 @@ def doubled(archive: bytes) -> bytes:
         (lambda: with_pickle(SQUARE, b"(J\x40\x42\x0f\0J\x40\x42\x0f\0t(K\0K\0t"), "1,000,000,000,000 elements"),
         (lambda: with_pickle(SQUARE, b"(K@K@t(K@K\x02t"), "4,096 elements"),  # leads out of its storage
         (lambda: with_pickle(SQUARE, b"(K@J\xc0\xff\xff\xfft(K@K\x01t"), "impossible shape"),
+        (lambda: with_pickle(SQUARE, b"(" + b"K@" * 65 + b"t(" + b"K\0" * 65 + b"t"), "impossible shape"),
+        (lambda: with_pickle(b"K\0(K@t", b"G\x7f\xf8\0\0\0\0\0\0(K@t"), "impossible shape"),  # offset NaN
+        (lambda: with_pickle(b"K@tQ", b"G\x7f\xf0\0\0\0\0\0\0tQ"), "no storage of a tensor"),  # infinite
         (lambda: with_pickle(b"M\0\x10", b"J\0\0\0\x40"), "elements|fewer bytes"),  # a storage of 2**30 elements
         (lambda: with_pickle(b"ctorch\nFloatStorage", b"cbuiltins\neval"), "calls builtins.eval"),
         (lambda: with_pickle(b"\x80\x02", b"\x80\x02\x8c\x02osq\0\x93"), "uses STACK_GLOBAL"),
