@@ -8,6 +8,7 @@ BIN := $(VENV)/bin
 BASE := $(VENV)/.base
 TEST := $(VENV)/.test
 RUNTIMES := $(VENV)/.runtimes
+EXTRA_RUNTIMES := requirements/gguf.txt requirements/torch.txt requirements/tflite.txt requirements/tensorflow.txt
 NODE := $(VENV)-node/.node
 PIP_INSTALL := -m pip install --disable-pip-version-check --no-input --progress-bar off
 NEWS := sed '/^Requirement already satisfied/d'
@@ -71,7 +72,7 @@ bench: $(TEST) redis ## Latency and throughput of predictions, beside onnxruntim
 
 setup: $(TEST) redis ## Only install: the virtual environment with everything for development
 
-runtimes: $(RUNTIMES) ## Add the runtimes besides ONNX: language models, TensorFlow Lite, TensorFlow (README says what each takes)
+runtimes: $(RUNTIMES) ## Add what formats other than ONNX need (gigabytes: see README for one of them only)
 
 clean: ## Remove the virtual environments and what the tools cached (never .cyxwiz, where the data is)
 	rm -rf $(VENV) $(VENV)-node .mypy_cache .ruff_cache .import_linter_cache .hypothesis *.egg-info
@@ -90,14 +91,14 @@ $(BASE): requirements.txt requirements/node.txt pyproject.toml | $(VENV)/bin/pyt
 	@$(BIN)/python $(PIP_INSTALL) --no-deps --editable . | $(NEWS)
 	@touch $@
 
-$(TEST): requirements/test.txt requirements/gguf.txt requirements/tflite.txt requirements/tensorflow.txt $(BASE)
+$(TEST): requirements/test.txt $(EXTRA_RUNTIMES) $(BASE)
 	@echo "Installing the tools for tests and checks …"
 	@$(BIN)/python $(PIP_INSTALL) -r requirements/test.txt | $(NEWS)
 	@touch $@
 
-$(RUNTIMES): requirements/gguf.txt requirements/tflite.txt requirements/tensorflow.txt $(BASE)
-	@echo "Installing llama.cpp (compiled here, once), TensorFlow Lite and TensorFlow …"
-	@$(BIN)/python $(PIP_INSTALL) -r requirements/gguf.txt -r requirements/tflite.txt -r requirements/tensorflow.txt
+$(RUNTIMES): $(EXTRA_RUNTIMES) $(BASE)
+	@echo "Installing llama.cpp (compiled here, once), PyTorch, TensorFlow Lite and TensorFlow …"
+	@$(BIN)/python $(PIP_INSTALL) $(addprefix -r ,$(EXTRA_RUNTIMES))
 	@touch $@
 
 $(NODE): requirements/node.txt

@@ -76,8 +76,8 @@ class Models:
         *,
         name: str | None = None,
         number: int | None = None,
-        inputs: Sequence[TensorSpec] = (),
-        outputs: Sequence[TensorSpec] = (),
+        inputs: Sequence[TensorSpec] | None = None,
+        outputs: Sequence[TensorSpec] | None = None,
         progress: Progress | None = None,
     ) -> Version:
         """Uploads a file, or a folder, as the newest version; the model is made if there is none of that name (by

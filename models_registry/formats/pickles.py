@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
+from models_registry.formats import specs
 from protocol.errors import ModelRefused
 
-OPCODES_LIMIT = 1_000_000
+OPCODES_LIMIT = 250_000  # ten thousand tensors; about a second
 BYTES_LIMIT = 16 * 1024**2
 
 STORAGES = {
@@ -25,9 +26,12 @@ STORAGES = {
 TENSORS = {"torch._utils _rebuild_tensor_v2", "torch._utils _rebuild_qtensor"}
 # These give back their first argument, or something made of it that holds no tensor.
 WRAPPERS = {"torch._utils _rebuild_parameter", "torch.jit._pickle restore_type_tag"}
-PLAIN = {"collections OrderedDict", "builtins complex", "torch device", "torch Size"}
+WITH_ATTRIBUTES = "torch._tensor _rebuild_from_type_v2"  # function, class, arguments, attributes
+PLAIN = {"collections OrderedDict", "builtins complex", "builtins set", "__builtin__ set"}
+PLAIN |= {"torch Tensor", "torch device", "torch Size"}
 PLAIN |= {f"torch.jit._pickle build_{name}" for name in ("intlist", "doublelist", "boollist", "tensorlist")}
 PLAIN |= {f"torch per_{name}" for name in ("tensor_affine", "channel_affine", "channel_affine_float_qparams")}
+KNOWN = TENSORS | WRAPPERS | PLAIN | {WITH_ATTRIBUTES}
 
 PUSHED = {"BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"}
 CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
@@ -131,7 +135,7 @@ class _Machine:
 
     def _global(self, name: str) -> Global:
         module, _, attribute = name.partition(" ")
-        known = name in TENSORS or name in WRAPPERS or name in PLAIN or (module == "torch" and attribute in STORAGES)
+        known = name in KNOWN or (module == "torch" and attribute in STORAGES)
         if not known and not self._own(module):
             raise ModelRefused(
                 f"{self._what} is a pickle that calls {module[:100]}.{attribute[:100]}: loading it would run that. "
@@ -142,6 +146,8 @@ class _Machine:
     def _called(self, function: Global, arguments: tuple[Any, ...]) -> Any:
         if function.name in TENSORS:
             return self._tensor(*arguments[:4])
+        if function.name == WITH_ATTRIBUTES:
+            return self._called(arguments[0], arguments[2])
         if function.name in WRAPPERS:
             return arguments[0]
         return Opaque()
@@ -149,10 +155,10 @@ class _Machine:
     def _storage(self, id: tuple[Any, ...]) -> Storage:
         kind, storage, key, _, elements = id
         module, _, attribute = storage.name.partition(" ")
-        if kind != "storage" or module != "torch" or not key.isascii() or not key.isdigit():
+        if kind != "storage" or module != "torch" or not (key.isascii() and key.isdigit() and _is_size(elements)):
             raise ModelRefused(f"{self._what} refers to something that is no storage of a tensor.")
-        found = Storage(key, STORAGES[attribute], int(elements))
-        if self._storages.setdefault(key, found) != found or found.elements < 0:
+        found = Storage(key, STORAGES[attribute], elements)
+        if self._storages.setdefault(key, found) != found:
             raise ModelRefused(f"{self._what} gives the storage {key} two sizes.")
         return found
 
@@ -164,9 +170,14 @@ class _Machine:
 def check_view(what: str, elements: int, offset: int, sizes: Sequence[int], strides: Sequence[int]) -> None:
     """That a view lies inside its storage and is no larger than it: with a stride of 0, a file of some bytes becomes
     as large as one likes."""
-    if len(sizes) != len(strides) or min(offset, *sizes, *strides, 0) < 0:
+    numbers = (offset, *sizes, *strides)
+    if len(sizes) != len(strides) or len(sizes) > specs.RANK_LIMIT or not all(map(_is_size, numbers)):
         raise ModelRefused(f"{what} has an impossible shape.")
     wanted = prod(sizes)
     last = offset + sum((size - 1) * stride for size, stride in zip(sizes, strides, strict=True)) if wanted else -1
     if wanted > elements or last >= elements:
         raise ModelRefused(f"{what} wants {wanted:,} elements, more than its storage of {elements:,} has for it.")
+
+
+def _is_size(number: object) -> bool:
+    return isinstance(number, int) and 0 <= number < 2**63

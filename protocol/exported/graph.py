@@ -105,6 +105,7 @@ class _Reader:
                 case "tensor_constant":
                     weights[spec["arg"]["name"]] = ("constants", spec["tensor_constant_name"])
                 case "constant_input":
+                    _check_names([spec["name"]])
                     flat.append(None)  # fixed when the model was exported: no step reads it
                 case _:
                     raise ModelRefused(f"The model takes {kind!r}, which is no tensor; this CyxWiz does not run it.")
@@ -113,7 +114,8 @@ class _Reader:
                 _check_tree(entry.signature.in_spec)
                 _check_tree(entry.signature.out_spec)
         users = [name for name in flat if name is not None]
-        _check_names([*weights, *users])
+        tops = [value for _, value in map(only, module.graph.inputs) if isinstance(value, dict)]
+        _check_names([*weights, *users, *(name for value in tops for key, name in value.items() if "name" in key)])
         metas = module.graph.tensor_values
         graph = self._graph(module.graph, {*weights, *users}, 0)
         outputs = self._outputs(module, metas)
@@ -238,6 +240,8 @@ class _Reader:
 
 def _gives(node: schema.Node) -> Any:
     """Names of what a step gives, in the form in which its operator gives it."""
+    if not node.outputs:
+        return None
     if len(node.outputs) == 1 and not (
         node.target in operators.WITH_GRAPHS and node.is_hop_single_tensor_return is False
     ):

@@ -37,6 +37,22 @@ def test_push_makes_versions_and_says_what_to_do_next(cyxwiz, logged_in):
     assert cyxwiz("models", "ls").out.splitlines()[1].split()[:3] == ["digits", "2", "onnx"]
 
 
+def test_what_a_file_does_not_say_is_declared_with_it(cyxwiz, logged_in):
+    script = str(DIGITS / "digits.pt")
+    specs = ("--input", "image:fp32:-1,64", "--output", "probabilities:FP32:-1,10", "--output", "label:INT64:-1")
+    pushed = cyxwiz("models", "push", script, *specs, "--json").json
+    assert pushed["format"] == "torchscript"
+    assert pushed["inputs"] == [{"name": "image", "datatype": "FP32", "shape": [-1, 64]}]
+    assert [(one["name"], one["shape"]) for one in pushed["outputs"]] == [("probabilities", [-1, 10]), ("label", [-1])]
+    refused = cyxwiz("models", "push", script)
+    assert (refused.code, "Say it with the upload" in refused.err) == (1, True)
+    for wrong in ("image", "image:FP32", "image:FP32:many"):
+        refused = cyxwiz("models", "push", script, "--input", wrong)
+        assert refused.code == 2
+        assert "NAME:DATATYPE:SHAPE" in refused.err
+    assert len(cyxwiz("models", "show", "digits", "--json").json["versions"]) == 1
+
+
 def test_progress_counts_every_byte_twice(logged_in, owner):
     seen: list[tuple[str, int, int]] = []
     with Client(logged_in, owner.key) as client:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import operator
 import struct
+import threading
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +21,7 @@ from protocol import exported
 from protocol.errors import BadRequest, LoadFailed
 from protocol.tensors import TensorSpec
 from workers.runtimes import torch_models
-from workers.runtimes.base import Arrays, Artifact, Inputs
+from workers.runtimes.base import Arrays, Artifact, Inputs, Interrupted
 
 FORMAT = "pt2"
 HEADER_LENGTHS = struct.Struct("<26x2H")  # of the name and of what is extra in a record's own header
@@ -42,6 +43,7 @@ class Pt2Runtime:
 
     def __init__(self) -> None:
         self._weights: Values = {}
+        self._interrupted = threading.Event()
 
     def load(self, artifact: Artifact) -> None:
         self._device = torch_models.prepare(FORMAT, artifact)
@@ -61,12 +63,16 @@ class Pt2Runtime:
                     records[record] = _record(path, archive.getinfo(record)).to(self._device)
                 flat = records[record].view(getattr(torch, one.dtype))
                 self._weights[name] = flat.as_strided(one.sizes, one.strides, one.offset)
-            self._graph = _Graph(self._program.graph, self._device)
+            self._graph = _Graph(self._program.graph, self._device, self._interrupted)
         self.inputs = [given.spec for given in self._program.inputs.values()]
         self.outputs = [spec for _, spec in self._program.outputs]
 
     def run(self, batch: list[Inputs]) -> list[Arrays]:
         return [self._run(inputs) for inputs in batch]
+
+    def interrupt(self) -> None:
+        """It ends before the next step."""
+        self._interrupted.set()
 
     def unload(self) -> None:
         self._weights = {}
@@ -75,6 +81,7 @@ class Pt2Runtime:
         torch_models.check_wanted(inputs.wanted, self.outputs)
         values = torch_models.given(inputs, self.inputs, self._device)
         self._check_sizes(inputs.arrays)
+        self._interrupted.clear()
         with torch_models.running():
             values |= self._weights
             self._graph.compute(values)
@@ -107,7 +114,8 @@ class Pt2Runtime:
 class _Graph:
     """Steps with their operators found."""
 
-    def __init__(self, graph: exported.Graph, device: torch.device) -> None:
+    def __init__(self, graph: exported.Graph, device: torch.device, interrupted: threading.Event) -> None:
+        self._interrupted = interrupted
         self._takes = graph.takes
         self._device = device
         self._steps = [
@@ -131,7 +139,10 @@ class _Graph:
 
     def compute(self, values: Values) -> None:
         """Adds to `values` what the steps give and takes away what is no longer needed."""
+        is_over = self._interrupted.is_set
         for run, args, kwargs, gives, last in self._steps:
+            if is_over():
+                raise Interrupted
             found = run(*[arg(values) for arg in args], **{name: arg(values) for name, arg in kwargs.items()})
             _keep(values, gives, found)
             for name in last:
@@ -172,7 +183,7 @@ class _Graph:
 
     def _constant(self, value: Any) -> Any:
         if isinstance(value, exported.Graph):
-            return _Graph(value, self._device)
+            return _Graph(value, self._device, self._interrupted)
         if not isinstance(value, exported.Setting):
             return value
         try:

@@ -12,8 +12,9 @@ import torch
 from protocol import options as known_options
 from protocol.errors import BadRequest, CyxwizError, LoadFailed, RunFailed
 from protocol.tensors import TensorSpec
+from workers.hardware import cpu
 from workers.runtimes.arrays import DATATYPES
-from workers.runtimes.base import Arrays, Artifact, Inputs
+from workers.runtimes.base import Arrays, Artifact, Inputs, Interrupted
 
 TORCH_DATATYPES = {
     torch.bool: "BOOL",
@@ -34,16 +35,14 @@ OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", 
 
 def prepare(format: str, artifact: Artifact) -> torch.device:
     """The device that the model goes to. For the whole process: PyTorch counts its threads per process."""
-    torch.set_num_threads(known_options.read(format, artifact.options, "threads"))
+    torch.set_num_threads(min(known_options.read(format, artifact.options, "threads"), cpu.cores()))
     if torch.get_num_interop_threads() != 1:
         torch.set_num_interop_threads(1)
-    try:
-        device = torch.device(artifact.device)
-    except RuntimeError as error:
-        raise LoadFailed(f"PyTorch knows no device {artifact.device!r}.") from error
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise LoadFailed(f"PyTorch {torch.__version__} sees no device {artifact.device} on this node.")
-    return device
+    if not artifact.device.startswith("cuda"):
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise LoadFailed(f"PyTorch {torch.__version__} on this node can use no CUDA device, so not {artifact.device}.")
+    return torch.device("cuda")  # of CUDA's devices a runner sees only its own
 
 
 @contextmanager
@@ -63,7 +62,7 @@ def running() -> Iterator[None]:
     try:
         with torch.inference_mode():
             yield
-    except RunFailed:
+    except (RunFailed, Interrupted):
         raise
     except Exception as error:
         _raise_if_out_of_memory(error)
