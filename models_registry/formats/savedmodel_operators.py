@@ -89,8 +89,8 @@ class Graph:
         saving = self._saving()
         if reached := sorted(name for name in saving if name in self._objects or self._functions[name].has_alias):
             raise ModelRefused(
-                f"The model's function {_shown(reached[0])} writes or reads files, by the operators that save and restore "
-                "variables. A model that is served may only compute with what it is given."
+                f"The model's function {_shown(reached[0])} writes or reads files, by the operators that save and "
+                "restore variables. A model that is served may only compute with what it is given."
             )
 
     def _saving(self) -> set[bytes]:

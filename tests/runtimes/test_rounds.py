@@ -10,7 +10,12 @@ from tests.runtimes import rounds
 from workers.runner.orders import Order
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
-MODELS = {"gguf": EXAMPLES / "rhymes" / "rhymes.gguf", "onnx": EXAMPLES / "digits" / "digits.onnx"}
+DIGITS = EXAMPLES / "digits"
+MODELS = {
+    "gguf": EXAMPLES / "rhymes" / "rhymes.gguf",
+    "onnx": DIGITS / "digits.onnx",
+    "tflite": DIGITS / "digits.tflite",
+}
 
 
 @pytest.mark.parametrize("format", MODELS)

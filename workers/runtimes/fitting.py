@@ -23,10 +23,10 @@ def check(inputs: Inputs, takes: list[TensorSpec], gives: list[TensorSpec]) -> N
             raise BadRequest(f"Input '{spec.name}' is {found}; the model takes {spec.datatype}.")
         if not _fits(array, spec.shape):
             raise BadRequest(f"Input '{spec.name}' has the shape {list(array.shape)}; the model takes {spec.shape}.")
-    known = {spec.name for spec in takes}
+    known = [spec.name for spec in takes]
     if strange := [name for name in inputs.arrays if name not in known]:
         raise BadRequest(f"The model has no input '{strange[0]}'; it takes {', '.join(known) or 'none'}.")
-    known = {spec.name for spec in gives}
+    known = [spec.name for spec in gives]
     if strange := [name for name in inputs.wanted if name not in known]:
         raise BadRequest(f"The model has no output '{strange[0]}'; it gives {', '.join(known)}.")
 
