@@ -38,8 +38,16 @@ def hardware(*, memory_bytes: int | None = 8 * GIB, formats: list[str] | None = 
 class Machine:
     """A joined node, as the control plane sees it: it registers and sends heartbeats over the real node API."""
 
-    def __init__(self, person: Person, name: str = "box", *, shared: bool = False, **facts: object) -> None:
-        _, token = joining.make_token(user=person.user, shared=shared)
+    def __init__(
+        self,
+        person: Person,
+        name: str = "box",
+        *,
+        shared: bool = False,
+        allows_programs: bool = False,
+        **facts: object,
+    ) -> None:
+        _, token = joining.make_token(user=person.user, shared=shared, allows_programs=allows_programs)
         self.facts = hardware(**facts)  # type: ignore[arg-type]
         registration = Registration(token=token, name=name, hardware=self.facts)
         answer = Client().post("/api/node/v1/register", encode(registration), content_type="application/json")

@@ -19,6 +19,7 @@ from tests.workers.waiting import until
 from workers.failures import AttemptFailed
 from workers.runner.orders import Order
 from workers.runner_process import RunnerProcess
+from workers.sandbox import levels
 
 REPLICA = b"r" * 16
 
@@ -130,8 +131,12 @@ def test_a_polite_end_answers_what_was_asked(runner):
 
 def test_nothing_remains_of_it(runner):
     runner.load()
+    runner.send(1, to_generate(COUNT))
+    runner.answers(1)
     children = psutil.Process(runner.process.pid).children(recursive=True)
-    assert children  # the one that renders templates
+    assert children  # those that render templates
+    status = Path(f"/proc/{children[-1].pid}/status").read_text()
+    assert ("Seccomp:\t2" in status) == (levels.reached().level > 0)  # the one in which the template runs
     runner.process.close()
     until(lambda: not any(child.is_running() for child in children), 5)
 

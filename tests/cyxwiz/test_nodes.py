@@ -1,0 +1,34 @@
+"""`cyxwiz nodes …` against a real server."""
+
+from __future__ import annotations
+
+import pytest
+from msgspec.structs import replace
+
+from nodes.models import JoinToken, Node
+from protocol.messages import SandboxFacts
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+def test_nodes_are_listed_with_their_sandbox_and_why_it_is_no_better(cyxwiz, logged_in, machine):
+    reason = "level 2: a namespace of processes cannot be made: Operation not permitted"
+    machine.heartbeat(hardware=replace(machine.facts, sandbox=SandboxFacts(1, reason)))
+    listed = cyxwiz("nodes", "ls")
+    assert "level 1" in listed.out
+    assert f"box: its sandbox reaches level 1 only: {reason}" in listed.err
+    assert cyxwiz("nodes", "ls", "--json").json[0]["sandbox_why_not_higher"] == reason
+
+
+def test_its_owner_allows_programs_and_takes_it_back(cyxwiz, logged_in, machine):
+    assert "box allows models that are programs." in cyxwiz("nodes", "set", "box", "--programs").err
+    assert Node.objects.get().allows_programs
+    assert "level 0, programs" in cyxwiz("nodes", "ls").out
+    assert cyxwiz("nodes", "set", "box", "--no-programs", "--json").json["allows_programs"] is False
+    assert not Node.objects.get().allows_programs
+    assert cyxwiz("nodes", "set", "nowhere", "--programs").code != 0
+
+
+def test_a_token_for_a_node_that_allows_programs(cyxwiz, logged_in):
+    assert "join" in cyxwiz("nodes", "token", "--programs").out
+    assert JoinToken.objects.get().allows_programs
