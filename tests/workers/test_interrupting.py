@@ -7,12 +7,15 @@ import time
 
 import psutil
 import pytest
+from onnx import TensorProto, helper
 
 from protocol import frames
 from protocol.tensors import Tensor
+from tests.models_registry.test_onnx import field
 from tests.workers import tiny_models
 from tests.workers.test_runner import Started, start  # noqa: F401  (a fixture)
 from tests.workers.waiting import until
+from workers.failures import AttemptFailed
 from workers.runner.inbox import LOOK_SECONDS
 
 ENDLESS = b"e" * 24
@@ -124,3 +127,30 @@ def test_more_memory_than_there_is_costs_that_request_only(start, count):  # noq
     assert time.monotonic() - started < SOON
     fine = runner.ask(Tensor("count", "INT64", [1], struct.pack("<q", 3)))
     assert fine.outputs == [Tensor("y", "FP32", [3], bytes(12))]
+
+
+def test_more_memory_than_there_is_at_loading_is_no_end_of_anything(start):  # noqa: F811
+    """onnxruntime computes what is constant when it loads, unless it is large."""
+    shape = helper.make_tensor("count", TensorProto.INT64, [1], [10**14])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, [None])
+    content = tiny_models.model([helper.make_node("ConstantOfShape", ["count"], ["y"])], [], [y], [shape])
+    runner = start()
+    (runner.folder / "m.onnx").write_bytes(content)
+    started = time.monotonic()
+    runner.load("onnx", "m.onnx")
+    for _ in range(2):
+        failed = runner.ask()
+        assert (failed.error_code, "memory did not suffice" in failed.error) == ("run_failed", True)
+    assert time.monotonic() - started < 2 * SOON
+
+
+def test_graphs_ten_thousand_deep_do_not_load(start):  # noqa: F811
+    node = b""
+    for _ in range(10_000):
+        node = field(4, b"If") + field(5, field(1, b"then_branch") + field(6, field(1, node)) + b"\xa0\x01\x05")
+    runner = start()
+    (runner.folder / "m.onnx").write_bytes(tiny_models.doubler() + field(7, field(1, node)))
+    started = time.monotonic()
+    with pytest.raises(AttemptFailed, match="onnxruntime"):
+        runner.load("onnx", "m.onnx")
+    assert time.monotonic() - started < 2 * SOON
