@@ -12,9 +12,9 @@ from onnx import TensorProto, helper
 from protocol import frames
 from protocol.tensors import Tensor
 from tests.models_registry.test_onnx import field
+from tests.waiting import until
 from tests.workers import tiny_models
 from tests.workers.test_runner import Started, start  # noqa: F401  (a fixture)
-from tests.workers.waiting import until
 from workers.failures import AttemptFailed
 from workers.runner.inbox import LOOK_SECONDS
 

@@ -16,9 +16,9 @@ import pytest
 from protocol import frames
 from protocol.frames import Request
 from protocol.tensors import Tensor
+from tests.waiting import until
 from tests.workers import tiny_models
 from tests.workers.gateway_side import Answer, command, floats, unpack
-from tests.workers.waiting import until
 from workers.failures import AttemptFailed
 from workers.runner.orders import Order
 from workers.runner_process import RunnerProcess
@@ -236,5 +236,5 @@ def test_no_runner_outlives_its_parent(tmp_path: Path):
     parent.kill()
     killed = time.monotonic()
     parent.communicate()
-    until(lambda: not any(runner.is_running() for runner in runners), 5)
+    until(lambda: not any(runner.is_running() for runner in runners), seconds=5)
     assert time.monotonic() - killed < 5
