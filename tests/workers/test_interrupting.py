@@ -17,6 +17,7 @@ from tests.workers import tiny_models
 from tests.workers.test_runner import Started, start  # noqa: F401  (a fixture)
 from workers.failures import AttemptFailed
 from workers.runner.inbox import LOOK_SECONDS
+from workers.runner.serving import CANCELLED
 
 ENDLESS = b"e" * 24
 SOON = 5.0
@@ -68,13 +69,17 @@ def test_a_caller_who_hangs_up_ends_the_run(looper):
     looper.send(*rows(1, forever=True), key=ENDLESS, timeout_ms=60_000)
     computes(looper)
     cancel(looper, ENDLESS)
-    assert is_right(looper)
+    assert looper.receive().error == CANCELLED
     assert time.monotonic() - started < SOON
+    assert is_right(looper)
 
 
 def test_who_has_hung_up_before_is_not_run(looper):
     looper.send(*rows(1, forever=True), key=ENDLESS, timeout_ms=60_000)
     cancel(looper, ENDLESS)
+    assert looper.receive().error == CANCELLED
+    assert is_right(looper)
+    cancel(looper, ENDLESS)  # of what was answered already
     assert is_right(looper)
 
 
@@ -85,12 +90,12 @@ def test_of_several_in_one_run_the_others_still_get_their_answers(looper):
         looper.send(*rows(number), key=bytes([number]) * 24)
     cancel(looper, bytes([2]) * 24)
     found = {}
-    while len(found) < 5:
+    while len(found) < 6:
         looper.unread = looper.unread or looper.process.read()
         for frame in looper.unread:
             found[frame[:24]] = frame[frames.STATUS]
         looper.unread = []
-    assert found.pop(ENDLESS) == frames.ERROR
+    assert found.pop(ENDLESS) == found.pop(bytes([2]) * 24) == frames.ERROR
     assert found == {bytes([number]) * 24: frames.LAST for number in (0, 1, 3, 4)}
     assert is_right(looper)
 

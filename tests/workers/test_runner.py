@@ -79,6 +79,8 @@ def test_an_onnx_model_serves(start):
     runner.load("onnx", "m.onnx")
     one = Tensor("x", "FP32", [1, 2], floats("", 1, 2).data)
     assert runner.ask(one).outputs == [Tensor("y", "FP32", [1, 2], floats("", 2, 4).data)]
+    left = [path for path in runner.folder.rglob("*") if path.is_file()]
+    assert left == [runner.folder / "m.onnx"]  # nothing that onnxruntime would report to its maker
 
 
 def test_bad_requests_cost_only_themselves(start):
