@@ -58,8 +58,8 @@ class Outcome:
 @dataclass(frozen=True)
 class Config:
     filename: str = ""
-    inputs: Sequence[TensorSpec] | None = None
-    outputs: Sequence[TensorSpec] | None = None
+    inputs: Sequence[TensorSpec] = ()  # none: the configuration leaves them to the model
+    outputs: Sequence[TensorSpec] = ()
     not_taken_over: list[str] = field(default_factory=list)
 
 
@@ -114,8 +114,8 @@ def _import_model(
                     path,
                     name=folder.name,
                     number=number,
-                    inputs=config.inputs if is_declared else None,
-                    outputs=config.outputs if is_declared else None,
+                    inputs=config.inputs if is_declared else (),
+                    outputs=config.outputs if is_declared else (),
                     progress=progress,
                 )
             yield Outcome(folder.name, number, "pushed", pushed.format, config.not_taken_over)
@@ -180,13 +180,12 @@ def read_config(path: Path) -> Config:
         raise BadInput(f"{CONFIG}: {error.message}") from None
 
 
-def _specs(config: protobuf_text.Message, role: str, has_batch: bool) -> list[TensorSpec] | None:
-    """None where the configuration leaves them to the model."""
+def _specs(config: protobuf_text.Message, role: str, has_batch: bool) -> list[TensorSpec]:
     found = [_spec(tensor, role, has_batch) for tensor in config.get(role, ())]
     positions = [POSITION.fullmatch(spec.name) for spec in found]
     if all(positions):
         found.sort(key=lambda spec: int(spec.name.rpartition("__")[2]))
-    return found or None
+    return found
 
 
 def _spec(tensor: Any, role: str, has_batch: bool) -> TensorSpec:

@@ -6,7 +6,8 @@ The agent forwards by the prefix alone and never decodes what follows.
     reply   =                   gateway id (16) · request id (8) · status (1) · Reply | Chunk | Embeddings | Error
 
 Request ids are random, so a node cannot answer for a request that it was not sent. A request is over with its first
-reply that is not MORE. CANCEL has the prefix of the request that it ends and gets no reply of its own.
+reply that is not MORE. CANCEL has the prefix of the request that it ends and gets no reply of its own. The runner
+still answers an INFER that was cancelled; to other requests it says nothing more.
 """
 
 import struct

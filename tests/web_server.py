@@ -1,22 +1,14 @@
-"""A real uvicorn around an ASGI application, for tests over real sockets; and how to wait for what comes of it."""
+"""A real uvicorn around an ASGI application, for tests over real sockets."""
 
 from __future__ import annotations
 
 import socket
 import threading
-import time
-from collections.abc import Callable
 
 import uvicorn
 
 from cyxwiz_site.http_protocol import OneWrite
-
-
-def wait_until(happened: Callable[[], object], *, seconds: float = 10) -> None:
-    give_up = time.monotonic() + seconds
-    while not happened():
-        assert time.monotonic() < give_up, "It did not happen in time."
-        threading.Event().wait(0.005)
+from tests.waiting import until
 
 
 class Server:
@@ -37,7 +29,7 @@ class Server:
 
     def __enter__(self) -> Server:
         self._thread.start()
-        wait_until(lambda: self._server.started)
+        until(lambda: self._server.started)
         return self
 
     def __exit__(self, *_: object) -> None:

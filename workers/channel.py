@@ -17,6 +17,7 @@ class Channel:
     def __init__(self, replica: bytes, sock: socket.socket) -> None:
         self.replica = replica
         self.is_open = True
+        self.is_text = False  # whether it is asked for text rather than tensors
         self.in_flight: dict[bytes, int] = {}  # reply key -> when the request came, by time.monotonic_ns()
         self.heard_ns = 0  # its last reply
         self._sock = sock

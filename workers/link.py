@@ -17,7 +17,7 @@ from redis.exceptions import RedisError
 
 from protocol import names
 from protocol.errors import QueueFull, ReplicaLost
-from protocol.frames import CANCEL, KIND, MORE, REPLY_KEY, REQUEST_PREFIX, STATUS, Error, pack_error
+from protocol.frames import CANCEL, INFER, KIND, MORE, REPLY_KEY, REQUEST_PREFIX, STATUS, Error, pack_error
 from workers import broker
 from workers.backoff import Backoff
 from workers.channel import Channel
@@ -133,8 +133,11 @@ class Link:
                 self._send([pack_error(key, LOST) for key in keys])
                 continue
             channel.in_flight.update(dict.fromkeys(keys, arrived_ns))
-            # Whoever cancels waits for nothing more, and of most cancelled requests nothing more comes.
-            if len(keys) < len(frames):
+            if frames[0][KIND] != CANCEL:
+                channel.is_text = frames[0][KIND] != INFER
+            # Of most requests for text nothing more comes once they are cancelled. All others are answered even then,
+            # so a runner that hangs is known by its silence; the gateway drops the answer.
+            if channel.is_text and len(keys) < len(frames):
                 _forget(channel, [frame[REPLY_KEY] for frame in frames if frame[KIND] == CANCEL])
             if not channel.send(frames, arrived_ns):
                 self._refuse(channel, keys, FULL)

@@ -62,6 +62,7 @@ def runner_environment(folder: Path) -> dict[str, str]:
         "PYTHONUNBUFFERED": "1",  # a line printed just before a crash is the one that explains it
         "HOME": str(folder),
         "TMPDIR": str(folder),
+        "ORT_DISABLE_TELEMETRY": "1",  # else onnxruntime writes down a device id, to report to its maker
         "USER": "runner",  # or libraries would look it up in /etc/passwd, which they may not read
     }
 

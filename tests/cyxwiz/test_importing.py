@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -132,6 +133,40 @@ def test_all_versions_of_all_models_keep_their_numbers(cyxwiz, logged_in, owner,
     assert pushed(owner) == {("beside", 2), ("inside", 1), ("renamed", 1), ("single", 1), ("single", 3)}
 
 
+DIGITS = Path(__file__).parents[2] / "examples" / "digits"
+OF_DIGITS = """
+    backend: "pytorch"  max_batch_size: 64
+    input { name: "INPUT__0" data_type: TYPE_FP32 dims: 64 }
+    output [ { name: "OUTPUT__0" data_type: TYPE_INT64 dims: [ ] },
+             { name: "OUTPUT__1" data_type: TYPE_FP32 dims: [ 10 ] } ]
+"""
+
+
+def test_models_of_other_formats_come_along(cyxwiz, logged_in, tmp_path):
+    root = write(
+        tmp_path / "repository",
+        **{"script/1/model__pt": (DIGITS / "digits.pt").read_bytes(), "script/config__pbtxt": OF_DIGITS},
+        **{"lite/1/model__tflite": (DIGITS / "digits.tflite").read_bytes()},
+    )
+    with zipfile.ZipFile(DIGITS / "digits-savedmodel.zip") as archive:
+        archive.extractall(root / "saved" / "2" / "model.savedmodel")
+    done = cyxwiz("models", "import", str(root))
+    assert done.code == 0, done
+    assert [line.split() for line in done.out.splitlines()[1:]] == [
+        ["lite", "1", "pushed", "tflite"],
+        ["saved", "2", "pushed", "savedmodel"],
+        ["script", "1", "pushed", "torchscript"],
+    ]
+    shown = cyxwiz("models", "show", "script@1", "--json").json["version"]
+    assert shown["inputs"] == [{"name": "INPUT__0", "datatype": "FP32", "shape": [-1, 64]}]
+    assert [(one["name"], one["shape"]) for one in shown["outputs"]] == [("OUTPUT__0", [-1]), ("OUTPUT__1", [-1, 10])]
+    (root / "script" / "config.pbtxt").unlink()
+    write(root / "script", **{"2/model__pt": (DIGITS / "digits.pt").read_bytes()})
+    done = cyxwiz("models", "import", str(root))
+    assert done.code == 1
+    assert "does not say what the model takes and gives" in done.out
+
+
 def test_it_may_be_run_again(cyxwiz, logged_in, owner, repository):
     cyxwiz("models", "import", str(repository))
     before = pushed(owner)
@@ -216,7 +251,7 @@ def test_torchscripts_tensors_are_in_the_configuration(tmp_path):
     assert config.not_taken_over == []
     without = read_config(write(tmp_path, config__pbtxt=TORCH.replace("max_batch_size: 4", "")) / "config.pbtxt")
     assert without.inputs[1].shape == [-1, 16]
-    assert read_config(tmp_path / "nosuch").inputs is None
+    assert read_config(tmp_path / "nosuch").inputs == ()
 
 
 def test_text_format_is_read():

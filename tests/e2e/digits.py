@@ -7,7 +7,8 @@ from typing import Any
 import httpx2
 import numpy as np
 
-from tests.e2e.quickstarts import PROJECT, until
+from tests.e2e.quickstarts import PROJECT
+from tests.waiting import until
 
 DIGITS = PROJECT / "examples" / "digits"
 
@@ -22,7 +23,12 @@ def deploy(api: httpx2.Client, name: str, **more: Any) -> str:
 
 def until_running(api: httpx2.Client, name: str, seconds: float = 20.0) -> None:
     path = f"/api/v1/deployments/{name}/"
-    until(lambda: api.get(path).json()["state"] == "running", f"{name} runs", seconds, lambda: api.get(path).text)
+    until(
+        lambda: api.get(path).json()["state"] == "running",
+        f"{name} runs",
+        seconds=seconds,
+        context=lambda: api.get(path).text,
+    )
 
 
 def request(images: np.ndarray) -> dict[str, Any]:

@@ -6,8 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +14,8 @@ from pathlib import Path
 import httpx2
 import msgspec
 import psutil
+
+from tests.waiting import until
 
 PROJECT = Path(__file__).resolve().parents[2]
 START_SECONDS = 60.0
@@ -67,7 +68,7 @@ def started(home: Path, *more: str, env: dict[str, str] | None = None) -> Iterat
         process = subprocess.Popen(command(home, *more), cwd=PROJECT, stdout=out, stderr=out, text=True, env=env)
     quickstart = Quickstart(process, home, output)
     try:
-        until(lambda: _ready(quickstart), "the quickstart is ready", START_SECONDS, quickstart.printed)
+        until(lambda: _ready(quickstart), "the quickstart is ready", seconds=START_SECONDS, context=quickstart.printed)
         yield quickstart
     finally:
         process.send_signal(signal.SIGTERM)
@@ -77,16 +78,6 @@ def started(home: Path, *more: str, env: dict[str, str] | None = None) -> Iterat
 def _ready(quickstart: Quickstart) -> bool:
     assert quickstart.process.poll() is None, quickstart.printed()
     return (quickstart.home / "quickstart.json").exists()
-
-
-def until(
-    true: Callable[[], object], what: str, seconds: float = 10.0, context: Callable[[], object] = lambda: ""
-) -> None:
-    """Waits on a condition, with a deadline."""
-    give_up = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < give_up, f"Not within {seconds} s: {what}. {context()}"
-        time.sleep(0.02)
 
 
 def alive(pids: list[int]) -> list[int]:

@@ -18,7 +18,8 @@ import numpy as np
 import psutil
 
 from tests.e2e.digits import deploy, labels, request, until_running
-from tests.e2e.quickstarts import PROJECT, Quickstart, alive, until
+from tests.e2e.quickstarts import PROJECT, Quickstart, alive
+from tests.waiting import until
 
 Heldout = tuple[np.ndarray, np.ndarray]
 CALLERS = 200
@@ -91,7 +92,7 @@ def test_killing_the_runner_under_load_costs_only_what_was_in_flight(
         replica = api.get(f"/api/v1/deployments/{digits}/").json()["replicas"][0]
         return replica["state"] == "ready" and replica["fence"] > before["fence"]
 
-    until(is_back, "the replica is back by itself", 20)
+    until(is_back, "the replica is back by itself", seconds=20)
     again = api.post(f"/v2/models/{digits}/infer", json=request(images))
     assert labels(again.json()) == alone
     events = api.get(f"/api/v1/deployments/{digits}/events").json()["results"]
@@ -107,9 +108,9 @@ def test_no_runner_outlives_its_agent_and_the_agent_takes_up_again(
         assert len(mine) == 1
         first.kill()
         first.wait()
-        until(lambda: not alive(mine), "no runner is left", 5)
+        until(lambda: not alive(mine), "no runner is left", seconds=5)
     with agent(api, system.url, node_home) as second:
-        until(lambda: runners(second.pid), "the replica is loaded again", 20)
+        until(lambda: runners(second.pid), "the replica is loaded again", seconds=20)
         until_running(api, "mortal")
         assert api.delete("/api/v1/deployments/mortal/").is_success
         until(lambda: not runners(second.pid), "the runner is gone with its deployment")
@@ -128,7 +129,7 @@ def agent(api: httpx2.Client, url: str, home: Path) -> Iterator[subprocess.Popen
     with (home.with_suffix(".log")).open("ab") as log:
         process = subprocess.Popen([*node, "run"], cwd=PROJECT, env=env, stdout=log, stderr=log)
     try:
-        until(lambda: api.get("/api/v1/nodes/mortal/").json()["state"] == "online", "the node is online", 20)
+        until(lambda: api.get("/api/v1/nodes/mortal/").json()["state"] == "online", "the node is online", seconds=20)
         yield process
     finally:
         process.terminate()

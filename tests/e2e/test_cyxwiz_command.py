@@ -18,7 +18,8 @@ import pytest
 
 from cyxwiz import Client, CyxwizApiError
 from tests.e2e.digits import DIGITS
-from tests.e2e.quickstarts import PROJECT, Quickstart, until
+from tests.e2e.quickstarts import PROJECT, Quickstart
+from tests.waiting import until
 
 Heldout = tuple[np.ndarray, np.ndarray]
 IMAGES = f"image=@{DIGITS / 'heldout.npz'}:images"

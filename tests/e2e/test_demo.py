@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.quickstarts import END_SECONDS, PROJECT, Quickstart, command, free_port, started, until
+from tests.e2e.quickstarts import END_SECONDS, PROJECT, Quickstart, command, free_port, started
+from tests.waiting import until
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +26,7 @@ def env() -> dict[str, str]:
 def test_the_demonstration_and_all_that_it_prints(tmp_path: Path, env: dict[str, str]) -> None:
     home = tmp_path / "home"
     with started(home, "--port", str(free_port()), env=env) as demo:
-        until(lambda: "Ctrl-C ends it all" in demo.printed(), "the demonstration", 60, demo.printed)
+        until(lambda: "Ctrl-C ends it all" in demo.printed(), "the demonstration", seconds=60, context=demo.printed)
         assert "98.6% right" in demo.printed()
         assert "All 360 answers are the same" in demo.printed()
         the_curl_line_works(demo)

@@ -11,8 +11,9 @@ import openai
 import pytest
 
 from tests.e2e.digits import until_running
-from tests.e2e.quickstarts import PROJECT, Quickstart, until
+from tests.e2e.quickstarts import PROJECT, Quickstart
 from tests.runtimes.gguf.files import LOOPS, with_template
+from tests.waiting import until
 
 RHYMES = PROJECT / "examples" / "rhymes" / "rhymes.gguf"
 GREEDY = '{"temperature": 0}'
@@ -150,7 +151,12 @@ def finished(api: httpx2.Client, asked: dict[str, object]) -> tuple[dict, str]:
     made = api.post("/api/v1/jobs/", json=asked)
     assert made.status_code == 201, made.text
     path = f"/api/v1/jobs/{made.json()['id']}"
-    until(lambda: api.get(f"{path}/").json()["finished_at"], "the job is done", 60, lambda: api.get(f"{path}/").text)
+    until(
+        lambda: api.get(f"{path}/").json()["finished_at"],
+        "the job is done",
+        seconds=60,
+        context=lambda: api.get(f"{path}/").text,
+    )
     job = api.get(f"{path}/").json()
     assert job["state"] == "succeeded", job
     return job, api.get(f"{path}/result").text

@@ -12,7 +12,8 @@ import tritonclient.http as triton
 from tritonclient.utils import InferenceServerException
 
 from tests.e2e.digits import deploy, labels, request
-from tests.e2e.quickstarts import Quickstart, until
+from tests.e2e.quickstarts import Quickstart
+from tests.waiting import until
 
 Heldout = tuple[np.ndarray, np.ndarray]
 
@@ -60,7 +61,7 @@ def test_from_post_to_first_prediction_in_two_seconds(api: httpx2.Client, digits
         begun = time.monotonic()
         assert api.post("/api/v1/deployments/", json={"name": name, "model": "digits"}).status_code == 201
         infer = partial(api.post, f"/v2/models/{name}/infer", json=request(heldout[0][:1]))
-        until(lambda infer=infer: infer().status_code == 200, "the first prediction", 20)
+        until(lambda infer=infer: infer().status_code == 200, "the first prediction", seconds=20)
         seconds.append(time.monotonic() - begun)
         assert api.delete(f"/api/v1/deployments/{name}/").is_success
     assert min(seconds) < 2, seconds
@@ -75,7 +76,7 @@ def test_a_job_runs_through_the_class_queue_and_flower_shows_it(
     job = made.json()
     assert job["queue"] == "cyx.class.cpu"
     path = f"/api/v1/jobs/{job['id']}/"
-    until(lambda: api.get(path).json()["state"] not in ("queued", "running"), "the job ends", 20)
+    until(lambda: api.get(path).json()["state"] not in ("queued", "running"), "the job ends", seconds=20)
     assert api.get(path).json()["state"] == "succeeded", api.get(path).text
     assert np.mean(np.array(labels(api.get(f"{path}result").json())) == shown) > 0.95
 
@@ -106,7 +107,7 @@ def test_the_counts_of_a_minute_become_a_metric(api: httpx2.Client, digits: str,
         metrics = api.get(f"/api/v1/deployments/{digits}/metrics").json()["results"]
         return any(metric["requests"] > 0 and metric["latency_p99_ms"] for metric in metrics)
 
-    until(rolled_up, "a metric of the last minute", 100)
+    until(rolled_up, "a metric of the last minute", seconds=100)
 
 
 def test_nobody_else_sees_or_uses_what_is_mine(

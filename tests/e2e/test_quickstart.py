@@ -17,7 +17,8 @@ import httpx2
 import psutil
 import pytest
 
-from tests.e2e.quickstarts import END_SECONDS, PROJECT, Quickstart, alive, command, free_port, started, until
+from tests.e2e.quickstarts import END_SECONDS, PROJECT, Quickstart, alive, command, free_port, started
+from tests.waiting import until
 
 
 @contextmanager
@@ -64,7 +65,7 @@ def test_a_whole_life(tmp_path: Path) -> None:
         pids = family(again)
         again.process.kill()
         again.process.wait()
-        until(lambda: not alive(pids), "all its processes are gone", 5)
+        until(lambda: not alive(pids), "all its processes are gone", seconds=5)
 
 
 def says_where_everything_is(quickstart: Quickstart) -> None:

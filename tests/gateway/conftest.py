@@ -17,7 +17,8 @@ from gateway.asgi import Gateway
 from protocol import credentials, names, routes
 from protocol.tensors import TensorSpec
 from tests.gateway.node import Node, echo
-from tests.web_server import Server, wait_until
+from tests.waiting import until
+from tests.web_server import Server
 
 BODY_LIMIT_BYTES = 1 << 20
 
@@ -116,7 +117,7 @@ def deployed(control: Control, node: Node, http: httpx2.Client) -> routes.Route:
     replica = str(uuid.uuid4())
     node.answers[replica] = echo
     route = control.route("echo", node, [replica])
-    wait_until(lambda: http.get("/v2/models/echo").status_code == 200)
+    until(lambda: http.get("/v2/models/echo").status_code == 200)
     return route
 
 
@@ -128,8 +129,8 @@ def deploy(control, http):
         replicas = [str(uuid.uuid4()) for _ in answers]
         node.answers.update(zip(replicas, answers, strict=True))
         route = control.route(name, node, replicas, **more)
-        wait_until(lambda: len(http.get("/v2/models").json()["models"]))
-        wait_until(lambda: http.get(f"/v2/models/{name}/ready").status_code == (200 if replicas else 503))
+        until(lambda: len(http.get("/v2/models").json()["models"]))
+        until(lambda: http.get(f"/v2/models/{name}/ready").status_code == (200 if replicas else 503))
         return route
 
     return deploy

@@ -15,7 +15,7 @@ import pytest
 from protocol import names
 from tests.gateway.conftest import BODY_LIMIT_BYTES
 from tests.gateway.node import echo
-from tests.web_server import wait_until
+from tests.waiting import until
 
 IMAGE = {"name": "image", "datatype": "FP32", "shape": [1, 4], "data": [1, 2, 3, 4]}
 
@@ -76,7 +76,7 @@ def test_an_expired_key_is_refused(stranger, control, deployed):
 def test_a_revoked_key_is_refused_within_a_second(http, control, key, deployed):
     assert infer(http).status_code == 200
     control.revoke(key)
-    wait_until(lambda: infer(http).status_code == 401, seconds=1)
+    until(lambda: infer(http).status_code == 401, seconds=1)
 
 
 def test_a_new_key_works_at_once_though_it_was_refused_before(stranger, control, deployed):
@@ -85,7 +85,7 @@ def test_a_new_key_works_at_once_though_it_was_refused_before(stranger, control,
     control.revoke(key)
     error(infer(stranger, headers=headers), 401)
     control.publish_key(key)
-    wait_until(lambda: infer(stranger, headers=headers).status_code == 200, seconds=1)
+    until(lambda: infer(stranger, headers=headers).status_code == 200, seconds=1)
 
 
 def test_the_key_decides_whose_deployments_there_are(stranger, other_control, deployed):
@@ -97,7 +97,7 @@ def test_the_key_decides_whose_deployments_there_are(stranger, other_control, de
 
 def test_the_repository_index_says_why_a_model_is_not_ready(http, control, node, deployed):
     control.route("late", node, [], state="pending", reason="no node has 3 GB free")
-    wait_until(lambda: len(http.post("/v2/repository/index").json()) == 2)
+    until(lambda: len(http.post("/v2/repository/index").json()) == 2)
     _, late = http.post("/v2/repository/index").json()
     assert late["state"] == "UNAVAILABLE"
     assert "no node has 3 GB free" in late["reason"]
@@ -232,8 +232,8 @@ def test_a_route_that_is_not_readable_harms_no_other(http, control, deployed):
 def test_a_deployment_that_is_deleted_and_one_that_comes(http, control, node, deployed):
     assert infer(http).status_code == 200
     control.withdraw(deployed)
-    wait_until(lambda: infer(http).status_code == 404, seconds=1)
+    until(lambda: infer(http).status_code == 404, seconds=1)
     replica = str(uuid.uuid4())
     node.answers[replica] = echo
     control.route("new", node, [replica])
-    wait_until(lambda: infer(http, name="new").status_code == 200, seconds=1)
+    until(lambda: infer(http, name="new").status_code == 200, seconds=1)

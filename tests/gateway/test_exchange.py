@@ -18,7 +18,8 @@ from protocol import frames, names
 from protocol.tensors import Tensor
 from tests.gateway.conftest import BODY_LIMIT_BYTES, Control
 from tests.gateway.node import Node, echo, lose, stay_silent
-from tests.web_server import Server, wait_until
+from tests.waiting import until
+from tests.web_server import Server
 from tests.with_services import free_port, running, wait_for
 
 
@@ -54,7 +55,7 @@ def test_a_full_queue(http, node, deploy):
     with ThreadPoolExecutor(2) as pool:
         before = len(node.seen)
         waiting = [pool.submit(infer, http) for _ in range(2)]
-        wait_until(lambda: len(node.seen) == before + 2)
+        until(lambda: len(node.seen) == before + 2)
         refused = infer(http)
         assert "2 requests waiting per replica" in error(refused, 503)
         assert refused.headers["Retry-After"] == "1"
@@ -107,7 +108,7 @@ def test_a_replica_that_leaves_the_routes_loses_its_requests_to_another(http, co
     with ThreadPoolExecutor(1) as pool:
         before = len(node.seen)
         waiting = pool.submit(infer, http, 5)
-        wait_until(lambda: len(node.seen) > before)
+        until(lambda: len(node.seen) > before)
         other = str(uuid.uuid4())
         node.answers[other] = echo
         control.route("model", node, [other])
@@ -123,7 +124,7 @@ def test_a_late_answer_reaches_nobody(http, node, deploy):
 
     deploy(node, [hold], timeout_seconds=0.05)
     error(infer(http, 1), 504)
-    wait_until(lambda: held)
+    until(lambda: held)
     assert error(infer(http, 2), 504)
 
 
@@ -132,7 +133,7 @@ def test_a_caller_who_hangs_up_ends_the_run(http, node, deploy):
     before = len(node.cancelled)
     with pytest.raises(httpx2.ReadTimeout):
         infer(http.__class__(base_url=http.base_url, headers=http.headers, timeout=0.2))
-    wait_until(lambda: len(node.cancelled) == before + 1)
+    until(lambda: len(node.cancelled) == before + 1)
     assert node.cancelled[-1] == node.last_key[16:]
     assert "within 0.05 s" in error(infer(http, timeout=50_000), 504)  # there is room again
     assert requests_counted(route) == {"requests": 2, "errors": 1, "latencies": 0}
@@ -142,7 +143,7 @@ def test_a_run_that_timed_out_is_ended(http, node, deploy):
     deploy(node, [stay_silent])
     before = len(node.cancelled)
     error(infer(http, timeout=50_000), 504)
-    wait_until(lambda: len(node.cancelled) == before + 1)
+    until(lambda: len(node.cancelled) == before + 1)
     assert node.cancelled[-1] == node.last_key[16:]
 
 
@@ -154,7 +155,7 @@ def test_what_is_answered_is_never_cancelled(http, node, deploy):
     assert infer(http).status_code == 200
     error(infer(http, name="broken"), 500)
     error(infer(http, name="silent", timeout=50_000), 504)
-    wait_until(lambda: len(node.cancelled) > before)
+    until(lambda: len(node.cancelled) > before)
     assert len(node.cancelled) == before + 1
 
 
@@ -207,10 +208,10 @@ def test_requests_go_to_the_replica_with_the_fewest_waiting(http, node, deploy):
     with ThreadPoolExecutor(1) as pool:
         before = len(node.seen)
         first = pool.submit(infer, http)
-        wait_until(lambda: len(node.seen) > before)
+        until(lambda: len(node.seen) > before)
         if node.seen[before][0] == quick:
             first = pool.submit(infer, http)
-            wait_until(lambda: any(replica == silent for replica, _ in node.seen[before:]))
+            until(lambda: any(replica == silent for replica, _ in node.seen[before:]))
         assert [infer(http).status_code for _ in range(5)] == [200] * 5
         assert first.result().status_code == 504
 
@@ -238,7 +239,7 @@ def requests_counted(route):
         }
 
     with redis.Redis.from_url(settings.REDIS_URL, decode_responses=True) as connection:
-        wait_until(lambda: counts()["requests"])
+        until(lambda: counts()["requests"])
         return counts()
 
 
@@ -266,11 +267,11 @@ def test_redis_goes_and_comes_again(tmp_path):
             http.headers["Authorization"] = f"Bearer {(key := control.key())}"
             control.route("model", node, [replicas[echo]])
             control.route("silent", node, [replicas[stay_silent]])
-            wait_until(lambda: infer(http).status_code == 200)
+            until(lambda: infer(http).status_code == 200)
             with ThreadPoolExecutor(1) as pool:
                 before = len(node.seen)
                 under_way = pool.submit(infer, http, name="silent")
-                wait_until(lambda: len(node.seen) > before)
+                until(lambda: len(node.seen) > before)
                 control.redis.shutdown(nosave=True)
                 assert "lost" in error(under_way.result(5), 503)
             control.redis.close()
@@ -280,8 +281,8 @@ def test_redis_goes_and_comes_again(tmp_path):
         assert http.get("/v2/health/ready").status_code == 503
         with redis_server():
             control = answering()
-            wait_until(lambda: infer(http).status_code == 200)  # though Redis has forgotten every key and route
+            until(lambda: infer(http).status_code == 200)  # though Redis has forgotten every key and route
             control.publish_key(key)
             control.route("model", node, [])
-            wait_until(lambda: "no replica ready" in infer(http).text)
+            until(lambda: "no replica ready" in infer(http).text)
             control.redis.close()

@@ -16,7 +16,7 @@ import pytest
 from protocol import frames
 from protocol.text import Chunk, Embed, Embeddings, Generate
 from tests.gateway.node import lose, stay_silent
-from tests.web_server import wait_until
+from tests.waiting import until
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "openai.md"
 HELLO = [{"role": "user", "content": "Hello"}]
@@ -120,7 +120,7 @@ def test_text_parts_are_joined_and_other_parts_refused(client, node, text):
 def test_models_lists_what_takes_text(client, node, deploy, text):
     deploy(node, [say], "tensors")
     text([say], "writer")
-    wait_until(lambda: [model.id for model in client.models.list()] == ["writer"])
+    until(lambda: [model.id for model in client.models.list()] == ["writer"])
     assert client.models.retrieve("writer").id == "writer"
 
 
@@ -190,7 +190,7 @@ def test_a_caller_who_leaves_ends_the_generation(client, node, text):
     next(iter(stream))
     before = len(node.cancelled)
     stream.close()
-    wait_until(lambda: len(node.cancelled) == before + 1, seconds=0.2)
+    until(lambda: len(node.cancelled) == before + 1, seconds=0.2)
 
 
 def test_a_caller_who_does_not_wait_for_the_whole_ends_it_too(client, node, text):
@@ -198,7 +198,7 @@ def test_a_caller_who_does_not_wait_for_the_whole_ends_it_too(client, node, text
     before = len(node.cancelled)
     with pytest.raises(openai.APITimeoutError):
         client.with_options(timeout=0.2).chat.completions.create(model="model", messages=HELLO)
-    wait_until(lambda: len(node.cancelled) == before + 1)
+    until(lambda: len(node.cancelled) == before + 1)
 
 
 def test_a_replica_lost_before_it_spoke_is_replaced(client, text):

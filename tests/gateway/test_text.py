@@ -24,7 +24,8 @@ from protocol.routes import Abilities
 from protocol.text import INPUTS, OUTPUTS, Chunk, Embed, Embeddings, Generate
 from tests.gateway.conftest import BODY_LIMIT_BYTES, Control
 from tests.gateway.node import Node, lose, stay_silent
-from tests.web_server import Server, wait_until
+from tests.waiting import until
+from tests.web_server import Server
 from tests.with_services import free_port, running, wait_for
 
 HELLO = [{"role": "user", "content": "Hello"}]
@@ -142,7 +143,7 @@ def test_models_are_asked_only_for_what_they_can(client, http, text):
     with pytest.raises(openai.BadRequestError, match="does not embed"):
         client.embeddings.create(model="raw", input="x")
     text([say], "reader", abilities=Abilities(generates=False))
-    wait_until(lambda: http.get("/v2/models/reader").status_code == 200)
+    until(lambda: http.get("/v2/models/reader").status_code == 200)
     with pytest.raises(openai.BadRequestError, match="only embeds"):
         client.completions.create(model="reader", prompt="x")
     assert "only embeds" in http.post("/v2/models/reader/generate", json={"text_input": "x"}).json()["error"]
@@ -163,7 +164,7 @@ def test_a_full_queue_is_a_rate_limit(client, node, text):
     before = len(node.seen)
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(chat, client)
-        wait_until(lambda: len(node.seen) == before + 1)
+        until(lambda: len(node.seen) == before + 1)
         with pytest.raises(openai.RateLimitError, match="which is its limit") as caught:
             chat(client)
         assert caught.value.response.headers["retry-after"] == "1"
@@ -195,7 +196,7 @@ def test_a_caller_who_hangs_up_ends_each_of_several_prompts(client, node, text):
     before = len(node.cancelled)
     with pytest.raises(openai.APITimeoutError):
         client.with_options(timeout=0.3).completions.create(model="model", prompt=["a", "b", "c"])
-    wait_until(lambda: len(node.cancelled) == before + 3, seconds=0.2)
+    until(lambda: len(node.cancelled) == before + 3, seconds=0.2)
 
 
 def test_where_one_of_several_prompts_fails_the_others_are_ended(client, node, text):
@@ -203,7 +204,7 @@ def test_where_one_of_several_prompts_fails_the_others_are_ended(client, node, t
     before = len(node.cancelled)
     with pytest.raises(openai.BadRequestError, match="Not that"):
         client.completions.create(model="model", prompt=["a", "b"])
-    wait_until(lambda: len(node.cancelled) == before + 1)
+    until(lambda: len(node.cancelled) == before + 1)
 
 
 def test_what_is_answered_whole_is_never_cancelled(client, node, text):
@@ -224,7 +225,7 @@ def test_a_stream_that_takes_too_long_ends_with_an_error_and_is_cancelled(client
     with pytest.raises(openai.APIError, match=r"did not answer within 0\.3 s"):
         heard.extend(chunk.choices[0].delta.content for chunk in chat(client, stream=True))
     assert heard == ["", "one "]
-    wait_until(lambda: len(node.cancelled) == before + 1)
+    until(lambda: len(node.cancelled) == before + 1)
 
 
 @pytest.fixture
@@ -294,7 +295,7 @@ def test_a_request_goes_elsewhere_when_its_replica_leaves_the_routes(client, con
     before = len(node.seen)
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(lambda: told(chat(client, stream=True)))
-        wait_until(lambda: len(node.seen) == before + 1)
+        until(lambda: len(node.seen) == before + 1)
         other = "00000000-0000-4000-8000-00000000000a"
         node.answers[other] = say
         control.route("model", node, [other], task="text", deployment_id=route.deployment_id)
@@ -319,7 +320,7 @@ def test_tokens_are_counted_by_the_minute(client, text):
             for what in ("requests", "errors", "prompt_tokens", "generated_tokens")
         ]
 
-    wait_until(lambda: counts() == [3, 0, 18, 4])
+    until(lambda: counts() == [3, 0, 18, 4])
     connection.close()
 
 
@@ -401,7 +402,7 @@ def test_a_generation_that_redis_cut_off_is_ended_when_redis_is_back(tmp_path):
             control = answering()
             control.route("model", node, [replica], task="text")
             with openai.OpenAI(base_url=f"http://{server.address}/v1", api_key=control.key(), max_retries=0) as client:
-                wait_until(lambda: [model.id for model in client.models.list()] == ["model"])
+                until(lambda: [model.id for model in client.models.list()] == ["model"])
                 with chat(client, stream=True) as stream:
                     chunks = iter(stream)
                     assert [next(chunks).choices[0].delta.content for _ in range(2)] == ["", "one "]
@@ -412,5 +413,5 @@ def test_a_generation_that_redis_cut_off_is_ended_when_redis_is_back(tmp_path):
         assert not node.cancelled
         with redis_server():
             control = answering()
-            wait_until(lambda: node.cancelled == [node.last_key[16:]])
+            until(lambda: node.cancelled == [node.last_key[16:]])
             control.redis.close()

@@ -11,7 +11,7 @@ from tritonclient.utils import InferenceServerException
 
 from protocol.tensors import TensorSpec
 from tests.gateway.node import echo
-from tests.web_server import wait_until
+from tests.waiting import until
 
 
 @pytest.fixture
@@ -78,7 +78,7 @@ def test_text_tensors(client, headers, control, node):
     node.answers[replica] = echo
     spec, out = TensorSpec("text", "BYTES", [-1]), TensorSpec("text_out", "BYTES", [-1])
     control.route("words", node, [replica], inputs=[spec], outputs=[out])
-    wait_until(lambda: client.is_model_ready("words", headers=headers))
+    until(lambda: client.is_model_ready("words", headers=headers))
     for binary in (True, False):  # (tritonclient writes into the headers that it is given, hence the copy)
         tensor = triton.InferInput("text", [2], "BYTES")
         tensor.set_data_from_numpy(np.array([b"gr\xc3\xbc\xc3\x9fe", b""], dtype=np.object_), binary_data=binary)

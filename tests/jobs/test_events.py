@@ -10,7 +10,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -25,17 +25,10 @@ from nodes import celery_events, heartbeats
 from nodes.models import Node
 from tests.jobs.work import URL, accepted, send_failure, send_result, submit, submitted
 from tests.nodes.reports import Machine
+from tests.waiting import until
 from tests.with_services import free_port
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("version")]
-
-
-def until(found: Callable[[], Any], seconds: float = 20) -> Any:
-    give_up = time.monotonic() + seconds
-    while not (value := found()):
-        assert time.monotonic() < give_up, "waited in vain"
-        threading.Event().wait(0.02)
-    return value
 
 
 def wait_for_subscriber() -> None:
@@ -135,7 +128,7 @@ def test_flower_shows_it(owner, machine, empty_redis, tmp_path):
         subprocess.Popen([*command, *options], env=environment, stdout=log, stderr=log) as flower,
     ):
         try:
-            until(lambda: _get(f"http://127.0.0.1:{port}/healthcheck"), 60)
+            until(lambda: _get(f"http://127.0.0.1:{port}/healthcheck"), seconds=60)
             wait_for_subscriber()
             job = submitted(owner)
             accepted(machine, job)

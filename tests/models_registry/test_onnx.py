@@ -147,6 +147,39 @@ def test_a_file_made_of_countless_parts_is_refused_soon(tmp_path):
     assert time.monotonic() - before < 30
 
 
+def field(number: int, content: bytes) -> bytes:
+    """A field of the wire format, with its length."""
+    count, length = len(content), b""
+    while count > 127:
+        length += bytes([count & 0x7F | 0x80])
+        count >>= 7
+    return bytes([number << 3 | 2]) + length + bytes([count]) + content
+
+
+def with_nodes(nodes: bytes) -> bytes:
+    rest = linear()
+    rest.ClearField("graph")
+    return rest.SerializeToString() + field(7, linear().graph.SerializeToString() + nodes)
+
+
+def test_a_million_nodes_are_refused_soon(tmp_path):
+    node = field(1, helper.make_node("Identity", ["x"], ["y"]).SerializeToString())
+    before = time.monotonic()
+    read(tmp_path, with_nodes(node * 10))
+    assert "more than 100,000 nodes" in refusal(tmp_path, with_nodes(node * 1_000_000))
+    assert time.monotonic() - before < 30
+
+
+def test_ten_thousand_graphs_within_graphs_are_refused_soon(tmp_path):
+    node = helper.make_node("Constant", [], ["location"], value=numpy_helper.from_array(np.ones(1))).SerializeToString()
+    for _ in range(10_000):
+        branch = field(1, b"then_branch") + field(6, field(1, node)) + b"\xa0\x01\x05"
+        node = field(4, b"If") + field(5, branch)
+    before = time.monotonic()
+    assert "deep" in refusal(tmp_path, with_nodes(field(1, node)))
+    assert time.monotonic() - before < 10
+
+
 def test_graphs_deep_within_graphs_are_refused(tmp_path):
     inner = helper.make_node("Constant", [], ["location"], value=numpy_helper.from_array(np.ones(1, np.float32)))
     for _ in range(20):

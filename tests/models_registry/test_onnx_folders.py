@@ -127,6 +127,14 @@ def test_weights_anywhere_else_are_refused(owner, settings, model, words):
     assert nothing_is_left(settings)
 
 
+def test_what_is_cut_off_is_refused(owner, settings):
+    answer = push(owner, folder(split(), **{"weights.bin": WEIGHTS[:-1]}))
+    assert "goes to byte 48 of 'weights.bin', which has 47" in answer.json()["detail"]
+    answer = push(owner, folder(split()[:-20], **{"weights.bin": WEIGHTS}))
+    assert "cut off" in answer.json()["detail"]
+    assert nothing_is_left(settings)
+
+
 def twice(tensor: onnx.TensorProto) -> onnx.TensorProto:
     tensor.external_data.add(key="location", value="weights.bin")
     return tensor

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import psutil
 
-from tests.workers.waiting import until
+from tests.waiting import until
 from workers.hardware import memory
 from workers.runner.orders import Order
 from workers.runner_process import RunnerProcess
@@ -45,7 +45,7 @@ def check(order: Order, folder: Path, seconds: float = 60) -> None:
     # Of the machine: others take and give memory meanwhile, so it cannot be held to the byte. But had each round left
     # half of its runner behind, what is missing would be more than this; and what others took comes back some time.
     tolerance = (ROUNDS - WARM_UP) * of_a_runner // 2
-    until(lambda: memory.available_bytes() > before - tolerance, 30)
-    until(lambda: us.num_fds() <= files and threading.active_count() <= threads, 10)
+    until(lambda: memory.available_bytes() > before - tolerance, seconds=30)
+    until(lambda: us.num_fds() <= files and threading.active_count() <= threads, seconds=10)
     assert us.memory_info().rss - ours < OWN_BYTES
     assert set(us.children(recursive=True)) <= set(children)

@@ -45,6 +45,10 @@ class GatewaySide:
         self.redis.rpush(names.node_inbox(NODE_ID), frame)
         return request_id
 
+    def cancel(self, replica_id: str, request_id: bytes) -> None:
+        frame = frames.pack_cancel(UUID(replica_id).bytes, self.id, request_id)
+        self.redis.rpush(names.node_inbox(NODE_ID), frame)
+
     def lines(self, id: str) -> list[tuple[str, str, str]]:
         """Of the log of a replica or a job: fence, source, line."""
         found: Any = self.redis.xrange(names.replica_log(NODE_ID, id))
@@ -66,6 +70,6 @@ def floats(name: str, *values: float) -> Tensor:
     return Tensor(name, "FP32", [len(values)], struct.pack(f"<{len(values)}f", *values))
 
 
-def command(text: str) -> Tensor:
+def command(*texts: str) -> Tensor:
     """For the fake runtime."""
-    return Tensor("command", "BYTES", [1], join_elements([text.encode()]))
+    return Tensor("command", "BYTES", [len(texts)], join_elements([text.encode() for text in texts]))

@@ -22,11 +22,11 @@ from msgspec.structs import replace
 
 from protocol import names
 from protocol.messages import DesiredState
+from tests.waiting import until
 from tests.workers import tiny_models
 from tests.workers.conftest import spec
 from tests.workers.gateway_side import GatewaySide, command, floats
 from tests.workers.node_api import JOIN_TOKEN, NODE_ID, NodeApi
-from tests.workers.waiting import until
 from workers.settings import Home
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -122,7 +122,7 @@ def test_a_runner_killed_under_way_is_told_at_once_and_not_started_again(
         until(lambda: gateway.redis.llen(names.node_inbox(NODE_ID)) == 0)
         runner.kill()
         assert gateway.receive(3)[0] == asked
-        failure = until(lambda: node_api.heartbeats[-1].replicas[0].failure, 3)
+        failure = until(lambda: node_api.heartbeats[-1].replicas[0].failure, seconds=3)
         assert failure is not None
         assert failure.code == "runner_died"
         assert "SIGKILL" in failure.message
@@ -158,7 +158,7 @@ def test_no_runner_outlives_an_agent_that_was_killed(node_api: NodeApi, home: Pa
         processes = runners(agent)
         assert len(processes) == 3
         agent.kill()
-        until(lambda: not any(process.is_running() for process in processes), 5)
+        until(lambda: not any(process.is_running() for process in processes), seconds=5)
 
 
 def test_a_new_token_is_kept_and_used(node_api: NodeApi, home: Path, control: Celery):

@@ -11,8 +11,8 @@ import pytest
 from msgspec.structs import replace
 
 from protocol.messages import File
+from tests.waiting import until
 from tests.workers.node_api import NodeApi
-from tests.workers.waiting import until
 from workers.blobs import BlobCache
 from workers.control_plane import ControlPlane
 from workers.failures import AttemptFailed, Stopped

@@ -14,9 +14,9 @@ from nodes import doorbells, joining
 from nodes.models import Node
 from protocol import names
 from protocol.messages import Registration
+from tests.waiting import until
 from tests.workers import gateway_side
 from tests.workers.gateway_side import GatewaySide, floats
-from tests.workers.waiting import until
 from workers import app
 from workers.hardware import machine
 from workers.link import Link

@@ -7,13 +7,17 @@ import time
 
 import psutil
 import pytest
+from onnx import TensorProto, helper
 
 from protocol import frames
 from protocol.tensors import Tensor
+from tests.models_registry.test_onnx import field
+from tests.waiting import until
 from tests.workers import tiny_models
 from tests.workers.test_runner import Started, start  # noqa: F401  (a fixture)
-from tests.workers.waiting import until
+from workers.failures import AttemptFailed
 from workers.runner.inbox import LOOK_SECONDS
+from workers.runner.serving import CANCELLED
 
 ENDLESS = b"e" * 24
 SOON = 5.0
@@ -65,13 +69,17 @@ def test_a_caller_who_hangs_up_ends_the_run(looper):
     looper.send(*rows(1, forever=True), key=ENDLESS, timeout_ms=60_000)
     computes(looper)
     cancel(looper, ENDLESS)
-    assert is_right(looper)
+    assert looper.receive().error == CANCELLED
     assert time.monotonic() - started < SOON
+    assert is_right(looper)
 
 
 def test_who_has_hung_up_before_is_not_run(looper):
     looper.send(*rows(1, forever=True), key=ENDLESS, timeout_ms=60_000)
     cancel(looper, ENDLESS)
+    assert looper.receive().error == CANCELLED
+    assert is_right(looper)
+    cancel(looper, ENDLESS)  # of what was answered already
     assert is_right(looper)
 
 
@@ -82,12 +90,12 @@ def test_of_several_in_one_run_the_others_still_get_their_answers(looper):
         looper.send(*rows(number), key=bytes([number]) * 24)
     cancel(looper, bytes([2]) * 24)
     found = {}
-    while len(found) < 5:
+    while len(found) < 6:
         looper.unread = looper.unread or looper.process.read()
         for frame in looper.unread:
             found[frame[:24]] = frame[frames.STATUS]
         looper.unread = []
-    assert found.pop(ENDLESS) == frames.ERROR
+    assert found.pop(ENDLESS) == found.pop(bytes([2]) * 24) == frames.ERROR
     assert found == {bytes([number]) * 24: frames.LAST for number in (0, 1, 3, 4)}
     assert is_right(looper)
 
@@ -124,3 +132,30 @@ def test_more_memory_than_there_is_costs_that_request_only(start, count):  # noq
     assert time.monotonic() - started < SOON
     fine = runner.ask(Tensor("count", "INT64", [1], struct.pack("<q", 3)))
     assert fine.outputs == [Tensor("y", "FP32", [3], bytes(12))]
+
+
+def test_more_memory_than_there_is_at_loading_is_no_end_of_anything(start):  # noqa: F811
+    """onnxruntime computes what is constant when it loads, unless it is large."""
+    shape = helper.make_tensor("count", TensorProto.INT64, [1], [10**14])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, [None])
+    content = tiny_models.model([helper.make_node("ConstantOfShape", ["count"], ["y"])], [], [y], [shape])
+    runner = start()
+    (runner.folder / "m.onnx").write_bytes(content)
+    started = time.monotonic()
+    runner.load("onnx", "m.onnx")
+    for _ in range(2):
+        failed = runner.ask()
+        assert (failed.error_code, "memory did not suffice" in failed.error) == ("run_failed", True)
+    assert time.monotonic() - started < 2 * SOON
+
+
+def test_graphs_ten_thousand_deep_do_not_load(start):  # noqa: F811
+    node = b""
+    for _ in range(10_000):
+        node = field(4, b"If") + field(5, field(1, b"then_branch") + field(6, field(1, node)) + b"\xa0\x01\x05")
+    runner = start()
+    (runner.folder / "m.onnx").write_bytes(tiny_models.doubler() + field(7, field(1, node)))
+    started = time.monotonic()
+    with pytest.raises(AttemptFailed, match="onnxruntime"):
+        runner.load("onnx", "m.onnx")
+    assert time.monotonic() - started < 2 * SOON

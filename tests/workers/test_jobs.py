@@ -14,11 +14,11 @@ from msgspec.structs import replace
 from protocol import oip
 from protocol.messages import Held, JobSpec
 from protocol.tensors import Tensor
+from tests.waiting import until
 from tests.workers import tiny_models
 from tests.workers.gateway_side import GatewaySide, command
 from tests.workers.node_api import NODE_ID, NodeApi
 from tests.workers.test_supervisor import runner_pids
-from tests.workers.waiting import until
 from workers import jobs as jobs_module
 from workers.blobs import BlobCache
 from workers.control_plane import ControlPlane

@@ -15,9 +15,9 @@ import redis
 
 from protocol import frames, names
 from protocol.frames import Reply
+from tests.waiting import until
 from tests.workers.gateway_side import GatewaySide, floats
 from tests.workers.node_api import NODE_ID
-from tests.workers.waiting import until
 from workers import channel as channels
 from workers.channel import Channel
 from workers.link import Link

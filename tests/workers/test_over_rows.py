@@ -14,10 +14,10 @@ from msgspec.structs import replace
 from onnx import TensorProto, helper
 
 from protocol.messages import Failure, JobSpec, OverRows
+from tests.waiting import until
 from tests.workers import tiny_models
 from tests.workers.node_api import NodeApi
 from tests.workers.test_jobs import Side, waiting_job
-from tests.workers.waiting import until
 from workers import jobs as jobs_module
 
 
@@ -202,7 +202,7 @@ def test_progress_is_reported(side, node_api, monkeypatch):
     data = npz(x=np.zeros((size, 64), "f4"))
     job = job_over(node_api, tiny_models.mixer(layers=20), data, size, "npz", chunk_rows=1)
     side.jobs.doorbell(job.id)
-    held = until(lambda: [one for one in side.jobs.held() if one.rows_done], 60)
+    held = until(lambda: [one for one in side.jobs.held() if one.rows_done], seconds=60)
     assert 0 < held[0].rows_done < size
     side.jobs.keep(allowed=[], told=side.jobs.held())
     until(lambda: side.jobs.held() == [])

@@ -16,9 +16,9 @@ import pytest
 from protocol import frames
 from protocol.frames import Request
 from protocol.tensors import Tensor
+from tests.waiting import until
 from tests.workers import tiny_models
 from tests.workers.gateway_side import Answer, command, floats, unpack
-from tests.workers.waiting import until
 from workers.failures import AttemptFailed
 from workers.runner.orders import Order
 from workers.runner_process import RunnerProcess
@@ -79,6 +79,8 @@ def test_an_onnx_model_serves(start):
     runner.load("onnx", "m.onnx")
     one = Tensor("x", "FP32", [1, 2], floats("", 1, 2).data)
     assert runner.ask(one).outputs == [Tensor("y", "FP32", [1, 2], floats("", 2, 4).data)]
+    left = [path for path in runner.folder.rglob("*") if path.is_file()]
+    assert left == [runner.folder / "m.onnx"]  # nothing that onnxruntime would report to its maker
 
 
 def test_bad_requests_cost_only_themselves(start):
@@ -236,5 +238,5 @@ def test_no_runner_outlives_its_parent(tmp_path: Path):
     parent.kill()
     killed = time.monotonic()
     parent.communicate()
-    until(lambda: not any(runner.is_running() for runner in runners), 5)
+    until(lambda: not any(runner.is_running() for runner in runners), seconds=5)
     assert time.monotonic() - killed < 5

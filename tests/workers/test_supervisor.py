@@ -15,11 +15,11 @@ from msgspec.structs import replace
 from protocol import names
 from protocol.messages import Failure, ReplicaFacts, ReplicaSpec
 from protocol.tensors import Tensor
+from tests.waiting import until
 from tests.workers import tiny_models
 from tests.workers.conftest import spec
 from tests.workers.gateway_side import GatewaySide, command, floats
 from tests.workers.node_api import NODE_ID, NodeApi
-from tests.workers.waiting import until
 from workers import supervisor as supervisor_module
 from workers.blobs import BlobCache
 from workers.control_plane import ControlPlane
@@ -190,7 +190,7 @@ def test_a_replica_is_stopped_whatever_it_does(side: Side, node_api: NodeApi, ga
     gateway.send(busy.id, command("sleep 60"))
     side.want()
     assert {fact.phase for fact in side.facts().values()} <= {"stopping"}
-    until(lambda: side.facts() == {}, 8)  # five seconds politely
+    until(lambda: side.facts() == {}, seconds=8)  # five seconds politely
     assert runner_pids() == []
 
 
@@ -252,7 +252,9 @@ def test_a_runner_that_hangs_in_a_request_is_ended_and_can_be_had_again(
     side.supervisor.sweep()
     assert side.phase(wanted) == "ready"
 
-    gateway.send(wanted.id, command("sleep 60"))
+    hanging = gateway.send(wanted.id, command("print begun", "sleep 60"))
+    until(lambda: "begun" in str(gateway.lines(wanted.id)))
+    gateway.cancel(wanted.id, hanging)  # as gateways do when a request's time is over: the runner hangs all the same
     until(lambda: side.supervisor.sweep() or side.phase(wanted) == "failed")
     assert gateway.receive()[1].error_code == "replica_lost"
     failure = side.failed(wanted)

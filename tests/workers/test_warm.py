@@ -11,13 +11,13 @@ import pytest
 from msgspec.structs import replace
 
 from protocol.messages import Failure, JobSpec
+from tests.waiting import until
 from tests.workers.conftest import spec as replica_spec
 from tests.workers.gateway_side import GatewaySide, command
 from tests.workers.node_api import NodeApi
 from tests.workers.test_jobs import Side, pair, waiting_job
 from tests.workers.test_supervisor import Side as ReplicaSide
 from tests.workers.test_supervisor import runner_pids
-from tests.workers.waiting import until
 from workers import warm as warm_module
 from workers.warm import Warm, key
 

@@ -22,6 +22,8 @@ from workers.runtimes.base import Arrays, Inputs, Interrupted, Interruptible, Ru
 
 # Answers wait for their neighbours no longer than this.
 HOLD_NS = 1_000_000
+# Nobody reads this; that there is an answer tells the agent that the runner does not hang.
+CANCELLED = "The request was cancelled."
 
 clock = time.monotonic_ns
 
@@ -137,7 +139,10 @@ def _take(found: Frames, waiting: list[Asked], answers: Answers) -> None:
     """Adds what is asked, and takes away what was cancelled. What makes no sense is answered at once."""
     for arrived_ns, frame in found:
         if frame[frames.KIND] == frames.CANCEL:
-            waiting[:] = [one for one in waiting if one.key != frame[frames.REPLY_KEY]]
+            key = frame[frames.REPLY_KEY]
+            if any(one.key == key for one in waiting):
+                waiting[:] = [one for one in waiting if one.key != key]
+                answers.refuse(key, TimedOut(CANCELLED))
             continue
         try:
             waiting.append(_decode(frame, arrived_ns))
@@ -180,12 +185,14 @@ def _run(batches: Batches, batch: list[Asked], answers: Answers, inbox: Inbox) -
     compute_us = (clock() - started) // 1000
     ran = 0
     for one, outputs in zip(live, found, strict=True):
-        if not isinstance(outputs, Interrupted):
+        if one.key not in listening:
+            answers.refuse(one.key, TimedOut(CANCELLED))
+        elif not isinstance(outputs, Interrupted):
             answers.give(one.key, outputs, compute_us)
             ran += one.rows
-        elif len(live) > 1 and one.key in listening:  # perhaps it was another's fault that the run took so long
+        elif len(live) > 1:  # perhaps it was another's fault that the run took so long
             _run(batches, [one], answers, inbox)
-        elif one.key in listening:
+        else:
             answers.refuse(one.key, TimedOut(f"The run took longer than {one.timeout_ms} ms and was ended."))
     return ran
 

@@ -15,7 +15,7 @@ from protocol.errors import BadRequest
 from protocol.frames import Error, Request
 from protocol.text import Chunk, Embed, Embeddings, Generate
 from tests.runtimes.gguf.asking import COUNT, COUNTED, OPTIONS, RHYME, RHYMES, Asking, to_generate
-from tests.workers.waiting import until
+from tests.waiting import until
 from workers.failures import AttemptFailed
 from workers.runner.orders import Order
 from workers.runner_process import RunnerProcess
@@ -138,7 +138,7 @@ def test_nothing_remains_of_it(runner):
     status = Path(f"/proc/{children[-1].pid}/status").read_text()
     assert ("Seccomp:\t2" in status) == (levels.reached().level > 0)  # the one in which the template runs
     runner.process.close()
-    until(lambda: not any(child.is_running() for child in children), 5)
+    until(lambda: not any(child.is_running() for child in children), seconds=5)
 
 
 def test_why_a_model_does_not_load_is_told(runner, tmp_path):

@@ -11,11 +11,11 @@ import pytest
 
 from protocol.tensors import Tensor
 from tests.runtimes.gguf.asking import RHYMES
+from tests.waiting import until
 from tests.workers import tiny_models
 from tests.workers.gateway_side import command, floats
 from tests.workers.sandbox.caged import why_not
 from tests.workers.test_runner import Started
-from tests.workers.waiting import until
 from workers import runner_process
 from workers.failures import AttemptFailed
 from workers.runner.orders import Order, Run
