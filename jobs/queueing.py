@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 from uuid import UUID
 
 from django.db.models import Count, F, Q, QuerySet
@@ -40,14 +42,16 @@ class NotThisNode(Conflict):
 def need(job: Job) -> Need:
     return Need(
         format=job.version.format,
-        memory_bytes=memory_bytes(job),
+        memory_bytes=memory.estimate_bytes(job.version, job.options),
+        measured=memory.learned(job.version, weighty_options(job)),
         hardware_class=job.hardware_class,
         avoid=_failed_on(job),
     )
 
 
-def memory_bytes(job: Job) -> int:
-    return memory.estimate_bytes(job.version, job.options)
+def weighty_options(job: Job) -> dict[str, Any]:
+    """Its options, and how many rows go through the model together."""
+    return {**job.options, memory.CHUNK_ROWS: job.over_rows["chunk_rows"]} if job.over_rows else job.options
 
 
 def ring(job: Job) -> None:
@@ -58,7 +62,7 @@ def ring(job: Job) -> None:
 
 def hand_on(job: Job) -> None:
     """After this transaction: rings the node that could take the job now, if there is one."""
-    choice = choose(need(job), _with_slot(_offers(job)))
+    choice = choose(need(job), _offers(job))
     if isinstance(choice, Choice):
         Job.objects.filter(pk=job.pk).update(rung_at=timezone.now())
         doorbells.ring_node_for_job(choice.node_id, job_id=str(job.pk))
@@ -116,7 +120,7 @@ def check_not_failed_here(job: Job, node: Node) -> None:
     wanted = need(job)
     if str(node.pk) not in wanted.avoid:
         return
-    choice = choose(wanted, _with_slot(_offers(job)))
+    choice = choose(wanted, _offers(job))
     if isinstance(choice, Choice) and choice.node_id not in wanted.avoid:
         raise NotThisNode(f"The job failed on {node.name} before, and another node can take it.")
 
@@ -166,8 +170,6 @@ def why_waiting(job: Job) -> str:
         why = _no_such_class(job.hardware_class, offers)
     elif not isinstance(found, Choice):
         why = f"No node of class {job.hardware_class} can take it now: {explain(found)}."
-    elif not isinstance(choose(wanted, _with_slot(of_class)), Choice):
-        why = "Every node that could take it runs as many jobs as it may."
     else:
         why = ""
     return " ".join(part for part in (last.reason if last else "", why) if part)
@@ -186,12 +188,9 @@ def _classes(offers: Iterable[NodeOffer]) -> Counter[str]:
 
 
 def _offers(job: Job) -> list[NodeOffer]:
-    return allocations.offers(Node.objects.visible_to(job.owner), {})
-
-
-def _with_slot(offers: list[NodeOffer]) -> list[NodeOffer]:
-    running = _running_by_node()
-    return [offer for offer in offers if running[UUID(offer.id)] < JOBS_AT_ONCE]
+    offers = allocations.offers(Node.objects.visible_to(job.owner), {})
+    busy = {str(node_id) for node_id, running in _running_by_node().items() if running >= JOBS_AT_ONCE}
+    return [replace(offer, busy=offer.id in busy) for offer in offers] if busy else offers
 
 
 def _running_by_node() -> Counter[UUID]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+import msgspec
 from django.db import IntegrityError, transaction
 from django.db.models import Model as DatabaseRow
 from django.db.models import ProtectedError
@@ -90,6 +92,7 @@ def _add(
             number=model.last_number,
             format=found.format.NAME,
             size_bytes=sum(part.size_bytes for part in files.values()),
+            content=content({path: part.sha256 for path, part in files.items()}),
             metadata=found.metadata | about,
         )
         VersionFile.objects.bulk_create(
@@ -99,6 +102,11 @@ def _add(
         for part in sorted({part.sha256: part for part in files.values()}.values(), key=lambda part: part.sha256):
             part.keep()
     return version
+
+
+def content(files: Mapping[str, str]) -> str:
+    """What `Version.content` is, of SHA-256 by path."""
+    return hashlib.sha256(msgspec.json.encode(sorted(files.items()))).hexdigest()
 
 
 def find_version(owner: User, name: str, number: int | None) -> Version:

@@ -7,6 +7,7 @@ from typing import Any
 from rest_framework import serializers
 
 from deployments.models import Deployment, DeploymentEvent, DeploymentMetric, Replica
+from models_registry import memory
 from protocol.hardware import CLASSES
 
 
@@ -27,6 +28,9 @@ class ReplicaSerializer(serializers.ModelSerializer[Replica]):
             "fence",
             "allocated_bytes",
             "memory_bytes",
+            "peak_bytes",
+            "device_memory_bytes",
+            "device_peak_bytes",
             "progress",
             "failures",
             "retry_at",
@@ -37,6 +41,9 @@ class DeploymentSerializer(serializers.ModelSerializer[Deployment]):
     model = serializers.CharField(source="version.model.name", read_only=True)
     version = serializers.IntegerField(source="version.number", read_only=True)
     format = serializers.CharField(source="version.format", read_only=True)
+    estimated_bytes = serializers.SerializerMethodField(
+        help_text="Of a replica's memory, guessed from the model's files and the options."
+    )
     replicas = ReplicaSerializer(many=True, read_only=True)
 
     class Meta:
@@ -53,9 +60,13 @@ class DeploymentSerializer(serializers.ModelSerializer[Deployment]):
             "replica_count",
             "hardware_class",
             "options",
+            "estimated_bytes",
             "created_at",
             "replicas",
         ]
+
+    def get_estimated_bytes(self, deployment: Deployment) -> int:
+        return memory.estimate_bytes(deployment.version, deployment.options)
 
 
 class NewDeploymentSerializer(serializers.Serializer[Any]):

@@ -8,6 +8,7 @@ from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
 from jobs.models import Dataset, Job, JobEvent
+from models_registry import memory
 from protocol import names
 from protocol.datasets import CHUNK_ROWS, MOST_CHUNK_ROWS, RESULT_FORMATS
 from protocol.hardware import CLASSES
@@ -24,6 +25,7 @@ class JobSerializer(serializers.ModelSerializer[Job]):
     device = serializers.CharField(source="device.name", default=None, read_only=True)
     waited_seconds = serializers.SerializerMethodField(help_text="From submission to the start of the last attempt.")
     ran_seconds = serializers.SerializerMethodField(help_text="How long the last attempt took.")
+    estimated_bytes = serializers.SerializerMethodField(help_text="Of memory, guessed from files and options.")
     rows_total = serializers.IntegerField(read_only=True, allow_null=True, help_text="Of a job over a data set.")
     result_format = serializers.SerializerMethodField(help_text="Of a job over a data set.")
 
@@ -41,6 +43,10 @@ class JobSerializer(serializers.ModelSerializer[Job]):
             "node",
             "device",
             "attempts",
+            "estimated_bytes",
+            "allocated_bytes",
+            "peak_bytes",
+            "device_peak_bytes",
             "options",
             "timeout_seconds",
             "dataset",
@@ -54,6 +60,9 @@ class JobSerializer(serializers.ModelSerializer[Job]):
             "ran_seconds",
         ]
         read_only_fields = fields
+
+    def get_estimated_bytes(self, job: Job) -> int:
+        return memory.estimate_bytes(job.version, job.options)
 
     def get_queue(self, job: Job) -> str:
         return names.class_queue(job.hardware_class)
