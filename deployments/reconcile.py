@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
@@ -34,9 +35,9 @@ def place(replica: Replica) -> bool:
     """Gives a waiting replica a node and a new fence, or writes down for every node why not."""
     deployment = replica.deployment
     holder = replica.holder(replica.fence + 1)
-    need = needed(deployment, avoid=_failed_on(replica))
+    need = avoiding_failures(needed(deployment), replica)
     nodes = Node.objects.visible_to(deployment.owner)
-    found = allocations.allocate(nodes=nodes, need=need, holder=holder, siblings=_siblings(deployment))
+    found = allocations.allocate(nodes=nodes, need=need, holder=holder, siblings=siblings(deployment))
     if not isinstance(found, Device):
         _keep_waiting(replica, explain(found))
         return False
@@ -58,15 +59,19 @@ def place(replica: Replica) -> bool:
     return placed
 
 
-def needed(deployment: Deployment, *, avoid: frozenset[str] = frozenset()) -> Need:
+def needed(deployment: Deployment) -> Need:
     """By one replica, by what was measured of earlier ones, else by estimate."""
     return Need(
         format=deployment.version.format,
         memory_bytes=memory.estimate_bytes(deployment.version, deployment.options),
         measured=memory.learned(deployment.version, deployment.options),
         hardware_class=deployment.hardware_class,
-        avoid=avoid,
     )
+
+
+def avoiding_failures(need: Need, replica: Replica) -> Need:
+    failed = _failed_on(replica)
+    return replace(need, avoid=failed) if failed else need
 
 
 def attempt_failed(replica: Replica, failure: Failure) -> None:
@@ -171,7 +176,7 @@ def _keep_waiting(replica: Replica, reason: str) -> None:
         replica.reason = reason
 
 
-def _siblings(deployment: Deployment) -> Counter[str]:
+def siblings(deployment: Deployment) -> Counter[str]:
     held = Replica.objects.filter(deployment=deployment, state__in=ON_NODE)
     return Counter(str(node_id) for node_id in held.values_list("node_id", flat=True))
 

@@ -17,12 +17,14 @@ from django.db.models import Count, F, Q, QuerySet
 from django.utils import timezone
 
 from accounts import live
+from accounts.models import User
 from jobs.models import Job, JobEvent
 from jobs.states import JobState
 from models_registry import memory
-from nodes import allocations, doorbells
+from nodes import allocations, doorbells, planning
 from nodes.models import Node
 from nodes.placement import Choice, Need, NodeOffer, choose, explain
+from nodes.why_not import Row, Stoppable
 from protocol import names
 from protocol.errors import Conflict
 from protocol.hardware import CLASSES
@@ -150,6 +152,19 @@ def explain_all() -> None:
 
 def lost_attempts(job: Job) -> QuerySet[JobEvent]:
     return JobEvent.objects.filter(job=job, came_from=JobState.RUNNING, went_to=JobState.QUEUED)
+
+
+def rows(job: Job) -> list[Row]:
+    """Why a queued job is on no node, node by node; empty where one is about to take it."""
+    wanted, offers = need(job), _offers(job)
+    found = choose(wanted, offers)
+    return [] if isinstance(found, Choice) else planning.explained(wanted, offers, found, user=job.owner)
+
+
+def stoppable(user: User) -> dict[str, Stoppable]:
+    """By the allocation that it holds: which of this user's jobs run."""
+    mine = Job.objects.visible_to(user).filter(state=JobState.RUNNING).values_list("pk", "fence")
+    return {Job(pk=pk, fence=fence).holder: Stoppable("job", str(pk)) for pk, fence in mine}
 
 
 def explain_one(job: Job) -> None:

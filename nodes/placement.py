@@ -17,6 +17,10 @@ class DeviceOffer(NamedTuple):
     hardware_class: str
     free_bytes: int | None  # None: no probe could tell how much memory it has
 
+    @property
+    def kind(self) -> str:
+        return _kind(self.hardware_class)
+
 
 @dataclass(frozen=True, slots=True)
 class NodeOffer:
@@ -99,7 +103,7 @@ def _fit(need: Need, node: NodeOffer) -> DeviceOffer | Refusal:
         return Refusal(node.name, "format", f"cannot run {need.format}: {why}")
     if need.format in PROGRAM_FORMATS and (words := _program_refusal(need.format, node)):
         return Refusal(node.name, "program", words)
-    devices = [device for device in node.devices if need.hardware_class in ("", device.hardware_class)]
+    devices = of_class(need, node)
     if not devices:
         return Refusal(node.name, "hardware_class", f"has no device of class {need.hardware_class}")
     roomy = []
@@ -115,7 +119,7 @@ def _fit(need: Need, node: NodeOffer) -> DeviceOffer | Refusal:
     if nearest is None:
         return Refusal(node.name, "memory_unknown", "does not know how much memory its devices have")
     if not roomy:
-        needed, free = need.bytes_on(kind(nearest.hardware_class)), max(nearest.free_bytes or 0, 0)
+        needed, free = need.bytes_on(nearest.kind), max(nearest.free_bytes or 0, 0)
         reason = f"has {gib(free)} free, {gib(needed)} needed"
         return Refusal(node.name, "memory", reason, nearest.name, needed, free)
     if node.busy:
@@ -132,13 +136,17 @@ def _program_refusal(format: str, node: NodeOffer) -> str:
     return ""
 
 
+def of_class(need: Need, node: NodeOffer) -> list[DeviceOffer]:
+    return [device for device in node.devices if need.hardware_class in ("", device.hardware_class)]
+
+
 def missing_bytes(need: Need, device: DeviceOffer) -> int:
     """What it lacks; nothing, or less, where the need fits. Of a device whose memory is known."""
-    return need.bytes_on(kind(device.hardware_class)) - (device.free_bytes or 0)
+    return need.bytes_on(device.kind) - (device.free_bytes or 0)
 
 
 @cache
-def kind(hardware_class: str) -> str:
+def _kind(hardware_class: str) -> str:
     return hardware_class.partition("-")[0]
 
 
@@ -146,7 +154,7 @@ def kind(hardware_class: str) -> str:
 def _cost(hardware_class: str) -> int:
     """What asks for no class leaves the dear devices free: CPU, then OpenCL, then CUDA by memory."""
     tier = hardware_class.partition("-")[2]
-    return {"cpu": 0, "opencl": 1}.get(kind(hardware_class)) or (int(tier.rstrip("g")) + 1 if tier else 0)
+    return {"cpu": 0, "opencl": 1}.get(_kind(hardware_class)) or (int(tier.rstrip("g")) + 1 if tier else 0)
 
 
 def gib(size: int) -> str:

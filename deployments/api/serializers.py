@@ -8,6 +8,7 @@ from rest_framework import serializers
 
 from deployments.models import Deployment, DeploymentEvent, DeploymentMetric, Replica
 from models_registry import memory
+from nodes.api.placement import WhyNotSerializer
 from protocol.hardware import CLASSES
 
 
@@ -82,6 +83,25 @@ class NewDeploymentSerializer(serializers.Serializer[Any]):
             known = ", ".join(self.fields)
             raise serializers.ValidationError(dict.fromkeys(strange, f"There is no such field. Known: {known}."))
         return super().to_internal_value(data)
+
+
+class PlaceSerializer(serializers.Serializer[Any]):
+    replica = serializers.IntegerField()
+    node = serializers.CharField()
+    device = serializers.CharField()
+    memory_bytes = serializers.IntegerField(help_text="That would be promised to it.")
+
+
+class PreviewSerializer(serializers.Serializer[Any]):
+    """Where replicas would go if they were placed now."""
+
+    estimated_bytes = serializers.IntegerField(help_text="Of a replica's memory, guessed.")
+    measured_bytes = serializers.DictField(
+        child=serializers.IntegerField(), help_text="By kind of device, where it was measured: what is promised there."
+    )
+    places = PlaceSerializer(many=True)
+    waiting = serializers.ListField(child=serializers.IntegerField(), help_text="The replicas that find no room.")
+    why_not = WhyNotSerializer(many=True, help_text="What keeps these: a row for each node that you may use.")
 
 
 class ScaleSerializer(serializers.Serializer[Any]):

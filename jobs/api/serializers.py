@@ -7,8 +7,11 @@ from typing import Any
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
+from jobs import queueing
 from jobs.models import Dataset, Job, JobEvent
+from jobs.states import JobState
 from models_registry import memory
+from nodes.api.placement import WhyNotSerializer
 from protocol import names
 from protocol.datasets import CHUNK_ROWS, MOST_CHUNK_ROWS, RESULT_FORMATS
 from protocol.hardware import CLASSES
@@ -89,11 +92,19 @@ class JobEventSerializer(serializers.ModelSerializer[JobEvent]):
 
 
 class JobDetailSerializer(JobSerializer):
+    why_not = serializers.SerializerMethodField(
+        help_text="While it is queued: a row for each node that you may use, unless one is about to take it."
+    )
     events = JobEventSerializer(many=True, read_only=True, help_text="Every move, newest first.")
 
     class Meta(JobSerializer.Meta):
-        fields = [*JobSerializer.Meta.fields, "events"]
+        fields = [*JobSerializer.Meta.fields, "why_not", "events"]
         read_only_fields = fields
+
+    @extend_schema_field(WhyNotSerializer(many=True))
+    def get_why_not(self, job: Job) -> Any:
+        rows = queueing.rows(job) if job.state == JobState.QUEUED else []
+        return WhyNotSerializer(rows, many=True).data
 
 
 class TensorDataSerializer(serializers.Serializer[Any]):
