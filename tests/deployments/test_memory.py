@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
+from django.db import connection
+from django.db.models import Count, Sum
+from django.test import Client
 
 from deployments import reconcile
 from deployments.models import Replica
 from models_registry import memory
 from models_registry.models import MeasuredMemory, Version
-from nodes.models import Allocation
-from protocol.hardware import GIB
+from nodes.models import Allocation, Device
+from protocol.hardware import GIB, allocatable_bytes
 from protocol.messages import Failure, MemoryPeak, ReplicaFacts
 from tests import factories
 from tests.cast import Person
@@ -198,3 +203,32 @@ def test_other_programs_take_from_what_may_be_promised_beyond_the_reserve(owner,
     held = machine.heartbeat().replicas
     machine.heartbeat(memory_others_bytes={"cpu": TWO_GIB})  # what is placed stays, whatever others do
     assert machine.heartbeat().replicas == held
+
+
+@pytest.mark.postgres
+def test_two_hundred_deployments_at_once_never_promise_a_byte_twice(owner, version):
+    for name in ("a", "b", "c"):
+        Machine(owner, name, memory_bytes=16 * GIB).heartbeat()
+    memory.learn(version, {}, Device.objects.first(), MemoryPeak(host_bytes=PEAK))
+    answers: list[int] = []
+
+    def post(thread: int) -> None:
+        client = Client(headers={"Authorization": f"Bearer {owner.key}"})
+        try:
+            for number in range(20):
+                wish = {"name": f"d-{thread}-{number}", "model": "digits"}
+                answers.append(client.post(URL, wish, content_type="application/json").status_code)
+        finally:
+            connection.close()
+
+    threads = [threading.Thread(target=post, args=(thread,)) for thread in range(10)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert answers == [201] * 200
+    each = allocatable_bytes(16 * GIB) // PROMISED
+    held = Allocation.objects.values("device").annotate(total=Sum("memory_bytes"), copies=Count("pk"))
+    assert [(row["copies"], row["total"]) for row in held.order_by("device")] == [(each, each * PROMISED)] * 3
+    assert Replica.objects.filter(state="placed").count() == 3 * each
+    assert Replica.objects.filter(state="waiting").count() == 200 - 3 * each
