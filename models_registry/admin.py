@@ -11,9 +11,9 @@ from django.http import HttpRequest
 from django.template.defaultfilters import filesizeformat
 from django.utils.html import format_html_join
 
-from accounts.staff_admin import UNKNOWN, ReadOnlyAdmin, ReadOnlyInline, StaffAdmin, pretty, size
+from accounts.staff_admin import UNKNOWN, ReadOnlyAdmin, ReadOnlyInline, StaffAdmin, badge, pretty, size
 from models_registry import memory
-from models_registry.models import Blob, MeasuredMemory, Model, Version, VersionFile
+from models_registry.models import Admission, Blob, MeasuredMemory, Model, Version, VersionFile
 
 
 class VersionInline(ReadOnlyInline):
@@ -90,6 +90,18 @@ class MeasuredMemoryAdmin(ReadOnlyAdmin):
     exclude = ("key", "peak_bytes")
     readonly_fields = ("peak",)
     peak = size("peak_bytes", "peak")
+
+
+@admin.register(Admission)
+class AdmissionAdmin(ReadOnlyAdmin):
+    list_display = ("__str__", "state_badge", "owner", "filename", "file_size", "reason", "created_at")
+    list_filter = ("state", "created_at")
+    search_fields = ("name", "filename", "sha256", "owner__username")
+    exclude = ("size_bytes",)
+    readonly_fields = ("file_size",)
+    date_hierarchy = "created_at"
+    state_badge = badge("state")
+    file_size = size("size_bytes", "size")
 
 
 @admin.register(Blob)

@@ -1,4 +1,4 @@
-"""Model, Version, VersionFile, Blob, MeasuredMemory."""
+"""Model, Version, VersionFile, Blob, Admission, MeasuredMemory."""
 
 from __future__ import annotations
 
@@ -76,6 +76,32 @@ class VersionFile(models.Model):
 
     def __str__(self) -> str:
         return self.path
+
+
+class Admission(Owned):
+    """One upload, and what became of it. Only `admission` writes it."""
+
+    class State(models.TextChoices):
+        QUARANTINED = "quarantined"  # complete; waits for its check
+        CHECKING = "checking"
+        ADMITTED = "admitted"
+        REJECTED = "rejected"  # `reason` says why; nothing of the file is kept
+
+    name = models.CharField(max_length=63, help_text="Of the model.")
+    filename = models.CharField(max_length=255, blank=True, help_text="As the sender calls it.")
+    sha256 = models.CharField(max_length=64)
+    size_bytes = models.BigIntegerField()
+    state = models.CharField(max_length=11, choices=State, default=State.QUARANTINED)
+    reason = models.TextField(blank=True)
+    version = models.ForeignKey(Version, null=True, on_delete=models.SET_NULL, related_name="+")
+    created_at = models.DateTimeField(auto_now_add=True)
+    ended_at = models.DateTimeField(null=True)
+
+    class Meta(Owned.Meta):
+        ordering = ["-created_at"]
+
+    def __str__(self) -> str:
+        return f"{self.name} sha256:{self.sha256[:12]}"
 
 
 class MeasuredMemory(Owned):
