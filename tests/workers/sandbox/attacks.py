@@ -8,7 +8,7 @@ import socket
 import subprocess
 import threading
 
-told: dict = told  # type: ignore[name-defined,used-before-def]  # noqa: F821
+told: dict = told  # type: ignore[name-defined,used-before-def]  # noqa: F821, PLW0127
 secret, outside, victim = told["secret"], told["outside"], told["victim"]
 marker = outside + "/marker"
 libc = ctypes.CDLL(None, use_errno=True)
