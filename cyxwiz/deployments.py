@@ -25,7 +25,10 @@ class Replica:
     device: str | None = None
     fence: int = 0
     allocated_bytes: int | None = None
-    memory_bytes: int | None = None
+    memory_bytes: int | None = None  # measured now
+    peak_bytes: int | None = None  # measured, the most
+    device_memory_bytes: int | None = None
+    device_peak_bytes: int | None = None
     progress: dict[str, Any] = field(default_factory=dict)
     failures: int = 0  # in a row
 
@@ -42,6 +45,7 @@ class Deployment:
     format: str = ""
     hardware_class: str = ""
     options: dict[str, Any] = field(default_factory=dict)
+    estimated_bytes: int | None = None
     wanted_running: bool = True
     created_at: str = ""
     raw: dict[str, Any] = field(default_factory=dict, repr=False)
@@ -54,6 +58,18 @@ class Deployment:
     def why(self) -> str:
         """The reason in words, from the deployment or else from its replicas."""
         return self.reason or next((replica.reason for replica in self.replicas if replica.reason), "")
+
+
+@dataclass(frozen=True)
+class Preview:
+    """Where replicas would go if they were placed now."""
+
+    estimated_bytes: int
+    measured_bytes: dict[str, int] = field(default_factory=dict)  # by kind of device
+    places: Sequence[dict[str, Any]] = ()  # replica, node, device, memory_bytes
+    waiting: Sequence[int] = ()  # replicas that find no room
+    why_not: Sequence[dict[str, Any]] = ()  # node, code, reason, needed_bytes, free_bytes, way_out
+    raw: dict[str, Any] = field(default_factory=dict, repr=False)
 
 
 class Deployments:
@@ -70,12 +86,26 @@ class Deployments:
         hardware_class: str | None = None,
         options: Mapping[str, Any] | None = None,
     ) -> Deployment:
-        body: dict[str, Any] = {"name": name, "model": model, "replicas": replicas, "options": dict(options or {})}
-        if version is not None:
-            body["version"] = version
-        if hardware_class:
-            body["hardware_class"] = hardware_class
+        body = _wish(name, model, version, replicas, hardware_class, options)
         return read(self._transport.json("POST", PATH, body=body), Deployment)
+
+    def dry_run(
+        self,
+        name: str,
+        *,
+        model: str,
+        version: int | None = None,
+        replicas: int = 1,
+        hardware_class: str | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> Preview:
+        """Where `create` would place the replicas, or why not; refuses what `create` would refuse."""
+        body = _wish(name, model, version, replicas, hardware_class, options)
+        return read(self._transport.json("POST", f"{PATH}?dry_run=true", body=body), Preview)
+
+    def placement(self, name: str) -> Preview:
+        """Where the replicas that wait would go now, or why not."""
+        return read(self._transport.json("GET", f"{at(PATH, name)}placement"), Preview)
 
     def list(self) -> Iterator[Deployment]:
         return (read(raw, Deployment) for raw in self._transport.pages(PATH))
@@ -149,6 +179,22 @@ class Deployments:
                 yield line
             if len(answer["lines"]) < lines:  # else there may be more already
                 time.sleep(FOLLOW_SECONDS)
+
+
+def _wish(
+    name: str,
+    model: str,
+    version: int | None,
+    replicas: int,
+    hardware_class: str | None,
+    options: Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    wish: dict[str, Any] = {"name": name, "model": model, "replicas": replicas, "options": dict(options or {})}
+    if version is not None:
+        wish["version"] = version
+    if hardware_class:
+        wish["hardware_class"] = hardware_class
+    return wish
 
 
 def _will_not_run(deployment: Deployment) -> bool:

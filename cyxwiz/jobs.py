@@ -34,6 +34,11 @@ class Job:
     device: str | None = None
     error_code: str = ""
     attempts: int = 0
+    estimated_bytes: int | None = None  # of memory
+    allocated_bytes: int | None = None
+    peak_bytes: int | None = None  # measured
+    device_peak_bytes: int | None = None
+    why_not: Sequence[dict[str, Any]] = ()  # of one that waits: node, code, reason, …, way_out
     dataset: str | None = None
     rows_done: int = 0
     rows_total: int | None = None  # of a job over a data set

@@ -41,6 +41,8 @@ class Version:
     inputs: Sequence[TensorSpec] = ()
     outputs: Sequence[TensorSpec] = ()
     metadata: dict[str, Any] = field(default_factory=dict)  # what else the file says of itself
+    estimated_bytes: int | None = None  # of memory, once it is loaded
+    measured: Sequence[dict[str, Any]] = ()  # device_kind, options, peak_bytes, measured_at
     created_at: str = ""
     raw: dict[str, Any] = field(default_factory=dict, repr=False)
 

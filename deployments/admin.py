@@ -7,17 +7,35 @@ from typing import Any
 from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest
+from django.template.defaultfilters import filesizeformat
 
 from accounts.staff_admin import ReadOnlyAdmin, ReadOnlyInline, badge, pretty, size
-from deployments import services
+from deployments import previews, reconcile, services
 from deployments.models import Deployment, DeploymentEvent, DeploymentMetric, Replica
+from models_registry import memory
+from nodes.admin import why_not_table
 
 
 class ReplicaInline(ReadOnlyInline):
     model = Replica
-    fields = ("index", "state", "state_since", "node", "device", "fence", "allocated", "measured", "failures", "reason")
-    allocated = size("allocated_bytes", "allocated")
+    fields = (
+        "index",
+        "state",
+        "state_since",
+        "node",
+        "device",
+        "fence",
+        "allocated",
+        "measured",
+        "peak",
+        "device_peak",
+        "failures",
+        "reason",
+    )
+    allocated = size("allocated_bytes", "promised")
     measured = size("memory_bytes", "measured")
+    peak = size("peak_bytes", "measured peak")
+    device_peak = size("device_peak_bytes", "peak on its device")
 
 
 class EventInline(ReadOnlyInline):
@@ -42,7 +60,16 @@ class DeploymentAdmin(ReadOnlyAdmin):
     list_select_related = ("version__model",)
     inlines = (ReplicaInline, EventInline)
     actions = ("start", "stop", "restart")
+    readonly_fields = ("estimated", "why_not")
     state_badge = badge("state")
+
+    @admin.display(description="estimated memory of a replica")
+    def estimated(self, deployment: Deployment) -> str:
+        return str(filesizeformat(memory.estimate_bytes(deployment.version, deployment.options)))
+
+    @admin.display(description="why replicas wait")
+    def why_not(self, deployment: Deployment) -> str:
+        return why_not_table(previews.of_waiting(deployment).why_not)
 
     @admin.action(description="Start", permissions=["act"])
     def start(self, request: HttpRequest, queryset: QuerySet[Any]) -> None:
@@ -73,11 +100,14 @@ class ReplicaAdmin(ReadOnlyAdmin):
     list_filter = ("state", "node")
     search_fields = ("deployment__name", "node__name")
     list_select_related = ("device__node",)
-    exclude = ("allocated_bytes", "memory_bytes", "progress")
-    readonly_fields = ("allocated", "measured", "how_far")
+    exclude = ("allocated_bytes", *reconcile.MEASURED, "progress")
+    readonly_fields = ("allocated", "measured", "peak", "device_measured", "device_peak", "how_far")
     state_badge = badge("state")
-    allocated = size("allocated_bytes", "allocated")
+    allocated = size("allocated_bytes", "promised")
     measured = size("memory_bytes", "measured")
+    peak = size("peak_bytes", "measured peak")
+    device_measured = size("device_memory_bytes", "measured on its device")
+    device_peak = size("device_peak_bytes", "peak on its device")
     how_far = pretty("progress")
 
 

@@ -7,7 +7,7 @@ class DeploymentsConfig(AppConfig):
     name = "deployments"
 
     def ready(self) -> None:
-        from deployments import reconcile, reports
+        from deployments import previews, reconcile, reports
         from nodes import signals
 
         def heartbeat(node: Any, heartbeat: Any, **_: object) -> object:
@@ -19,6 +19,10 @@ class DeploymentsConfig(AppConfig):
         def lost(node: Any, **_: object) -> None:
             reconcile.node_lost(node)
 
+        def holders(user: Any, **_: object) -> object:
+            return previews.stoppable(user)
+
+        signals.holders_wanted.connect(holders, weak=False)
         signals.heartbeat_received.connect(heartbeat, weak=False)
         signals.node_offline.connect(offline, weak=False)
         signals.node_lost.connect(lost, weak=False)

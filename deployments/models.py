@@ -56,7 +56,14 @@ class Replica(models.Model):
     node = models.ForeignKey(Node, null=True, on_delete=models.SET_NULL, related_name="replicas", editable=False)
     device = models.ForeignKey(Device, null=True, on_delete=models.SET_NULL, related_name="+", editable=False)
     allocated_bytes = models.BigIntegerField(null=True, editable=False)
-    memory_bytes = models.BigIntegerField(null=True, editable=False, help_text="As the node measured it.")
+    memory_bytes = models.BigIntegerField(
+        null=True, editable=False, help_text="Measured: of the machine's memory, now."
+    )
+    peak_bytes = models.BigIntegerField(null=True, editable=False, help_text="Measured: the most it took of that.")
+    device_memory_bytes = models.BigIntegerField(
+        null=True, editable=False, help_text="Measured: of its device's own memory, where it has some."
+    )
+    device_peak_bytes = models.BigIntegerField(null=True, editable=False, help_text="The most it took of that.")
     progress = models.JSONField(default=dict, editable=False, help_text="Bytes fetched and in total, while loading.")
     failures = models.PositiveIntegerField(default=0, editable=False, help_text="In a row; being ready long ends it.")
     retry_at = models.DateTimeField(null=True, editable=False)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 from uuid import UUID
 
 from django.db.models import Q, QuerySet
@@ -25,20 +27,17 @@ log = logging.getLogger(__name__)
 MOST_FAILURES = 5  # in a row, then the replica is given up until a person starts it again
 STABLE = timedelta(minutes=1)  # being ready for this long makes earlier failures forgotten
 BACKOFF_MOST_SECONDS = 60
+MEASURED = ("memory_bytes", "peak_bytes", "device_memory_bytes", "device_peak_bytes")
+UNMEASURED: dict[str, Any] = dict.fromkeys(MEASURED)
 
 
 def place(replica: Replica) -> bool:
     """Gives a waiting replica a node and a new fence, or writes down for every node why not."""
     deployment = replica.deployment
     holder = replica.holder(replica.fence + 1)
-    need = Need(
-        format=deployment.version.format,
-        memory_bytes=memory.estimate_bytes(deployment.version, deployment.options),
-        hardware_class=deployment.hardware_class,
-        avoid=_failed_on(replica),
-    )
+    need = avoiding_failures(needed(deployment), replica)
     nodes = Node.objects.visible_to(deployment.owner)
-    found = allocations.allocate(nodes=nodes, need=need, holder=holder, siblings=_siblings(deployment))
+    found = allocations.allocate(nodes=nodes, need=need, holder=holder, siblings=siblings(deployment))
     if not isinstance(found, Device):
         _keep_waiting(replica, explain(found))
         return False
@@ -48,8 +47,8 @@ def place(replica: Replica) -> bool:
         node=found.node,
         device=found,
         fence=replica.fence + 1,
-        allocated_bytes=need.memory_bytes,
-        memory_bytes=None,
+        allocated_bytes=need.bytes_on(found.kind),
+        **UNMEASURED,
         progress={},
         retry_at=None,
     )
@@ -58,6 +57,21 @@ def place(replica: Replica) -> bool:
     else:
         allocations.release(holder)
     return placed
+
+
+def needed(deployment: Deployment) -> Need:
+    """By one replica, by what was measured of earlier ones, else by estimate."""
+    return Need(
+        format=deployment.version.format,
+        memory_bytes=memory.estimate_bytes(deployment.version, deployment.options),
+        measured=memory.learned(deployment.version, deployment.options),
+        hardware_class=deployment.hardware_class,
+    )
+
+
+def avoiding_failures(need: Need, replica: Replica) -> Need:
+    failed = _failed_on(replica)
+    return replace(need, avoid=failed) if failed else need
 
 
 def attempt_failed(replica: Replica, failure: Failure) -> None:
@@ -122,7 +136,8 @@ def node_lost(node: Node) -> None:
 
 def stopped(replica: Replica) -> None:
     """The node holds it no longer. One that was scaled away loses its row."""
-    move(replica, ReplicaState.STOPPED, node=None, device=None, memory_bytes=None, allocated_bytes=None, progress={})
+    gone: dict[str, Any] = {"node": None, "device": None, "allocated_bytes": None, "progress": {}, **UNMEASURED}
+    move(replica, ReplicaState.STOPPED, **gone)
     if replica.index >= replica.deployment.replica_count:
         replica.delete()
 
@@ -161,7 +176,7 @@ def _keep_waiting(replica: Replica, reason: str) -> None:
         replica.reason = reason
 
 
-def _siblings(deployment: Deployment) -> Counter[str]:
+def siblings(deployment: Deployment) -> Counter[str]:
     held = Replica.objects.filter(deployment=deployment, state__in=ON_NODE)
     return Counter(str(node_id) for node_id in held.values_list("node_id", flat=True))
 
@@ -178,9 +193,5 @@ def _failed_on(replica: Replica) -> frozenset[str]:
 
 def _has_room_elsewhere(replica: Replica) -> bool:
     """Without it, a replica would be taken off a node that still serves it, and wait."""
-    need = Need(
-        format=replica.deployment.version.format,
-        memory_bytes=memory.estimate_bytes(replica.deployment.version, replica.deployment.options),
-        hardware_class=replica.deployment.hardware_class,
-    )
-    return allocations.has_room(nodes=Node.objects.visible_to(replica.deployment.owner), need=need)
+    nodes = Node.objects.visible_to(replica.deployment.owner)
+    return allocations.has_room(nodes=nodes, need=needed(replica.deployment))

@@ -58,7 +58,7 @@ def _spec(replica: Replica) -> ReplicaSpec:
 def _apply_locked(node: Node, seen: Replica, facts: ReplicaFacts | None) -> None:
     """Looks again under the lock: somebody else may have moved it since."""
     with locked(seen.deployment_id) as deployment:
-        replica = Replica.objects.select_related("node").filter(pk=seen.pk, node=node).first()
+        replica = Replica.objects.select_related("node", "device").filter(pk=seen.pk, node=node).first()
         if deployment is not None and replica is not None:
             replica.deployment = deployment
             _apply(replica, facts)
@@ -69,8 +69,10 @@ def _says_something_new(replica: Replica, facts: ReplicaFacts | None) -> bool:
     state = ReplicaState(replica.state)
     if facts is None or facts.fence != replica.fence:
         return state in (ReplicaState.LOADING, ReplicaState.READY, ReplicaState.UNREACHABLE, ReplicaState.STOPPING)
+    if _memory_changed(replica, facts):
+        return True
     if facts.phase == "ready":
-        return state != ReplicaState.READY or _memory_changed(replica, facts)
+        return state != ReplicaState.READY
     return facts.phase != "stopping"
 
 
@@ -83,12 +85,12 @@ def _apply(replica: Replica, facts: ReplicaFacts | None) -> None:
             # It did hold it: the agent was started anew. The answer tells it to load again.
             move_unless_there(replica, ReplicaState.LOADING, "the node started anew")
         return
+    if _memory_changed(replica, facts):
+        _note_memory(replica, facts)
     if state not in ON_NODE:
         return
     if facts.phase == "ready":
         move_unless_there(replica, ReplicaState.READY)
-        if _memory_changed(replica, facts):
-            Replica.objects.filter(pk=replica.pk, fence=replica.fence).update(memory_bytes=facts.memory_bytes)
     elif facts.phase in ("fetching", "loading"):
         move_unless_there(replica, ReplicaState.LOADING)
         progress = {"phase": facts.phase, "fetched_bytes": facts.fetched_bytes, "total_bytes": facts.total_bytes}
@@ -104,8 +106,28 @@ def move_unless_there(replica: Replica, to: ReplicaState, reason: str = "") -> N
 
 def _memory_changed(replica: Replica, facts: ReplicaFacts) -> bool:
     """By more than a hundredth: small wobbles are not worth a write per replica every ten seconds."""
-    before, now = replica.memory_bytes or 0, facts.memory_bytes or 0
-    return abs(now - before) * 100 > before
+    for field, told in _measured(facts).items():
+        before, now = getattr(replica, field) or 0, told or 0
+        if told is not None and abs(now - before) * 100 > before:
+            return True
+    return False
+
+
+def _measured(facts: ReplicaFacts) -> dict[str, int | None]:
+    """By the fields of a replica."""
+    now = (facts.memory_bytes, facts.peak.host_bytes, facts.device_memory_bytes, facts.peak.device_bytes)
+    return dict(zip(reconcile.MEASURED, now, strict=True))
+
+
+def _note_memory(replica: Replica, facts: ReplicaFacts) -> None:
+    """On the replica, and for the next time that its model is placed."""
+    told = {field: value for field, value in _measured(facts).items() if value is not None}
+    Replica.objects.filter(pk=replica.pk, fence=replica.fence).update(**told)
+    if replica.device is None:
+        return
+    taken = memory.learn(replica.deployment.version, replica.deployment.options, replica.device, facts.peak)
+    if allocations.grow(replica.holder(replica.fence), taken):
+        Replica.objects.filter(pk=replica.pk, fence=replica.fence).update(allocated_bytes=taken)
 
 
 def _release_what_is_gone(node: Node, there: list[Replica], reported: dict[str, ReplicaFacts]) -> bool:

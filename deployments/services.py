@@ -8,8 +8,9 @@ from typing import Any
 from django.db import IntegrityError, transaction
 
 from accounts.models import User
-from deployments import published_routes, reconcile
+from deployments import previews, published_routes, reconcile
 from deployments.models import Deployment, Replica
+from deployments.previews import Preview
 from deployments.states import ON_NODE, ReplicaState
 from deployments.transitions import locked, move, record_creation
 from models_registry.models import Version
@@ -32,10 +33,7 @@ def deploy(
     options: dict[str, Any] | None = None,
 ) -> Deployment:
     """Places the replicas at once where there is room; the others wait, each with the reason."""
-    if not NAME.fullmatch(name):
-        raise BadRequest(f"{name!r} is no deployment name: 1 to 63 of a-z, 0-9, '-', '_', '.', no sign at an end.")
-    _check_count(replicas)
-    known_options.check(version.format, options or {})
+    _check(name, version, replicas, options or {})
     with transaction.atomic():
         try:
             with transaction.atomic():
@@ -48,11 +46,36 @@ def deploy(
                     options=options or {},
                 )
         except IntegrityError as error:
-            raise Conflict(f"You have a deployment named {name!r} already. Choose another name.") from error
+            raise _taken(name) from error
         record_creation(deployment)
         with locked(deployment.pk) as current:
             _add_replicas(_existing(current), 0, replicas)
     return Deployment.objects.get(pk=deployment.pk)
+
+
+def dry_run(
+    *,
+    owner: User,
+    name: str,
+    version: Version,
+    replicas: int = 1,
+    hardware_class: str = "",
+    options: dict[str, Any] | None = None,
+) -> Preview:
+    """What `deploy` would do, and refuses what it would refuse; nothing is written, nobody rung."""
+    _check(name, version, replicas, options or {})
+    if Deployment.objects.filter(owner=owner, name=name).exists():
+        raise _taken(name)
+    return previews.of_new(
+        Deployment(
+            owner=owner,
+            name=name,
+            version=version,
+            replica_count=replicas,
+            hardware_class=hardware_class,
+            options=options or {},
+        )
+    )
 
 
 def stop(deployment: Deployment) -> None:
@@ -158,6 +181,17 @@ def _existing(deployment: Deployment | None) -> Deployment:
     if deployment is None:
         raise NotFound("This deployment was deleted.")
     return deployment
+
+
+def _check(name: str, version: Version, replicas: int, options: dict[str, Any]) -> None:
+    if not NAME.fullmatch(name):
+        raise BadRequest(f"{name!r} is no deployment name: 1 to 63 of a-z, 0-9, '-', '_', '.', no sign at an end.")
+    _check_count(replicas)
+    known_options.check(version.format, options)
+
+
+def _taken(name: str) -> Conflict:
+    return Conflict(f"You have a deployment named {name!r} already. Choose another name.")
 
 
 def _check_count(replicas: int) -> None:

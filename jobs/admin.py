@@ -7,10 +7,14 @@ from typing import Any
 from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest
+from django.template.defaultfilters import filesizeformat
 
-from accounts.staff_admin import ReadOnlyAdmin, ReadOnlyInline, badge
-from jobs import services
+from accounts.staff_admin import ReadOnlyAdmin, ReadOnlyInline, badge, size
+from jobs import queueing, services
 from jobs.models import Dataset, Job, JobEvent
+from jobs.states import JobState
+from models_registry import memory
+from nodes.admin import why_not_table
 
 
 class EventInline(ReadOnlyInline):
@@ -36,10 +40,29 @@ class JobAdmin(ReadOnlyAdmin):
     search_fields = ("id", "owner__username", "version__model__name", "node__name")
     list_select_related = ("version__model", "device__node")
     date_hierarchy = "created_at"
-    exclude = ("result_inline", "idempotency_key", "request_digest")
+    exclude = (
+        "result_inline",
+        "idempotency_key",
+        "request_digest",
+        "allocated_bytes",
+        "peak_bytes",
+        "device_peak_bytes",
+    )
+    readonly_fields = ("estimated", "allocated", "peak", "device_peak", "why_not")
+    allocated = size("allocated_bytes", "promised memory")
+    peak = size("peak_bytes", "measured peak")
+    device_peak = size("device_peak_bytes", "peak on its device")
     inlines = (EventInline,)
     actions = ("cancel",)
     state_badge = badge("state")
+
+    @admin.display(description="estimated memory")
+    def estimated(self, job: Job) -> str:
+        return str(filesizeformat(memory.estimate_bytes(job.version, job.options)))
+
+    @admin.display(description="why it waits")
+    def why_not(self, job: Job) -> str:
+        return why_not_table(queueing.rows(job) if job.state == JobState.QUEUED else [])
 
     @admin.action(description="Cancel", permissions=["act"])
     def cancel(self, request: HttpRequest, queryset: QuerySet[Any]) -> None:

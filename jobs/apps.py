@@ -7,7 +7,7 @@ class JobsConfig(AppConfig):
     name = "jobs"
 
     def ready(self) -> None:
-        from jobs import leases
+        from jobs import leases, queueing
         from nodes import signals
 
         def heartbeat(node: Any, heartbeat: Any, **_: object) -> dict[str, object]:
@@ -16,5 +16,9 @@ class JobsConfig(AppConfig):
         def lost(node: Any, **_: object) -> None:
             leases.node_lost(node)
 
+        def holders(user: Any, **_: object) -> object:
+            return queueing.stoppable(user)
+
+        signals.holders_wanted.connect(holders, weak=False)
         signals.heartbeat_received.connect(heartbeat, weak=False)
         signals.node_lost.connect(lost, weak=False)

@@ -24,9 +24,9 @@ from models_registry import blobs, memory
 from models_registry.models import VersionFile
 from nodes import allocations, doorbells, heartbeats
 from nodes.models import Allocation, Device, Node
-from nodes.placement import explain
+from nodes.placement import Need, explain
 from protocol.errors import BadRequest, Conflict, NotFound, RunFailed, TimedOut
-from protocol.messages import LEASE_SECONDS, Failure, File, Heartbeat, Held, JobSpec, OverRows
+from protocol.messages import LEASE_SECONDS, Failure, File, Heartbeat, Held, JobSpec, MemoryPeak, OverRows
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +59,8 @@ def accept(*, job_id: uuid.UUID, node: Node) -> JobSpec:
             # One node at a time looks at this job; the others then find it taken.
             job = Job.objects.select_for_update(of=("self",)).select_related(*RELATED).get(pk=job.pk)
             _check_waits(job)
-            device = _allocate(job, node)
+            need = queueing.need(job)
+            device = _allocate(job, node, need)
             move(
                 job,
                 JobState.RUNNING,
@@ -68,6 +69,9 @@ def accept(*, job_id: uuid.UUID, node: Node) -> JobSpec:
                 rows_done=0,
                 node=node,
                 device=device,
+                allocated_bytes=need.bytes_on(device.kind),
+                peak_bytes=None,
+                device_peak_bytes=None,
                 lease_until=timezone.now() + LEASE,
             )
     except queueing.NotThisNode:
@@ -163,6 +167,15 @@ def _note_progress(job: Job, rows_done: int) -> None:
         mine.update(rows_done=min(rows_done, job.rows_total or 0))
 
 
+def note_memory(*, job_id: uuid.UUID, node: Node, fence: int, peak: MemoryPeak) -> None:
+    """Keeps what the runner of an attempt took, on the job and for the next time that its model is placed."""
+    job = _job(job_id)
+    if not _is_mine(job, node, fence) or job.device is None:
+        return
+    Job.objects.filter(pk=job.pk, fence=fence).update(peak_bytes=peak.host_bytes, device_peak_bytes=peak.device_bytes)
+    memory.learn(job.version, queueing.weighty_options(job), job.device, peak)
+
+
 def _end(job: Job, *, code: str, reason: str) -> bool:
     """After an attempt that failed, and whose runner is gone."""
     node, holder = job.node, job.holder
@@ -218,7 +231,7 @@ def node_lost(node: Node) -> None:
         allocations.release(holder)
 
 
-RELATED = ("version__model", "inputs_blob", "node", "owner")
+RELATED = ("version__model", "inputs_blob", "node", "device", "owner")
 
 
 def _job(job_id: uuid.UUID) -> Job:
@@ -246,9 +259,8 @@ def _check_runs(job: Job, node: Node, fence: int) -> None:
         )
 
 
-def _allocate(job: Job, node: Node) -> Device:
+def _allocate(job: Job, node: Node, need: Need) -> Device:
     queueing.check_not_failed_here(job, node)
-    need = queueing.need(job)
     holder = f"job:{job.pk}:{job.fence + 1}"
     found = allocations.allocate(nodes=Node.objects.visible_to(job.owner).filter(pk=node.pk), need=need, holder=holder)
     if not isinstance(found, Device):
@@ -277,7 +289,7 @@ def _spec(job: Job, device: Device) -> JobSpec:
         format=job.version.format,
         files=[File(path=one.path, sha256=one.blob_id, size_bytes=one.blob.size_bytes) for one in files],
         device=device.name,
-        memory_bytes=queueing.memory_bytes(job),
+        memory_bytes=job.allocated_bytes or 0,
         timeout_seconds=job.timeout_seconds,
         inputs=File(path="inputs", sha256=job.inputs_blob_id, size_bytes=job.inputs_blob.size_bytes),
         inputs_header_bytes=job.inputs_header_bytes,

@@ -51,6 +51,13 @@ class Job(Owned):
     attempts = models.PositiveIntegerField(default=0, editable=False)
     node = models.ForeignKey(Node, null=True, on_delete=models.SET_NULL, related_name="+", editable=False)
     device = models.ForeignKey(Device, null=True, on_delete=models.SET_NULL, related_name="+", editable=False)
+    allocated_bytes = models.BigIntegerField(null=True, editable=False, help_text="Promised to the last attempt.")
+    peak_bytes = models.BigIntegerField(
+        null=True, editable=False, help_text="Measured: the most that its runner took of the machine's memory."
+    )
+    device_peak_bytes = models.BigIntegerField(
+        null=True, editable=False, help_text="Measured: of its device's own memory, where it has some."
+    )
     lease_until = models.DateTimeField(null=True, editable=False)
     rung_at = models.DateTimeField(null=True, editable=False, help_text="When its doorbell last rang.")
 

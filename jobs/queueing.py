@@ -8,19 +8,23 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 from uuid import UUID
 
 from django.db.models import Count, F, Q, QuerySet
 from django.utils import timezone
 
 from accounts import live
+from accounts.models import User
 from jobs.models import Job, JobEvent
 from jobs.states import JobState
 from models_registry import memory
-from nodes import allocations, doorbells
+from nodes import allocations, doorbells, planning
 from nodes.models import Node
 from nodes.placement import Choice, Need, NodeOffer, choose, explain
+from nodes.why_not import Row, Stoppable
 from protocol import names
 from protocol.errors import Conflict
 from protocol.hardware import CLASSES
@@ -40,14 +44,16 @@ class NotThisNode(Conflict):
 def need(job: Job) -> Need:
     return Need(
         format=job.version.format,
-        memory_bytes=memory_bytes(job),
+        memory_bytes=memory.estimate_bytes(job.version, job.options),
+        measured=memory.learned(job.version, weighty_options(job)),
         hardware_class=job.hardware_class,
         avoid=_failed_on(job),
     )
 
 
-def memory_bytes(job: Job) -> int:
-    return memory.estimate_bytes(job.version, job.options)
+def weighty_options(job: Job) -> dict[str, Any]:
+    """Its options, and how many rows go through the model together."""
+    return {**job.options, memory.CHUNK_ROWS: job.over_rows["chunk_rows"]} if job.over_rows else job.options
 
 
 def ring(job: Job) -> None:
@@ -58,7 +64,7 @@ def ring(job: Job) -> None:
 
 def hand_on(job: Job) -> None:
     """After this transaction: rings the node that could take the job now, if there is one."""
-    choice = choose(need(job), _with_slot(_offers(job)))
+    choice = choose(need(job), _offers(job))
     if isinstance(choice, Choice):
         Job.objects.filter(pk=job.pk).update(rung_at=timezone.now())
         doorbells.ring_node_for_job(choice.node_id, job_id=str(job.pk))
@@ -116,7 +122,7 @@ def check_not_failed_here(job: Job, node: Node) -> None:
     wanted = need(job)
     if str(node.pk) not in wanted.avoid:
         return
-    choice = choose(wanted, _with_slot(_offers(job)))
+    choice = choose(wanted, _offers(job))
     if isinstance(choice, Choice) and choice.node_id not in wanted.avoid:
         raise NotThisNode(f"The job failed on {node.name} before, and another node can take it.")
 
@@ -148,6 +154,19 @@ def lost_attempts(job: Job) -> QuerySet[JobEvent]:
     return JobEvent.objects.filter(job=job, came_from=JobState.RUNNING, went_to=JobState.QUEUED)
 
 
+def rows(job: Job) -> list[Row]:
+    """Why a queued job is on no node, node by node; empty where one is about to take it."""
+    wanted, offers = need(job), _offers(job)
+    found = choose(wanted, offers)
+    return [] if isinstance(found, Choice) else planning.explained(wanted, offers, found, user=job.owner)
+
+
+def stoppable(user: User) -> dict[str, Stoppable]:
+    """By the allocation that it holds: which of this user's jobs run."""
+    mine = Job.objects.visible_to(user).filter(state=JobState.RUNNING).values_list("pk", "fence")
+    return {Job(pk=pk, fence=fence).holder: Stoppable("job", str(pk)) for pk, fence in mine}
+
+
 def explain_one(job: Job) -> None:
     reason = why_waiting(job)
     if job.state == JobState.QUEUED and job.reason != reason:
@@ -166,8 +185,6 @@ def why_waiting(job: Job) -> str:
         why = _no_such_class(job.hardware_class, offers)
     elif not isinstance(found, Choice):
         why = f"No node of class {job.hardware_class} can take it now: {explain(found)}."
-    elif not isinstance(choose(wanted, _with_slot(of_class)), Choice):
-        why = "Every node that could take it runs as many jobs as it may."
     else:
         why = ""
     return " ".join(part for part in (last.reason if last else "", why) if part)
@@ -186,12 +203,9 @@ def _classes(offers: Iterable[NodeOffer]) -> Counter[str]:
 
 
 def _offers(job: Job) -> list[NodeOffer]:
-    return allocations.offers(Node.objects.visible_to(job.owner), {})
-
-
-def _with_slot(offers: list[NodeOffer]) -> list[NodeOffer]:
-    running = _running_by_node()
-    return [offer for offer in offers if running[UUID(offer.id)] < JOBS_AT_ONCE]
+    offers = allocations.offers(Node.objects.visible_to(job.owner), {})
+    busy = {str(node_id) for node_id, running in _running_by_node().items() if running >= JOBS_AT_ONCE}
+    return [replace(offer, busy=offer.id in busy) for offer in offers] if busy else offers
 
 
 def _running_by_node() -> Counter[UUID]:

@@ -218,5 +218,9 @@ def _specs(version: Version) -> tuple[list[TensorSpec], list[TensorSpec]]:
 
 
 def _class_for(owner: User, version: Version, options: dict[str, Any]) -> str:
-    need = Need(format=version.format, memory_bytes=memory.estimate_bytes(version, options))
+    need = Need(
+        format=version.format,
+        memory_bytes=memory.estimate_bytes(version, options),
+        measured=memory.learned(version, options),
+    )
     return queueing.pick_class(need, Node.objects.visible_to(owner))

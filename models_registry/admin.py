@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from django.contrib import admin
 from django.db.models import Count, QuerySet
 from django.http import HttpRequest
+from django.template.defaultfilters import filesizeformat
+from django.utils.html import format_html_join
 
-from accounts.staff_admin import ReadOnlyAdmin, ReadOnlyInline, StaffAdmin, pretty, size
-from models_registry.models import Blob, Model, Version, VersionFile
+from accounts.staff_admin import UNKNOWN, ReadOnlyAdmin, ReadOnlyInline, StaffAdmin, badge, pretty, size
+from models_registry import memory
+from models_registry.models import Admission, Blob, MeasuredMemory, Model, Version, VersionFile
 
 
 class VersionInline(ReadOnlyInline):
@@ -54,8 +58,8 @@ class VersionAdmin(ReadOnlyAdmin):
     list_filter = ("format", "created_at")
     search_fields = ("model__name", "model__owner__username", "files__blob__sha256")
     list_select_related = ("model__owner",)
-    fields = ("model", "number", "format", "file_size", "created_at", "shown_metadata")
-    readonly_fields = ("file_size", "shown_metadata")
+    fields = ("model", "number", "format", "file_size", "created_at", "estimated", "measured", "shown_metadata")
+    readonly_fields = ("file_size", "estimated", "measured", "shown_metadata")
     inlines = (VersionFileInline,)
     file_size = size("size_bytes", "size")
     shown_metadata = pretty("metadata")
@@ -63,6 +67,41 @@ class VersionAdmin(ReadOnlyAdmin):
     @admin.display(ordering="model__owner__username")
     def owner(self, version: Version) -> str:
         return version.model.owner.username
+
+    @admin.display(description="estimated memory")
+    def estimated(self, version: Version) -> str:
+        return str(filesizeformat(memory.estimate_bytes(version, {})))
+
+    @admin.display(description="measured memory")
+    def measured(self, version: Version) -> str:
+        found = MeasuredMemory.objects.filter(owner=version.model.owner, content=version.content)
+        cells = [(row.device_kind, filesizeformat(row.peak_bytes), json.dumps(row.options)) for row in found]
+        return format_html_join("", "<div>{}: {}, with {}</div>", cells) or UNKNOWN
+
+
+@admin.register(MeasuredMemory)
+class MeasuredMemoryAdmin(ReadOnlyAdmin):
+    """Deleted, it is learned anew."""
+
+    can_delete = True
+    list_display = ("__str__", "owner", "peak", "options", "measured_at")
+    list_filter = ("format", "device_kind")
+    search_fields = ("content", "owner__username")
+    exclude = ("key", "peak_bytes")
+    readonly_fields = ("peak",)
+    peak = size("peak_bytes", "peak")
+
+
+@admin.register(Admission)
+class AdmissionAdmin(ReadOnlyAdmin):
+    list_display = ("__str__", "state_badge", "owner", "filename", "file_size", "reason", "created_at")
+    list_filter = ("state", "created_at")
+    search_fields = ("name", "filename", "sha256", "owner__username")
+    exclude = ("size_bytes",)
+    readonly_fields = ("file_size",)
+    date_hierarchy = "created_at"
+    state_badge = badge("state")
+    file_size = size("size_bytes", "size")
 
 
 @admin.register(Blob)

@@ -1,4 +1,4 @@
-"""Model, Version, VersionFile, Blob."""
+"""Model, Version, VersionFile, Blob, Admission, MeasuredMemory."""
 
 from __future__ import annotations
 
@@ -47,6 +47,7 @@ class Version(models.Model):
     number = models.PositiveIntegerField()
     format = models.CharField(max_length=32)
     size_bytes = models.BigIntegerField()
+    content = models.CharField(max_length=64, editable=False, help_text="The same for versions of the same files.")
     # As read from the file: {"inputs": [{name, datatype, shape}], "outputs": […], "opset": …, "producer": …}
     metadata = models.JSONField()
     created_at = models.DateTimeField(auto_now_add=True)
@@ -75,3 +76,49 @@ class VersionFile(models.Model):
 
     def __str__(self) -> str:
         return self.path
+
+
+class Admission(Owned):
+    """One upload, and what became of it. Only `admission` writes it."""
+
+    class State(models.TextChoices):
+        QUARANTINED = "quarantined"  # complete; waits for its check
+        CHECKING = "checking"
+        ADMITTED = "admitted"
+        REJECTED = "rejected"  # `reason` says why; nothing of the file is kept
+
+    name = models.CharField(max_length=63, help_text="Of the model.")
+    filename = models.CharField(max_length=255, blank=True, help_text="As the sender calls it.")
+    sha256 = models.CharField(max_length=64)
+    size_bytes = models.BigIntegerField()
+    state = models.CharField(max_length=11, choices=State, default=State.QUARANTINED)
+    reason = models.TextField(blank=True)
+    version = models.ForeignKey(Version, null=True, on_delete=models.SET_NULL, related_name="+")
+    created_at = models.DateTimeField(auto_now_add=True)
+    ended_at = models.DateTimeField(null=True)
+
+    class Meta(Owned.Meta):
+        ordering = ["-created_at"]
+
+    def __str__(self) -> str:
+        return f"{self.name} sha256:{self.sha256[:12]}"
+
+
+class MeasuredMemory(Owned):
+    """The most memory that a runner of one owner's files was ever seen to take on one kind of device, under one set of
+    the options that memory hangs on (see `memory`). It never shrinks; staff may delete it, to have it learned anew."""
+
+    key = models.CharField(max_length=64, unique=True)  # a digest of all fields that say what was measured
+    content = models.CharField(max_length=64, db_index=True)  # as `Version.content`
+    format = models.CharField(max_length=32)
+    device_kind = models.CharField(max_length=8)
+    options = models.JSONField()
+    peak_bytes = models.BigIntegerField(help_text="Of the memory that such a device has.")
+    measured_at = models.DateTimeField(default=timezone.now, help_text="When the peak was last raised.")
+
+    class Meta(Owned.Meta):
+        ordering = ["content", "device_kind", "-measured_at"]
+        verbose_name_plural = "measured memory"
+
+    def __str__(self) -> str:
+        return f"{self.format} {self.content[:12]} on {self.device_kind}"

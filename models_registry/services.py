@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from typing import Any
 
+import msgspec
 from django.db import IntegrityError, transaction
 from django.db.models import Model as DatabaseRow
 from django.db.models import ProtectedError
 
 from accounts.models import User
-from models_registry import blobs, formats
+from models_registry import admission, blobs, checker
 from models_registry.folders import unpacked
 from models_registry.formats import Recognised
-from models_registry.models import Model, Version, VersionFile
+from models_registry.models import Admission, Model, Version, VersionFile
 from protocol.errors import BadRequest, Conflict, NotFound
 from protocol.tensors import Signature
 
@@ -56,20 +59,24 @@ def add_received(
     what the sender announced. `filename` is kept for people; what the file is, its bytes say. `declared`: what the
     model takes and gives, for formats that do not tell. Refused: nothing is left behind."""
     checked_name(name)
-    if sha256 is not None:
-        incoming.expect(sha256)
-    about = {"filename": _shown(filename)} if filename else {}
-    if not formats.is_folder(incoming.path):
-        found = formats.recognise(incoming.path, declared)
-        return _add(owner, name, number, found, about, [incoming])
-    with unpacked(incoming.path) as files:
-        found = formats.recognise_folder({path: file.path for path, file in files.items()}, declared)
-        return _add(owner, name, number, found, about, list(files.values()))
+    filename = _shown(filename)
+    with ExitStack() as stack:
+        row = stack.enter_context(admission.admission(owner, name, incoming, filename))
+        if sha256 is not None:
+            incoming.expect(sha256)
+        arrived = [incoming]
+        with admission.checking(row):
+            found = checker.check_upload(incoming.path, declared)
+            if found is None:
+                files = stack.enter_context(unpacked(incoming.path))
+                arrived = list(files.values())
+                found = checker.check_folder({path: file.path for path, file in files.items()}, declared)
+        return _add(row, number, found, arrived)
 
 
-def _add(
-    owner: User, name: str, number: int | None, found: Recognised, about: dict[str, str], arrived: list[blobs.Incoming]
-) -> Version:
+def _add(row: Admission, number: int | None, found: Recognised, arrived: list[blobs.Incoming]) -> Version:
+    owner, name = row.owner, row.name
+    about = {"filename": row.filename} if row.filename else {}
     parts = {part.path: part for part in arrived}
     files = {path: parts[place] for path, place in found.files.items()}
     with transaction.atomic():
@@ -90,6 +97,7 @@ def _add(
             number=model.last_number,
             format=found.format.NAME,
             size_bytes=sum(part.size_bytes for part in files.values()),
+            content=content({path: part.sha256 for path, part in files.items()}),
             metadata=found.metadata | about,
         )
         VersionFile.objects.bulk_create(
@@ -98,7 +106,13 @@ def _add(
         # Last: what fails before it leaves no file in the store. In one order, for each keeps its row locked.
         for part in sorted({part.sha256: part for part in files.values()}.values(), key=lambda part: part.sha256):
             part.keep()
+        admission.admit(row, version)
     return version
+
+
+def content(files: Mapping[str, str]) -> str:
+    """What `Version.content` is, of SHA-256 by path."""
+    return hashlib.sha256(msgspec.json.encode(sorted(files.items()))).hexdigest()
 
 
 def find_version(owner: User, name: str, number: int | None) -> Version:

@@ -4,12 +4,13 @@ import logging
 
 from celery import shared_task
 
-from models_registry import blobs
+from models_registry import admission, blobs
 
 log = logging.getLogger(__name__)
 
 
 @shared_task
 def sweep_blobs() -> None:
+    admission.sweep()
     if removed := blobs.sweep():
         log.info("Removed %s files that nothing references", removed)

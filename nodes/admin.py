@@ -2,24 +2,41 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterable
 from typing import Any
 
 from django.contrib import admin, messages
 from django.db.models import QuerySet
 from django.forms import ModelForm
 from django.http import HttpRequest
+from django.utils.html import format_html, format_html_join
+from django.utils.safestring import SafeString
 
 from accounts.models import User
-from accounts.staff_admin import ReadOnlyAdmin, ReadOnlyInline, StaffAdmin, badge, pretty, size
+from accounts.staff_admin import UNKNOWN, ReadOnlyAdmin, ReadOnlyInline, StaffAdmin, badge, pretty, size
 from nodes import joining, services
 from nodes.models import Allocation, Device, JoinToken, Node
+from nodes.why_not import Row
 
 
 class DeviceInline(ReadOnlyInline):
     model = Device
-    fields = ("name", "kind", "model", "total", "available", "driver", "cuda_version", "compute_capability", "unknown")
+    fields = (
+        "name",
+        "kind",
+        "model",
+        "total",
+        "available",
+        "others",
+        "driver",
+        "cuda_version",
+        "compute_capability",
+        "unknown",
+    )
     total = size("memory_total_bytes", "memory")
     available = size("memory_available_bytes", "available")
+    others = size("memory_others_bytes", "used by others")
 
 
 @admin.register(Node)
@@ -120,3 +137,18 @@ class JoinTokenAdmin(StaffAdmin):
         url = request.build_absolute_uri("/").rstrip("/")
         line = f"Shown this once, good for 15 minutes: cyxwiz-node join {url} --token {text}"
         self.message_user(request, line, messages.WARNING)
+
+
+def why_not_table(rows: Iterable[Row]) -> SafeString:
+    """Why nodes do not take something, for the page of what waits."""
+    cells = [
+        (row.refusal.node, row.refusal.code, row.refusal.reason, row.way_out.text)
+        for row in itertools.islice(rows, MOST_ROWS)
+    ]
+    if not cells:
+        return SafeString(UNKNOWN)
+    body = format_html_join("", "<tr><td>{}</td><td>{}</td><td>{}</td><td>{}</td></tr>", cells)
+    return format_html("<table><tr><th>Node</th><th>Filter</th><th>Reason</th><th>Way out</th></tr>{}</table>", body)
+
+
+MOST_ROWS = 200  # a page with more is of no use

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import lru_cache
+from itertools import groupby
+from operator import itemgetter
+from types import MappingProxyType
 
+import msgspec
 from django.db import connection, transaction
-from django.db.models import QuerySet, Sum
+from django.db.models import QuerySet, Sum, TextField
+from django.db.models.functions import Cast
 
 from nodes.models import Allocation, Device, Node
 from nodes.placement import Choice, DeviceOffer, Need, NodeOffer, Refusal, choose
 from protocol.hardware import allocatable_bytes, hardware_class
 
 SANDBOX = ("allows_programs", "sandbox_level", "sandbox_why_not_higher")  # of a node, and of its offer
+# Of a device; null where a node has none.
+DEVICE = tuple(f"devices__{name}" for name in ("pk", "name", "kind", "memory_total_bytes", "memory_others_bytes"))
 LOCK = 0x6379785F  # any number that no other part uses as an advisory lock
 
 
@@ -29,13 +36,23 @@ def allocate(
         if not isinstance(choice, Choice):
             return choice
         device = Device.objects.select_related("node").get(pk=choice.device_id)
-        Allocation.objects.create(device=device, holder=holder, memory_bytes=need.memory_bytes)
+        Allocation.objects.create(device=device, holder=holder, memory_bytes=need.bytes_on(device.kind))
         return device
 
 
 def has_room(*, nodes: QuerySet[Node], need: Need) -> bool:
     """Whether it would fit now; promises nothing."""
     return isinstance(choose(need, offers(nodes, {})), Choice)
+
+
+def grow(holder: str, memory_bytes: int) -> bool:
+    """Writes down that what holds a promise takes more than that. It may then be more than the device should give: that
+    is how it is, and nothing more is promised there. Run it inside a transaction. False if it was enough."""
+    with placement_lock():
+        return (
+            Allocation.objects.filter(holder=holder, memory_bytes__lt=memory_bytes).update(memory_bytes=memory_bytes)
+            > 0
+        )
 
 
 def release(holder: str) -> bool:
@@ -50,34 +67,56 @@ def held_on(node: Node, kind: str) -> set[str]:
 
 
 def offers(nodes: QuerySet[Node], siblings: Mapping[str, int]) -> list[NodeOffer]:
-    """Plain data for `placement`, in three queries however many nodes there are."""
+    """Plain data for `placement`, in two queries however many nodes there are. Plain values, and JSON that is alike on
+    many nodes read once: of a thousand model instances the making would cost more than the choice itself."""
     promised = dict(Allocation.objects.values_list("device").annotate(total=Sum("memory_bytes")).order_by())
-    devices: dict[object, list[DeviceOffer]] = defaultdict(list)
-    facts = (
-        Device.objects.filter(node__in=nodes)
-        .order_by()
-        .values_list("node_id", "pk", "name", "kind", "memory_total_bytes")
-    )  # plain values: a thousand model instances would cost more than the choice itself
-    for node_id, pk, name, kind, total in facts:
-        free = allocatable_bytes(total)
-        if free is not None:
-            free -= promised.get(pk, 0)
-        devices[node_id].append(DeviceOffer(pk, name, hardware_class(kind, total), free))
-    fields = nodes.order_by("name").values_list("pk", "name", "state", "draining", "formats", "refusals", *SANDBOX)
-    return [
-        NodeOffer(
-            id=str(pk),
-            name=name,
-            online=state == Node.State.ONLINE,
-            draining=draining,
-            formats=frozenset(formats),
-            refusals=refusals,
-            devices=tuple(devices[pk]),
-            siblings=siblings.get(str(pk), 0),
-            **dict(zip(SANDBOX, sandbox, strict=True)),
+    rows = nodes.order_by("name").values_list(
+        "pk",
+        "name",
+        "state",
+        "draining",
+        Cast("formats", TextField()),
+        Cast("refusals", TextField()),
+        *SANDBOX,
+        *DEVICE,
+    )
+    found: list[NodeOffer] = []
+    for _, of_node in groupby(rows, itemgetter(1)):
+        devices = list(of_node)
+        pk, name, state, draining, formats, refusals, *sandbox = devices[0][: -len(DEVICE)]
+        found.append(
+            NodeOffer(
+                id=str(pk),
+                name=name,
+                online=state == Node.State.ONLINE,
+                draining=draining,
+                formats=_formats(formats),
+                refusals=_refusals(refusals),
+                devices=tuple(
+                    _device(promised, *row[-len(DEVICE) :]) for row in devices if row[-len(DEVICE)] is not None
+                ),
+                siblings=siblings.get(str(pk), 0),
+                **dict(zip(SANDBOX, sandbox, strict=True)),
+            )
         )
-        for pk, name, state, draining, formats, refusals, *sandbox in fields
-    ]
+    return found
+
+
+def _device(
+    promised: Mapping[int, int], pk: int, name: str, kind: str, total: int | None, others: int | None
+) -> DeviceOffer:
+    free = allocatable_bytes(total, others)
+    return DeviceOffer(pk, name, hardware_class(kind, total), None if free is None else free - promised.get(pk, 0))
+
+
+@lru_cache(maxsize=1000)
+def _formats(text: str) -> frozenset[str]:
+    return frozenset(msgspec.json.decode(text))
+
+
+@lru_cache(maxsize=1000)
+def _refusals(text: str) -> Mapping[str, str]:
+    return MappingProxyType(msgspec.json.decode(text))
 
 
 @contextmanager

@@ -42,7 +42,7 @@ def receive(node: Node, heartbeat: Heartbeat) -> DesiredState:
     for name, value in fresh.items():
         setattr(node, name, value)
     celery_events.node_heard(node, came_online=came_online, running=len(heartbeat.jobs))
-    _store_memory(node, heartbeat.memory_available_bytes)
+    _store_memory(node, heartbeat)
     if not heartbeat.link_up:
         broker_users.grant(node)  # Redis may have forgotten its user; granting twice does no harm
 
@@ -97,12 +97,21 @@ def brake() -> str:
     return f"{silent} of {total} nodes fell silent within ten minutes; the likelier cause is the control plane"
 
 
-def _store_memory(node: Node, available: dict[str, int]) -> None:
+def _store_memory(node: Node, heartbeat: Heartbeat) -> None:
+    """Small wobbles are not worth a write per node every ten seconds."""
     for device in node.devices.all():
-        now = available.get(device.name)
-        # Small wobbles are not worth a write per node every ten seconds.
-        if now is not None and abs((device.memory_available_bytes or 0) - now) > (device.memory_total_bytes or 0) / 100:
-            Device.objects.filter(pk=device.pk).update(memory_available_bytes=now)
+        wobble = (device.memory_total_bytes or 0) / 100
+        told = {
+            "memory_available_bytes": heartbeat.memory_available_bytes.get(device.name),
+            "memory_others_bytes": heartbeat.memory_others_bytes.get(device.name),
+        }
+        news = {
+            field: now
+            for field, now in told.items()
+            if now is not None and ((before := getattr(device, field)) is None or abs(before - now) > wobble)
+        }
+        if news:
+            Device.objects.filter(pk=device.pk).update(**news)
 
 
 def _rotate_token(node: Node) -> str | None:

@@ -93,6 +93,9 @@ class Device(models.Model):
     model = models.CharField(max_length=255, null=True)
     memory_total_bytes = models.BigIntegerField(null=True)
     memory_available_bytes = models.BigIntegerField(null=True)
+    memory_others_bytes = models.BigIntegerField(
+        null=True, help_text="Taken, and not by what CyxWiz runs there; null: not known."
+    )
     driver = models.CharField(max_length=64, null=True)
     cuda_version = models.CharField(max_length=16, null=True)
     compute_capability = models.CharField(max_length=16, null=True)

@@ -1,19 +1,25 @@
 """Chooses the device for something that needs memory, or says for every node why not. Pure: plain data in and out."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cache
+from typing import NamedTuple
 
 from protocol.formats import PROGRAM_FORMATS, PROGRAM_LEVEL
 
 GIB = 1024**3
+NAMED = 20  # nodes in one line for people
 
 
-@dataclass(frozen=True, slots=True)
-class DeviceOffer:
+class DeviceOffer(NamedTuple):
     id: int
     name: str
     hardware_class: str
     free_bytes: int | None  # None: no probe could tell how much memory it has
+
+    @property
+    def kind(self) -> str:
+        return _kind(self.hardware_class)
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,20 +29,26 @@ class NodeOffer:
     online: bool
     draining: bool
     formats: frozenset[str]
-    refusals: dict[str, str]  # format -> why the node cannot run it
+    refusals: Mapping[str, str]  # format -> why the node cannot run it
     devices: tuple[DeviceOffer, ...]
     siblings: int = 0  # how much of the same deployment is already there
     allows_programs: bool = False
     sandbox_level: int = 0
     sandbox_why_not_higher: str = ""
+    busy: bool = False  # runs as many jobs as it may; only asked of for jobs
 
 
 @dataclass(frozen=True, slots=True)
 class Need:
     format: str
-    memory_bytes: int
+    memory_bytes: int  # by estimate, on whatever device
+    measured: Mapping[str, int] = field(default_factory=dict)  # kind of device -> bytes, where it was measured
     hardware_class: str = ""  # empty: any
     avoid: frozenset[str] = frozenset()  # node ids that failed before: taken only when nothing else fits
+
+    def bytes_on(self, kind: str) -> int:
+        """What to promise on such a device. A measurement counts even where it is above the estimate."""
+        return self.measured.get(kind, self.memory_bytes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +57,14 @@ class Choice:
     device_id: int
 
 
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """Why one node was not chosen; `needed_bytes` and `free_bytes` where it was for want of memory."""
+class Refusal(NamedTuple):
+    """Why one node was not chosen, by the first filter that failed (`code`). For want of memory: what the device that
+    comes nearest needs and has."""
 
     node: str
     code: str
     reason: str
+    device: str | None = None
     needed_bytes: int | None = None
     free_bytes: int | None = None
 
@@ -76,7 +89,8 @@ def explain(refusals: list[Refusal]) -> str:
     """One line for people."""
     if not refusals:
         return "There is no node yet. Join one: `cyxwiz nodes token`."
-    return "; ".join(f"{refusal.node}: {refusal.reason}" for refusal in refusals)
+    named = "; ".join(f"{refusal.node}: {refusal.reason}" for refusal in refusals[:NAMED])
+    return f"{named}; and {len(refusals) - NAMED} more nodes" if len(refusals) > NAMED else named
 
 
 def _fit(need: Need, node: NodeOffer) -> DeviceOffer | Refusal:
@@ -89,17 +103,27 @@ def _fit(need: Need, node: NodeOffer) -> DeviceOffer | Refusal:
         return Refusal(node.name, "format", f"cannot run {need.format}: {why}")
     if need.format in PROGRAM_FORMATS and (words := _program_refusal(need.format, node)):
         return Refusal(node.name, "program", words)
-    devices = [device for device in node.devices if need.hardware_class in ("", device.hardware_class)]
+    devices = of_class(need, node)
     if not devices:
         return Refusal(node.name, "hardware_class", f"has no device of class {need.hardware_class}")
-    measured = [device for device in devices if device.free_bytes is not None]
-    if not measured:
+    roomy = []
+    nearest, least_missing = None, 0
+    for device in devices:
+        if device.free_bytes is None:
+            continue
+        missing = missing_bytes(need, device)
+        if missing <= 0:
+            roomy.append(device)
+        if nearest is None or missing < least_missing:
+            nearest, least_missing = device, missing
+    if nearest is None:
         return Refusal(node.name, "memory_unknown", "does not know how much memory its devices have")
-    roomy = [device for device in measured if (device.free_bytes or 0) >= need.memory_bytes]
     if not roomy:
-        free = max(max(device.free_bytes or 0 for device in measured), 0)
-        reason = f"has {_gib(free)} free, {_gib(need.memory_bytes)} needed"
-        return Refusal(node.name, "memory", reason, needed_bytes=need.memory_bytes, free_bytes=free)
+        needed, free = need.bytes_on(nearest.kind), max(nearest.free_bytes or 0, 0)
+        reason = f"has {gib(free)} free, {gib(needed)} needed"
+        return Refusal(node.name, "memory", reason, nearest.name, needed, free)
+    if node.busy:
+        return Refusal(node.name, "busy", "runs as many jobs as it may")
     return min(roomy, key=lambda device: (_cost(device.hardware_class), -(device.free_bytes or 0), device.name))
 
 
@@ -112,12 +136,26 @@ def _program_refusal(format: str, node: NodeOffer) -> str:
     return ""
 
 
+def of_class(need: Need, node: NodeOffer) -> list[DeviceOffer]:
+    return [device for device in node.devices if need.hardware_class in ("", device.hardware_class)]
+
+
+def missing_bytes(need: Need, device: DeviceOffer) -> int:
+    """What it lacks; nothing, or less, where the need fits. Of a device whose memory is known."""
+    return need.bytes_on(device.kind) - (device.free_bytes or 0)
+
+
+@cache
+def _kind(hardware_class: str) -> str:
+    return hardware_class.partition("-")[0]
+
+
 @cache
 def _cost(hardware_class: str) -> int:
     """What asks for no class leaves the dear devices free: CPU, then OpenCL, then CUDA by memory."""
-    kind, _, tier = hardware_class.partition("-")
-    return {"cpu": 0, "opencl": 1}.get(kind) or (int(tier.rstrip("g")) + 1 if tier else 0)
+    tier = hardware_class.partition("-")[2]
+    return {"cpu": 0, "opencl": 1}.get(_kind(hardware_class)) or (int(tier.rstrip("g")) + 1 if tier else 0)
 
 
-def _gib(size: int) -> str:
+def gib(size: int) -> str:
     return f"{size / GIB:.2f} GiB"

@@ -11,3 +11,7 @@ node_offline = Signal()
 
 # Sent with `node` while it has allocations and was silent for longer than lease and grace: place them elsewhere.
 node_lost = Signal()
+
+# Sent with `user`, to name what holds memory. A receiver returns a dict: the holder of an allocation -> the
+# nodes.why_not.Stoppable that this user could stop to free it. What others hold is in nobody's answer.
+holders_wanted = Signal()

@@ -10,7 +10,8 @@ TIER_SLACK = 0.93
 RESERVE_SHARE = 0.1  # of a device's memory, for the system and for what was estimated too low …
 RESERVE_MOST_BYTES = GIB  # … but no more than this
 
-KINDS = ("cpu", "opencl", "cuda")
+HOST = "cpu"  # the kind of device whose memory is the machine's own
+KINDS = (HOST, "opencl", "cuda")
 CLASSES = ("cpu", "opencl", *(f"cuda-{tier}g" for tier in CUDA_TIERS_GIB))
 
 
@@ -23,6 +24,9 @@ def hardware_class(kind: str, memory_total_bytes: int | None) -> str:
     return f"cuda-{max(fitting, default=CUDA_TIERS_GIB[0])}g"
 
 
-def allocatable_bytes(total: int | None) -> int | None:
-    """What of a device's memory may be promised at all."""
-    return None if total is None else int(total - min(total * RESERVE_SHARE, RESERVE_MOST_BYTES))
+def allocatable_bytes(total: int | None, others: int | None = None) -> int | None:
+    """What of a device's memory may be promised at all. `others`: what else on the machine takes of it, as far as that
+    is known; up to the reserve that is foreseen, beyond it counts in place of the reserve."""
+    if total is None:
+        return None
+    return max(int(total - max(min(total * RESERVE_SHARE, RESERVE_MOST_BYTES), others or 0)), 0)

@@ -3,7 +3,7 @@
 Decoding is strict: a message of the wrong shape raises `BadRequest` naming the field.
 """
 
-from typing import Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import msgspec
 
@@ -96,13 +96,25 @@ class Registered(Message, frozen=True):
     queues: list[str]  # Celery queues to listen to: its own, and one per hardware class of its devices
 
 
+Bytes = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+
+
+class MemoryPeak(Message, frozen=True):
+    """The most memory that a runner has taken since it started, in bytes; None: nothing could tell."""
+
+    host_bytes: Bytes | None = None  # of the machine's, resident; mapped files count
+    device_bytes: Bytes | None = None  # of its device's own, where it has some
+
+
 class ReplicaFacts(Message, frozen=True):
     id: str
     fence: int
     phase: Literal["fetching", "loading", "ready", "failed", "stopping"]
     fetched_bytes: int = 0
     total_bytes: int = 0
-    memory_bytes: int | None = None  # resident memory of the runner
+    memory_bytes: Bytes | None = None  # of the machine's memory: resident now in the runner
+    device_memory_bytes: Bytes | None = None  # of its device's own memory, where it has some
+    peak: MemoryPeak = MemoryPeak()
     failure: Failure | None = None
 
 
@@ -120,6 +132,7 @@ class Heartbeat(Message, frozen=True):
     boot_id: str  # new at every start of the agent
     hardware: HardwareFacts | None = None  # at start, and when it changed
     memory_available_bytes: dict[str, int] = {}  # by device name
+    memory_others_bytes: dict[str, Bytes] = {}  # by device name: taken, and not by runners of this node
     link_up: bool = True  # whether the agent reaches Redis
     replicas: list[ReplicaFacts] = []
     jobs: list[Held] = []
@@ -194,3 +207,4 @@ class JobFailure(Message, frozen=True):
 
     fence: int
     failure: Failure
+    peak: MemoryPeak = MemoryPeak()

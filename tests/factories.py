@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from accounts.models import User
 from models_registry.models import Blob, Model, Version, VersionFile
+from models_registry.services import content
 
 
 def version(user: User, name: str = "digits", *, size_bytes: int = 1024, format: str = "onnx") -> Version:
@@ -14,7 +15,15 @@ def version(user: User, name: str = "digits", *, size_bytes: int = 1024, format:
         "inputs": [{"name": "image", "datatype": "FP32", "shape": [-1, 64]}],
         "outputs": [{"name": "label", "datatype": "INT64", "shape": [-1]}],
     }
-    made = Version.objects.create(model=model, number=number, format=format, size_bytes=size_bytes, metadata=tensors)
-    blob, _ = Blob.objects.get_or_create(sha256=f"{made.pk:064x}", size_bytes=size_bytes)
+    sha256 = f"{model.pk:032x}{number:032x}"
+    made = Version.objects.create(
+        model=model,
+        number=number,
+        format=format,
+        size_bytes=size_bytes,
+        content=content({"model.onnx": sha256}),
+        metadata=tensors,
+    )
+    blob, _ = Blob.objects.get_or_create(sha256=sha256, size_bytes=size_bytes)
     VersionFile.objects.create(version=made, path="model.onnx", blob=blob)
     return made

@@ -16,11 +16,11 @@ from msgspec.structs import replace
 from protocol.errors import CyxwizError, NotAuthenticated
 from protocol.hardware import allocatable_bytes
 from protocol.messages import HEARTBEAT_SECONDS, DesiredState, HardwareFacts, Heartbeat
-from workers import app, workspace
+from workers import app, runner_process, workspace
 from workers.backoff import Backoff
 from workers.blobs import BlobCache
 from workers.control_plane import ControlPlane
-from workers.hardware import machine
+from workers.hardware import machine, use
 from workers.jobs import Jobs
 from workers.journal import Journal
 from workers.link import Link
@@ -140,10 +140,13 @@ class Agent:
         self._warm.sweep()
         self._supervisor.sweep()
         told = self._jobs.held()
+        runners = use.by_runners(self._hardware.devices, runner_process.uses())
+        available = machine.available_bytes()
         heartbeat = Heartbeat(
             boot_id=self._boot_id,
             hardware=None if self._hardware == self._hardware_told else self._hardware,
-            memory_available_bytes=machine.available_bytes(),
+            memory_available_bytes=available,
+            memory_others_bytes=use.by_others(self._hardware.devices, available, runners),
             link_up=self._link.up,
             replicas=self._supervisor.facts(),
             jobs=told,

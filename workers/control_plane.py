@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
+from urllib.parse import urlencode
 
 import httpx2
 import msgspec
@@ -49,15 +50,17 @@ class ControlPlane:
         """Raises Conflict when the job is not for us. Never repeated: the answer that got lost may have been yes."""
         return messages.decode(self._post(f"/jobs/{job_id}/accept", b""), messages.JobSpec)
 
-    def send_result(self, job_id: str, fence: int, body: Path, header_bytes: int) -> None:
+    def send_result(self, job_id: str, fence: int, body: Path, header_bytes: int, peak: messages.MemoryPeak) -> None:
         """`header_bytes`: 0 for the result over a data set, which is a file as it is."""
+        peaks = {f"peak_{name}": value for name, value in msgspec.structs.asdict(peak).items() if value is not None}
+        about = {"fence": fence, **peaks}
         with body.open("rb") as file:
             size = body.stat().st_size
             headers = {"Content-Type": "application/octet-stream", "Content-Length": str(size)}
             if header_bytes:
                 headers[oip.HEADER] = str(header_bytes)
             chunks = iter(lambda: file.read(1 << 20), b"")
-            self._post(f"/jobs/{job_id}/result?fence={fence}", chunks, headers=headers)
+            self._post(f"/jobs/{job_id}/result?{urlencode(about)}", chunks, headers=headers)
 
     def send_failure(self, job_id: str, failure: messages.JobFailure) -> None:
         self._post(f"/jobs/{job_id}/failure", messages.encode(failure))

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from protocol.errors import CyxwizError, NotAuthenticated, RunFailed, TimedOut, TooLarge, Unavailable
-from protocol.messages import JOBS_AT_ONCE, Failure, Held, JobFailure, JobSpec
+from protocol.messages import JOBS_AT_ONCE, Failure, Held, JobFailure, JobSpec, MemoryPeak
 from workers import warm
 from workers.backoff import Backoff
 from workers.blobs import BlobCache
@@ -167,10 +167,12 @@ class Jobs:
         outcome = entry.outcome
         try:
             if outcome.failure is not None:
-                report = JobFailure(fence=outcome.fence, failure=outcome.failure)
+                report = JobFailure(fence=outcome.fence, failure=outcome.failure, peak=outcome.peak)
                 self._control_plane.send_failure(outcome.job_id, report)
             else:
-                self._control_plane.send_result(outcome.job_id, outcome.fence, entry.result, outcome.header_bytes)
+                self._control_plane.send_result(
+                    outcome.job_id, outcome.fence, entry.result, outcome.header_bytes, outcome.peak
+                )
         except LATER as error:
             log.warning("The result of job %s waits: %s", outcome.job_id[:8], error.message)
             return False
@@ -178,7 +180,9 @@ class Jobs:
             refused = Failure(code=error.code, message=f"The result is too large. {error.message}")
             self._journal.remove(entry)
             return self._send(
-                self._journal.add(Outcome(job_id=outcome.job_id, fence=outcome.fence, failure=refused), None)
+                self._journal.add(
+                    Outcome(job_id=outcome.job_id, fence=outcome.fence, failure=refused, peak=outcome.peak), None
+                )
             )
         except CyxwizError as error:
             log.warning("The control plane does not want the result of job %s: %s", outcome.job_id[:8], error.message)
@@ -217,6 +221,7 @@ class _Attempt:
         self._progress_told = time.monotonic()
         self._stopped = threading.Event()
         self._timed_out = False
+        self._peak = MemoryPeak()
         self._lock = threading.Lock()
         self._runner: RunnerProcess | None = None
         self.thread = threading.Thread(target=self._run, name=f"job-{spec.id[:8]}", daemon=True)
@@ -240,7 +245,9 @@ class _Attempt:
             except Exception as error:
                 failure = describe(error, RunFailed.code)
             if not self._stopped.is_set():
-                outcome = Outcome(job_id=spec.id, fence=spec.fence, header_bytes=header_bytes, failure=failure)
+                outcome = Outcome(
+                    job_id=spec.id, fence=spec.fence, header_bytes=header_bytes, failure=failure, peak=self._peak
+                )
                 self._journal.add(outcome, None if failure else result)
                 self._say(f"failed: {failure.message}" if failure else "finished")
         self._over(self)
@@ -292,6 +299,8 @@ class _Attempt:
             clock.cancel()
             with self._lock:
                 self._runner = None
+            runner.measure()
+            self._peak = runner.peak
         # Even if it had just finished: by now it is killed.
         if self._stopped.is_set():
             raise Stopped

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from protocol.messages import Failure, Held
+from protocol.messages import Failure, Held, MemoryPeak
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
@@ -19,6 +19,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     fence: int
     header_bytes: int = 0  # of the result, which lies beside it
     failure: Failure | None = None
+    peak: MemoryPeak = MemoryPeak()
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from protocol.formats import PROGRAM_FORMATS, PROGRAM_LEVEL
+from protocol.hardware import HOST
+from protocol.messages import MemoryPeak
 from workers import settings, wire
 from workers.failures import AttemptFailed, is_out_of_memory
-from workers.hardware import memory
+from workers.hardware import memory, use
 from workers.runner import orders
 from workers.sandbox import disk, levels, namespaces
 
@@ -36,11 +38,21 @@ _spawner = ThreadPoolExecutor(max_workers=1, thread_name_prefix="spawner")
 
 OnLine = Callable[[str, str], None]  # source (stdout or stderr), line
 
+_running: set[RunnerProcess] = set()
+
+
+def uses() -> list[tuple[str, use.Use]]:
+    """(device, what it takes) of every runner there is."""
+    found = [(runner.device, runner.measure()) for runner in list(_running)]
+    return [(device, taken) for device, taken in found if taken is not None]
+
 
 class RunnerProcess:
     def __init__(self, folder: Path, on_line: OnLine, level: int | None = None) -> None:
         """`folder`: where it may write, and its working directory. `level`: of its sandbox; by default the highest
         that this machine gives."""
+        self.device = HOST
+        self.peak = MemoryPeak()  # as far as it was measured
         self._on_line = on_line
         self._folder = folder
         self._level = levels.reached().level if level is None else level
@@ -58,6 +70,7 @@ class RunnerProcess:
             self._process = _spawner.submit(self._spawn, folder, theirs.fileno(), self._level).result()
         self.pid = self._process.pid
         self._reader = wire.FrameReader(self.socket, wire.TO_AGENT)
+        _running.add(self)
         threading.Thread(target=self._watch, name=f"watch-{self.pid}", daemon=True).start()
 
     @staticmethod
@@ -77,6 +90,7 @@ class RunnerProcess:
 
     def load(self, order: orders.Order, timeout_seconds: float) -> None:
         """Raises AttemptFailed."""
+        self.device = order.device
         if order.format in PROGRAM_FORMATS and self._level < PROGRAM_LEVEL:
             # Placement knows; but it is this machine that would bear it.
             raise AttemptFailed(
@@ -182,9 +196,15 @@ class RunnerProcess:
     def is_alive(self) -> bool:
         return not self._finished.is_set()
 
-    @property
-    def memory_bytes(self) -> int | None:
-        return memory.resident_bytes(self.pid)
+    def measure(self) -> use.Use | None:
+        """What it takes now, which may raise its `peak`; None when it has ended."""
+        if not self.is_alive:  # its number may be somebody else's by now
+            return None
+        now = use.of_runner(self.pid, self.device)
+        if now is not None:
+            device = max([seen for seen in (self.peak.device_bytes, now.device) if seen is not None], default=None)
+            self.peak = MemoryPeak(host_bytes=max(now.peak, self.peak.host_bytes or 0), device_bytes=device)
+        return now
 
     def _watch(self) -> None:
         """Collects its output; when it has ended, ends what it left behind and closes the socket for the reader."""
@@ -231,6 +251,7 @@ class RunnerProcess:
         with contextlib.suppress(OSError):
             self.socket.shutdown(socket.SHUT_RDWR)
         self._finished.set()
+        _running.discard(self)
 
     def _look(self) -> None:
         if disk.is_over(self._folder, self.pid, self._most_scratch_bytes):

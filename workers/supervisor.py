@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal
 from uuid import UUID
 
-from protocol.messages import Failure, ReplicaFacts, ReplicaSpec
+from protocol.messages import Failure, MemoryPeak, ReplicaFacts, ReplicaSpec
 from workers.blobs import BlobCache
 from workers.channel import Channel
 from workers.failures import AttemptFailed, Stopped, describe
@@ -136,18 +136,22 @@ class Replica:
         self._stopped = threading.Event()
         self._lock = threading.Lock()
         self._runner: RunnerProcess | None = None
+        self._peak = MemoryPeak()
         self._channel: Channel | None = None
         self.thread = threading.Thread(target=self._run, name=f"replica-{spec.id[:8]}", daemon=True)
 
     def facts(self) -> ReplicaFacts:
         runner = self._runner
+        taken = runner.measure() if runner else None
         return ReplicaFacts(
             id=self.spec.id,
             fence=self.spec.fence,
             phase=self._phase,
             fetched_bytes=sum(self._fetched.values()),
             total_bytes=self._total_bytes,
-            memory_bytes=runner.memory_bytes if runner else None,
+            memory_bytes=taken.resident if taken else None,
+            device_memory_bytes=taken.device if taken else None,
+            peak=runner.peak if runner else self._peak,
             failure=self._failure,
         )
 
@@ -164,6 +168,7 @@ class Replica:
             if self._channel is not None:
                 self._link.detach(self._channel)
             if self._runner is not None:
+                self._runner.measure()  # the last time: an ended process has no peak any more
                 if self._phase == "ready":
                     self._runner.end()
                 else:
@@ -205,6 +210,8 @@ class Replica:
                 log.warning("Replica %s of %s failed: %s", spec.id[:8], spec.deployment, self._failure.message)
                 self._say(f"failed: {self._failure.message}")
         with self._lock:
+            if self._runner is not None:
+                self._peak = self._runner.peak
             self._runner = None
             self.is_over = True
             if self._failure is not None:

@@ -19,7 +19,9 @@ from uuid import uuid4
 
 import msgspec
 
+from protocol.hardware import HOST
 from protocol.messages import JobSpec
+from workers.hardware.use import kind
 from workers.runner_process import RunnerProcess
 from workers.workspace import Workspace, workspace
 
@@ -105,7 +107,7 @@ class Warm:
 
     def keep(self, loaded: Loaded) -> None:
         """For the next job on its model."""
-        loaded.memory_bytes = max(loaded.memory_bytes, loaded.runner.memory_bytes or 0)
+        loaded.memory_bytes = max(loaded.memory_bytes, _taken(loaded))
         loaded.idle_since = time.monotonic()
         with self._lock:
             if not self._closed and self._capacities.get(loaded.device) is not None:
@@ -159,3 +161,11 @@ class Warm:
     def _end(self, loaded: Loaded, why: str) -> None:
         log.info("A model that was kept loaded on %s ends: %s.", loaded.device, why)
         loaded.close()
+
+
+def _taken(loaded: Loaded) -> int:
+    """Of its device's memory, now."""
+    use = loaded.runner.measure()
+    if use is None:
+        return 0
+    return use.resident if kind(loaded.device) == HOST else use.device or 0

@@ -8,11 +8,12 @@ import typer
 
 from cyxwiz.cli.exit_codes import ExitCode
 from cyxwiz.cli.output import age, clock, emit, note, say, size, table
+from cyxwiz.cli.placement import show_preview, show_why_not
 from cyxwiz.cli.session import Json, Name, Options, Timeout, Wait, connect, model_and_version, options
 
 if TYPE_CHECKING:
     from cyxwiz.client import Client
-    from cyxwiz.deployments import Deployment, Replica
+    from cyxwiz.deployments import Deployment, Preview, Replica
 
 
 def deploy(
@@ -29,6 +30,9 @@ def deploy(
         str | None, typer.Option(metavar="CLASS", show_default=False, help="Only on such devices: cpu, cuda-24g, …")
     ] = None,
     option: Options = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say where each copy would go, or why not. Nothing is made.")
+    ] = False,
     wait: Wait = True,
     timeout: Timeout = 300.0,
     json: Json = False,
@@ -42,9 +46,17 @@ def deploy(
     chosen, version = model_and_version(model)
     given = options(option or [])
     with connect(context) as client:
-        made = client.deployments.create(
-            name, model=chosen, version=version, replicas=replicas, hardware_class=hardware_class, options=given
-        )
+        wish: dict[str, Any] = {
+            "model": chosen,
+            "version": version,
+            "replicas": replicas,
+            "hardware_class": hardware_class,
+            "options": given,
+        }
+        if dry_run:
+            _try(client.deployments.dry_run(name, **wish), json=json)
+            return
+        made = client.deployments.create(name, **wish)
         if wait:
             _watch(client, made, timeout=timeout, json=json)
         else:
@@ -71,15 +83,20 @@ def ps(
     """
     with connect(context) as client:
         found = [client.deployments.get(name)] if name else list(client.deployments.list())
+        waits = bool(name) and any(replica.state == "waiting" for replica in found[0].replicas)
+        preview = client.deployments.placement(found[0].name) if waits and not json else None
     if json:
         emit(found[0].raw if name else [deployment.raw for deployment in found])
         return
-    headers = ("NAME", "MODEL", "STATE", "READY", "NODES", "AGE", "REASON")
+    headers: tuple[str, ...] = ("NAME", "MODEL", "STATE", "READY", "NODES", "AGE", "REASON")
     table(headers, [_row(deployment) for deployment in found])
     if name:
         say()
-        headers = ("REPLICA", "STATE", "NODE", "DEVICE", "MEMORY", "ALLOCATED", "REASON")
-        table(headers, [_replica_row(replica) for replica in found[0].replicas])
+        headers = ("REPLICA", "STATE", "NODE", "DEVICE", "ESTIMATED", "PROMISED", "MEASURED", "PEAK", "REASON")
+        table(headers, [_replica_row(found[0], replica) for replica in found[0].replicas])
+    if preview is not None and preview.waiting:
+        say()
+        show_why_not(preview.why_not)
 
 
 def logs(
@@ -255,10 +272,23 @@ def _row(deployment: Deployment) -> tuple[object, ...]:
     )
 
 
-def _replica_row(replica: Replica) -> tuple[object, ...]:
-    memory = None if replica.memory_bytes is None else size(replica.memory_bytes)
-    allocated = None if replica.allocated_bytes is None else size(replica.allocated_bytes)
-    return (replica.index, replica.state, replica.node, replica.device, memory, allocated, replica.reason)
+def _replica_row(deployment: Deployment, replica: Replica) -> tuple[object, ...]:
+    """Of memory: that of its device, where that has some of its own and it could be read."""
+    measured = replica.device_memory_bytes or replica.memory_bytes
+    peak = replica.device_peak_bytes or replica.peak_bytes
+    memory = [deployment.estimated_bytes, replica.allocated_bytes, measured, peak]
+    shown = [None if bytes_ is None else size(bytes_) for bytes_ in memory]
+    return (replica.index, replica.state, replica.node, replica.device, *shown, replica.reason)
+
+
+def _try(preview: Preview, *, json: bool) -> None:
+    """Ends with the code for want of room where a replica would wait."""
+    if json:
+        emit(preview.raw)
+    else:
+        show_preview(preview)
+    if preview.waiting:
+        raise typer.Exit(ExitCode.NO_CAPACITY)
 
 
 def _log_line(line: dict[str, Any]) -> None:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cyxwiz.cli.exit_codes import ExitCode
-from cyxwiz.cli.output import age, clock, emit, note, say, table
+from cyxwiz.cli.output import age, clock, emit, note, say, size, table
+from cyxwiz.cli.placement import show_why_not
 from cyxwiz.cli.predict import show as show_prediction
 from cyxwiz.cli.session import Json, OptionalInputs, Options, Outputs, Timeout, connect, model_and_version, options
 
@@ -238,12 +239,22 @@ def _describe(job: Job) -> None:
         ("node", job.node),
         ("device", job.device),
         ("attempts", job.attempts),
+        ("memory, estimated", size(job.estimated_bytes)),
+        ("memory, promised", _size(job.allocated_bytes)),
+        ("memory, measured", _size(job.device_peak_bytes or job.peak_bytes)),
         ("rows", f"{job.rows_done} of {job.rows_total}" if job.rows_total is not None else None),
         ("created", clock(job.created_at)),
         ("waited", _seconds(job.waited_seconds)),
         ("ran", _seconds(job.ran_seconds)),
     ]
     table(("JOB", job.id), facts)
+    if job.why_not:
+        say()
+        show_why_not(job.why_not)
+
+
+def _size(bytes_: int | None) -> str | None:
+    return None if bytes_ is None else size(bytes_)
 
 
 def _seconds(count: float | None) -> str | None:

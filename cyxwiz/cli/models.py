@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,6 +11,9 @@ from cyxwiz.cli.exit_codes import ExitCode
 from cyxwiz.cli.inputs import SPEC, tensor_specs
 from cyxwiz.cli.output import age, emit, say, size, table
 from cyxwiz.cli.session import Json, connect, model_and_version
+
+if TYPE_CHECKING:
+    from cyxwiz.models import Version
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Upload models and look at them.")
 
@@ -124,10 +127,24 @@ def show(
         return
     say(f"{found.name}  {found.description}".rstrip())
     table(
-        ("VERSION", "FORMAT", "SIZE", "AGE"),
-        [(v.number, v.format, size(v.size_bytes), age(v.created_at)) for v in versions],
+        ("VERSION", "FORMAT", "SIZE", "MEMORY (ESTIMATED)", "MEMORY (MEASURED)", "AGE"),
+        [
+            (v.number, v.format, size(v.size_bytes), size(v.estimated_bytes), _measured(v), age(v.created_at))
+            for v in versions
+        ],
     )
     if chosen:
         say(f"\nVersion {chosen.number}")
         tensors = [("in", spec) for spec in chosen.inputs] + [("out", spec) for spec in chosen.outputs]
         table(("", "TENSOR", "DATATYPE", "SHAPE"), [(way, t.name, t.datatype, t.shape) for way, t in tensors])
+        for row in chosen.measured:
+            given = ", ".join(f"{name}={value}" for name, value in row["options"].items())
+            say(f"Took {size(row['peak_bytes'])} at most on {row['device_kind']}, with {given or 'no options'}.")
+
+
+def _measured(version: Version) -> str | None:
+    """The largest on each kind of device."""
+    largest: dict[str, int] = {}
+    for row in version.measured:
+        largest[row["device_kind"]] = max(largest.get(row["device_kind"], 0), row["peak_bytes"])
+    return ", ".join(f"{size(peak)} on {kind}" for kind, peak in sorted(largest.items())) or None

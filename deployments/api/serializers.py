@@ -7,6 +7,8 @@ from typing import Any
 from rest_framework import serializers
 
 from deployments.models import Deployment, DeploymentEvent, DeploymentMetric, Replica
+from models_registry import memory
+from nodes.api.placement import WhyNotSerializer
 from protocol.hardware import CLASSES
 
 
@@ -27,6 +29,9 @@ class ReplicaSerializer(serializers.ModelSerializer[Replica]):
             "fence",
             "allocated_bytes",
             "memory_bytes",
+            "peak_bytes",
+            "device_memory_bytes",
+            "device_peak_bytes",
             "progress",
             "failures",
             "retry_at",
@@ -37,6 +42,9 @@ class DeploymentSerializer(serializers.ModelSerializer[Deployment]):
     model = serializers.CharField(source="version.model.name", read_only=True)
     version = serializers.IntegerField(source="version.number", read_only=True)
     format = serializers.CharField(source="version.format", read_only=True)
+    estimated_bytes = serializers.SerializerMethodField(
+        help_text="Of a replica's memory, guessed from the model's files and the options."
+    )
     replicas = ReplicaSerializer(many=True, read_only=True)
 
     class Meta:
@@ -53,9 +61,13 @@ class DeploymentSerializer(serializers.ModelSerializer[Deployment]):
             "replica_count",
             "hardware_class",
             "options",
+            "estimated_bytes",
             "created_at",
             "replicas",
         ]
+
+    def get_estimated_bytes(self, deployment: Deployment) -> int:
+        return memory.estimate_bytes(deployment.version, deployment.options)
 
 
 class NewDeploymentSerializer(serializers.Serializer[Any]):
@@ -71,6 +83,25 @@ class NewDeploymentSerializer(serializers.Serializer[Any]):
             known = ", ".join(self.fields)
             raise serializers.ValidationError(dict.fromkeys(strange, f"There is no such field. Known: {known}."))
         return super().to_internal_value(data)
+
+
+class PlaceSerializer(serializers.Serializer[Any]):
+    replica = serializers.IntegerField()
+    node = serializers.CharField()
+    device = serializers.CharField()
+    memory_bytes = serializers.IntegerField(help_text="That would be promised to it.")
+
+
+class PreviewSerializer(serializers.Serializer[Any]):
+    """Where replicas would go if they were placed now."""
+
+    estimated_bytes = serializers.IntegerField(help_text="Of a replica's memory, guessed.")
+    measured_bytes = serializers.DictField(
+        child=serializers.IntegerField(), help_text="By kind of device, where it was measured: what is promised there."
+    )
+    places = PlaceSerializer(many=True)
+    waiting = serializers.ListField(child=serializers.IntegerField(), help_text="The replicas that find no room.")
+    why_not = WhyNotSerializer(many=True, help_text="What keeps these: a row for each node that you may use.")
 
 
 class ScaleSerializer(serializers.Serializer[Any]):

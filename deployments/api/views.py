@@ -13,7 +13,7 @@ from rest_framework.views import APIView
 
 from accounts.models import User
 from accounts.ownership import OwnedQuerySet
-from deployments import logs, services
+from deployments import logs, previews, services
 from deployments.api import serializers
 from deployments.api.filters import DeploymentFilter
 from deployments.models import Deployment, DeploymentEvent, DeploymentMetric
@@ -32,7 +32,11 @@ class DeploymentsView(generics.ListAPIView[Deployment]):
     def get_queryset(self) -> OwnedQuerySet:
         return _visible(self.request)
 
-    @extend_schema(request=serializers.NewDeploymentSerializer, responses={201: serializers.DeploymentSerializer})
+    @extend_schema(
+        request=serializers.NewDeploymentSerializer,
+        parameters=[OpenApiParameter("dry_run", bool, description="Only say where its replicas would go, or why not.")],
+        responses={201: serializers.DeploymentSerializer, 200: serializers.PreviewSerializer},
+    )
     def post(self, request: Request) -> Response:
         """Keep a model version loaded. A replica without room waits, and its `reason` says for each node why not."""
         wanted = serializers.NewDeploymentSerializer(data=request.data)
@@ -40,6 +44,9 @@ class DeploymentsView(generics.ListAPIView[Deployment]):
         fields = dict(wanted.validated_data)
         assert isinstance(request.user, User)
         version = find_version(request.user, fields.pop("model"), fields.pop("version", None))
+        if _is_dry_run(request):
+            preview = services.dry_run(owner=request.user, version=version, **fields)
+            return Response(serializers.PreviewSerializer(preview).data)
         deployment = services.deploy(owner=request.user, version=version, **fields)
         return Response(_shown(request, deployment.name), status=201)
 
@@ -98,6 +105,15 @@ class ScaleView(APIView):
         return Response(_shown(request, name))
 
 
+class PlacementView(APIView):
+    scope = "deployments"
+
+    @extend_schema(responses=serializers.PreviewSerializer)
+    def get(self, request: Request, name: str) -> Response:
+        """Where the replicas that wait would go now, or for each node why not, and what would help."""
+        return Response(serializers.PreviewSerializer(previews.of_waiting(_find(request, name))).data)
+
+
 class EventsView(generics.ListAPIView[DeploymentEvent]):
     """Every move of the deployment and its replicas, newest first."""
 
@@ -145,13 +161,21 @@ class LogsView(APIView):
         return Response(serializers.LogsSerializer({"lines": lines}).data)
 
 
+def _is_dry_run(request: Request) -> bool:
+    asked = request.query_params.get("dry_run", "false")
+    if asked not in ("true", "false"):
+        raise BadRequest(f"dry_run must be true or false, not {asked[:40]!r}.")
+    return asked == "true"
+
+
 def _visible(request: Request) -> OwnedQuerySet:
     deployments = Deployment.objects.visible_to(request.user)
     return deployments.select_related("version__model").prefetch_related("replicas__node", "replicas__device")
 
 
 def _find(request: Request, name: str) -> Deployment:
-    found: Deployment = get_object_or_404(Deployment.objects.visible_to(request.user), name=name)
+    mine = Deployment.objects.visible_to(request.user).select_related("version__model", "owner")
+    found: Deployment = get_object_or_404(mine, name=name)
     return found
 
 

@@ -7,7 +7,11 @@ from typing import Any
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
+from jobs import queueing
 from jobs.models import Dataset, Job, JobEvent
+from jobs.states import JobState
+from models_registry import memory
+from nodes.api.placement import WhyNotSerializer
 from protocol import names
 from protocol.datasets import CHUNK_ROWS, MOST_CHUNK_ROWS, RESULT_FORMATS
 from protocol.hardware import CLASSES
@@ -24,6 +28,7 @@ class JobSerializer(serializers.ModelSerializer[Job]):
     device = serializers.CharField(source="device.name", default=None, read_only=True)
     waited_seconds = serializers.SerializerMethodField(help_text="From submission to the start of the last attempt.")
     ran_seconds = serializers.SerializerMethodField(help_text="How long the last attempt took.")
+    estimated_bytes = serializers.SerializerMethodField(help_text="Of memory, guessed from files and options.")
     rows_total = serializers.IntegerField(read_only=True, allow_null=True, help_text="Of a job over a data set.")
     result_format = serializers.SerializerMethodField(help_text="Of a job over a data set.")
 
@@ -41,6 +46,10 @@ class JobSerializer(serializers.ModelSerializer[Job]):
             "node",
             "device",
             "attempts",
+            "estimated_bytes",
+            "allocated_bytes",
+            "peak_bytes",
+            "device_peak_bytes",
             "options",
             "timeout_seconds",
             "dataset",
@@ -54,6 +63,9 @@ class JobSerializer(serializers.ModelSerializer[Job]):
             "ran_seconds",
         ]
         read_only_fields = fields
+
+    def get_estimated_bytes(self, job: Job) -> int:
+        return memory.estimate_bytes(job.version, job.options)
 
     def get_queue(self, job: Job) -> str:
         return names.class_queue(job.hardware_class)
@@ -80,11 +92,19 @@ class JobEventSerializer(serializers.ModelSerializer[JobEvent]):
 
 
 class JobDetailSerializer(JobSerializer):
+    why_not = serializers.SerializerMethodField(
+        help_text="While it is queued: a row for each node that you may use, unless one is about to take it."
+    )
     events = JobEventSerializer(many=True, read_only=True, help_text="Every move, newest first.")
 
     class Meta(JobSerializer.Meta):
-        fields = [*JobSerializer.Meta.fields, "events"]
+        fields = [*JobSerializer.Meta.fields, "why_not", "events"]
         read_only_fields = fields
+
+    @extend_schema_field(WhyNotSerializer(many=True))
+    def get_why_not(self, job: Job) -> Any:
+        rows = queueing.rows(job) if job.state == JobState.QUEUED else []
+        return WhyNotSerializer(rows, many=True).data
 
 
 class TensorDataSerializer(serializers.Serializer[Any]):

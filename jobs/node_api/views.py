@@ -23,18 +23,22 @@ class AcceptView(NodeView):
 
 class ResultView(NodeView):
     def post(self, request: Request, job_id: UUID) -> HttpResponse:
-        fence = request.query_params.get("fence", "")
-        if not fence.isdecimal():
-            raise BadRequest(f"fence must be a whole number, not {fence!r}.")
+        fence = _number(request, "fence")
+        if fence is None:
+            raise BadRequest("Say which attempt it was: ?fence=.")
         node = calling_node(request)
-        if leases.expects_file(job_id=job_id, node=node, fence=int(fence)):
+        peak = messages.MemoryPeak(
+            host_bytes=_number(request, "peak_host_bytes"), device_bytes=_number(request, "peak_device_bytes")
+        )
+        leases.note_memory(job_id=job_id, node=node, fence=fence, peak=peak)
+        if leases.expects_file(job_id=job_id, node=node, fence=fence):
             with uploads.received_raw(request._request) as upload:
-                leases.finish_with_file(job_id=job_id, node=node, fence=int(fence), incoming=upload.incoming)
+                leases.finish_with_file(job_id=job_id, node=node, fence=fence, incoming=upload.incoming)
         else:
             leases.finish(
                 job_id=job_id,
                 node=node,
-                fence=int(fence),
+                fence=fence,
                 body=read_body(request),
                 header_bytes=header_length(request),
             )
@@ -44,5 +48,16 @@ class ResultView(NodeView):
 class FailureView(NodeView):
     def post(self, request: Request, job_id: UUID) -> HttpResponse:
         said = messages.decode(read_body(request), messages.JobFailure)
-        leases.fail(job_id=job_id, node=calling_node(request), fence=said.fence, failure=said.failure)
+        node = calling_node(request)
+        leases.note_memory(job_id=job_id, node=node, fence=said.fence, peak=said.peak)
+        leases.fail(job_id=job_id, node=node, fence=said.fence, failure=said.failure)
         return HttpResponse(status=204)
+
+
+def _number(request: Request, name: str) -> int | None:
+    text = request.query_params.get(name)
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdecimal() and len(text) < 19):
+        raise BadRequest(f"{name} must be a whole number, not {text[:40]!r}.")
+    return int(text)

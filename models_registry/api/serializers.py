@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
 from models_registry import memory
-from models_registry.models import Model, Version, VersionFile
+from models_registry.models import MeasuredMemory, Model, Version, VersionFile
 
 
 class TensorSpecSerializer(serializers.Serializer[Any]):
@@ -26,6 +26,12 @@ class FileSerializer(serializers.ModelSerializer[VersionFile]):
         fields = ["path", "size_bytes", "sha256"]
 
 
+class MeasuredMemorySerializer(serializers.ModelSerializer[MeasuredMemory]):
+    class Meta:
+        model = MeasuredMemory
+        fields = ["device_kind", "options", "peak_bytes", "measured_at"]
+
+
 class VersionSerializer(serializers.ModelSerializer[Version]):
     model = serializers.CharField(source="model.name", read_only=True)
     platform = serializers.SerializerMethodField(help_text="The format, as the Open Inference Protocol calls it.")
@@ -34,6 +40,10 @@ class VersionSerializer(serializers.ModelSerializer[Version]):
     inputs = TensorSpecSerializer(source="metadata.inputs", many=True, read_only=True)
     outputs = TensorSpecSerializer(source="metadata.outputs", many=True, read_only=True)
     metadata = serializers.SerializerMethodField(help_text="What else the file says of itself, by format.")
+    estimated_bytes = serializers.SerializerMethodField(
+        help_text="Of memory once it is loaded, guessed from the files, with the options as they are by default."
+    )
+    measured = serializers.SerializerMethodField(help_text="The most that runners of these files took.")
 
     class Meta:
         model = Version
@@ -48,6 +58,8 @@ class VersionSerializer(serializers.ModelSerializer[Version]):
             "inputs",
             "outputs",
             "metadata",
+            "estimated_bytes",
+            "measured",
             "created_at",
         ]
 
@@ -57,6 +69,21 @@ class VersionSerializer(serializers.ModelSerializer[Version]):
     def get_sha256(self, version: Version) -> str | None:
         files = version.files.all()
         return files[0].blob_id if len(files) == 1 else None
+
+    def get_estimated_bytes(self, version: Version) -> int:
+        return memory.estimate_bytes(version, {})
+
+    @extend_schema_field(MeasuredMemorySerializer(many=True))
+    def get_measured(self, version: Version) -> Any:
+        """Read at once for all versions of the model, as that is what lists show."""
+        context = cast("dict[str, Any]", self.context)
+        if "measured" not in context:
+            contents = Version.objects.filter(model=version.model_id).values("content")
+            context["measured"] = list(
+                MeasuredMemory.objects.filter(owner=version.model.owner_id, content__in=contents)
+            )
+        rows = [row for row in context["measured"] if row.content == version.content]
+        return MeasuredMemorySerializer(rows, many=True).data
 
     def get_metadata(self, version: Version) -> dict[str, Any]:
         return {key: value for key, value in version.metadata.items() if key not in ("inputs", "outputs")}

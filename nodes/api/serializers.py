@@ -7,11 +7,15 @@ from typing import Any
 from rest_framework import serializers
 
 from nodes.models import Device, JoinToken, Node
+from protocol.hardware import allocatable_bytes
 
 
 class DeviceSerializer(serializers.ModelSerializer[Device]):
     hardware_class = serializers.CharField(read_only=True)
     allocated_bytes = serializers.SerializerMethodField(help_text="Promised to replicas and jobs.")
+    allocatable_bytes = serializers.SerializerMethodField(
+        help_text="What may be promised besides: not the reserve, nor what other programs take beyond it."
+    )
 
     class Meta:
         model = Device
@@ -22,7 +26,9 @@ class DeviceSerializer(serializers.ModelSerializer[Device]):
             "hardware_class",
             "memory_total_bytes",
             "memory_available_bytes",
+            "memory_others_bytes",
             "allocated_bytes",
+            "allocatable_bytes",
             "driver",
             "cuda_version",
             "compute_capability",
@@ -33,6 +39,10 @@ class DeviceSerializer(serializers.ModelSerializer[Device]):
 
     def get_allocated_bytes(self, device: Device) -> int:
         return sum(allocation.memory_bytes for allocation in device.allocations.all())
+
+    def get_allocatable_bytes(self, device: Device) -> int | None:
+        most = allocatable_bytes(device.memory_total_bytes, device.memory_others_bytes)
+        return None if most is None else max(most - self.get_allocated_bytes(device), 0)
 
 
 class NodeSerializer(serializers.ModelSerializer[Node]):

@@ -15,7 +15,7 @@ from cyxwiz.errors import DeploymentFailed, TimedOut
 from deployments import reconcile
 from deployments.models import Deployment, Replica
 from protocol import names
-from protocol.messages import Failure, ReplicaFacts
+from protocol.messages import Failure, MemoryPeak, ReplicaFacts
 from tests import factories
 from tests.nodes.reports import Machine
 
@@ -217,3 +217,37 @@ def test_nodes_and_the_line_that_joins_one(cyxwiz, logged_in, machine, admin, mo
 def test_a_node_whose_memory_is_unknown_says_so(cyxwiz, logged_in, owner):
     Machine(owner, "odd", memory_bytes=None)
     assert "unknown" in cyxwiz("nodes", "ls").out
+
+
+def test_a_dry_run_says_where_or_why_not_and_makes_nothing(cyxwiz, logged_in, version, machine, owner):
+    done = cyxwiz("deploy", "digits", "--model", "digits", "--dry-run")
+    assert done.code == 0, done.err
+    assert done.out.splitlines()[0] == "A replica needs 96.0 MiB by estimate."
+    assert done.out.splitlines()[2].split() == ["0", "box", "cpu", "96.0", "MiB"]
+    full = factories.version(owner.user, "full", size_bytes=3 * 1024**3)
+    assert cyxwiz("deploy", "full", "--model", "full", "--no-wait").code == 0
+    done = cyxwiz("deploy", "second", "--model", f"full@{full.number}", "--dry-run")
+    assert done.code == 6
+    assert "has 1.11 GiB free, 6.09 GiB needed" in done.out
+    assert "stop `full` on box: frees 6.09 GiB" in done.out
+    tried = cyxwiz("deploy", "second", "--model", "full", "--dry-run", "--json")
+    assert (tried.code, tried.json["waiting"]) == (6, [0])
+    assert [one["name"] for one in cyxwiz("ps", "--json").json] == ["full"]
+    assert cyxwiz("deploy", "second", "--model", "full", "--no-wait").code == 0
+    assert "stop `full` on box: frees 6.09 GiB" in cyxwiz("ps", "second").out
+    assert cyxwiz("deploy", "full", "--model", "full", "--dry-run").code == 5
+
+
+def test_what_was_measured_stands_beside_the_estimate(cyxwiz, logged_in, version, machine):
+    assert "96.0 MiB" in cyxwiz("models", "show", "digits").out
+    cyxwiz("deploy", "digits", "--model", "digits", "--no-wait")
+    [spec] = machine.heartbeat().replicas
+    peak = MemoryPeak(host_bytes=70 * 1024**2)
+    machine.heartbeat(replicas=[ReplicaFacts(id=spec.id, fence=1, phase="ready", memory_bytes=1024**2, peak=peak)])
+    shown = cyxwiz("ps", "digits").out
+    for text in ("96.0 MiB", "1.0 MiB", "70.0 MiB"):
+        assert text in shown
+    shown = cyxwiz("models", "show", "digits").out
+    assert "70.0 MiB on cpu" in shown
+    assert "threads=1" in shown
+    assert "86.0 MiB by measurement on cpu" in cyxwiz("deploy", "more", "--model", "digits", "--dry-run").out

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from typing import Any
+from urllib.parse import urlencode
 
 from django.test import Client
 
 from jobs.models import Job
 from protocol import names, oip
-from protocol.messages import Failure, JobFailure, JobSpec, decode, encode
+from protocol.messages import Failure, JobFailure, JobSpec, MemoryPeak, decode, encode
 from protocol.tensors import Tensor
 from tests.cast import Person
 from tests.nodes.reports import Machine
@@ -43,20 +44,23 @@ def accepted(machine: Machine, job: Job) -> JobSpec:
     return decode(answer.content, JobSpec)
 
 
-def send_result(machine: Machine, job: Job, fence: int, *tensors: Tensor) -> Any:
+def send_result(machine: Machine, job: Job, fence: int, *tensors: Tensor, **peaks: int) -> Any:
+    """`peaks`: peak_host_bytes, peak_device_bytes"""
     request = oip.InferRequest(inputs=[], binary_output=True)
     outputs = list(tensors) or [LABEL]
     body, header = oip.write_response(request, model_name="what the node says", model_version="", outputs=outputs)
     return _client(machine).post(
-        f"{node_url(job, 'result')}?fence={fence}",
+        f"{node_url(job, 'result')}?{urlencode({'fence': fence, **peaks})}",
         body,
         content_type="application/octet-stream",
         headers={oip.HEADER: str(header)},
     )
 
 
-def send_failure(machine: Machine, job: Job, fence: int, code: str, message: str = "it broke") -> Any:
-    said = JobFailure(fence=fence, failure=Failure(code=code, message=message))
+def send_failure(
+    machine: Machine, job: Job, fence: int, code: str, message: str = "it broke", peak: int | None = None
+) -> Any:
+    said = JobFailure(fence=fence, failure=Failure(code=code, message=message), peak=MemoryPeak(host_bytes=peak))
     return _client(machine).post(node_url(job, "failure"), encode(said), content_type="application/json")
 
 

@@ -234,7 +234,7 @@ def test_a_list_makes_few_queries(owner, django_assert_max_num_queries):
         push(owner, name=f"m{number}")
     with django_assert_max_num_queries(5):  # key, its last use, count, models, versions
         assert len(owner.get("/api/v1/models/").json()["results"]) == 12
-    with django_assert_max_num_queries(7):
+    with django_assert_max_num_queries(8):
         assert len(owner.get("/api/v1/models/m1/versions/").json()["results"]) == 2
 
 

@@ -7,11 +7,12 @@ import hashlib
 import threading
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import parse_qsl
 
 import msgspec
 
 from protocol import messages, names
-from protocol.messages import DesiredState, Failure, File, Heartbeat, JobSpec
+from protocol.messages import DesiredState, Failure, File, Heartbeat, JobSpec, MemoryPeak
 
 NODE_ID = "0f8fad5b-d9cb-469f-a165-70867728950e"
 JOIN_TOKEN = "cyxj_good"
@@ -29,6 +30,7 @@ class NodeApi:
         self.registrations: list[messages.Registration] = []
         self.results: dict[str, tuple[bytes, int]] = {}
         self.failures: dict[str, Failure] = {}
+        self.peaks: dict[str, MemoryPeak] = {}  # by job
         self.requests: Counter[str] = Counter()
         self.down = False  # cuts every connection
         self.knows_ranges = True
@@ -137,10 +139,13 @@ class _Handler(BaseHTTPRequestHandler):
             self._problem(503, "unavailable", "Come back later.")
             return
         if action == "result":
-            assert query.startswith("fence=")
+            about = {key: int(value) for key, value in parse_qsl(query)}
+            assert about.pop("fence")
+            self.api.peaks[job_id] = MemoryPeak(**{key.removeprefix("peak_"): value for key, value in about.items()})
             self.api.results[job_id] = (body, int(self.headers.get("Inference-Header-Content-Length", 0)))
         else:
-            self.api.failures[job_id] = messages.decode(body, messages.JobFailure).failure
+            failed = messages.decode(body, messages.JobFailure)
+            self.api.failures[job_id], self.api.peaks[job_id] = failed.failure, failed.peak
         self._answer(None)
 
     def _body(self) -> bytes:

@@ -90,6 +90,8 @@ def test_a_job_runs_and_its_result_arrives(side: Side, node_api: NodeApi):
     response = oip.read_response(body, header_bytes)
     assert (response.model_name, response.id) == ("digits", "mine")
     assert response.outputs == [replace(pair(2, 4), name="y")]
+    assert (node_api.peaks[job.id].host_bytes or 0) > 20_000_000
+    assert node_api.peaks[job.id].device_bytes is None
     until(lambda: side.jobs.held() == [])
     side.warm.close()
     assert runner_pids() == []

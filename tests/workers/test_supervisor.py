@@ -99,6 +99,9 @@ def test_a_model_is_fetched_loaded_served_and_unloaded(side: Side, node_api: Nod
     assert fact.fetched_bytes == fact.total_bytes == wanted.files[0].size_bytes
     assert fact.memory_bytes is not None
     assert fact.memory_bytes > 20_000_000
+    assert fact.peak.host_bytes >= fact.memory_bytes
+    assert fact.device_memory_bytes is None  # nothing is made up
+    assert fact.peak.device_bytes is None
     assert side.changes >= 2
     reply = gateway.ask(wanted.id, Tensor("x", "FP32", [1, 2], floats("", 1, 2).data))
     assert reply.outputs == [Tensor("y", "FP32", [1, 2], floats("", 2, 4).data)]

@@ -28,23 +28,13 @@ def oom_kills() -> int:
     return sum(cgroups.statistic(file, "oom_kill") or 0 for file in files)
 
 
-def resident_bytes(pid: int) -> int | None:
-    """None when the process has ended."""
-    found = _status(pid, "VmRSS:")
-    return None if found is None else found * 1024
-
-
 def threads(pid: int) -> int | None:
     """None when the process has ended."""
-    return _status(pid, "Threads:")
-
-
-def _status(pid: int, key: str) -> int | None:
     try:
         text = Path(f"/proc/{pid}/status").read_text()
     except OSError:
         return None
-    return next((int(line.split()[1]) for line in text.splitlines() if line.startswith(key)), None)
+    return next((int(line.split()[1]) for line in text.splitlines() if line.startswith("Threads:")), None)
 
 
 def _meminfo(key: str) -> int:
@@ -59,7 +49,8 @@ def _meminfo(key: str) -> int:
 
 
 def _limits() -> list[tuple[int, int]]:
-    """(limit, used) of every group that has a limit. Page cache that can be dropped does not count as used."""
+    """(limit, used) of every group that has a limit. Page cache does not count as used, not even what is in use
+    (active): a mapped model is that, and the kernel counts it as available, too, where there is no group."""
     found = []
     try:
         groups = list(cgroups.folders("memory"))
@@ -70,8 +61,11 @@ def _limits() -> list[tuple[int, int]]:
         used = cgroups.number(folder / "memory.current") or cgroups.number(folder / "memory.usage_in_bytes")
         if limit is None or used is None:
             continue
-        cache = cgroups.statistic(folder / "memory.stat", "inactive_file")
-        if cache is None:
-            cache = cgroups.statistic(folder / "memory.stat", "total_inactive_file")
-        found.append((limit, max(0, used - (cache or 0))))
+        # In version 1 the names with `total_` take in the groups below; in version 2 all do.
+        names = ["inactive_file", "active_file"]
+        stat = folder / "memory.stat"
+        if cgroups.statistic(stat, "total_inactive_file") is not None:
+            names = [f"total_{name}" for name in names]
+        cache = sum(cgroups.statistic(stat, name) or 0 for name in names)
+        found.append((limit, max(0, used - cache)))
     return found

@@ -1,0 +1,78 @@
+"""Where the replicas of a deployment would go now, or why not: of a new one (a dry run), or of those that wait. Nothing
+is written."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+from accounts.models import User
+from deployments import reconcile
+from deployments.models import Deployment, Replica
+from deployments.states import ON_NODE, ReplicaState
+from nodes import planning
+from nodes.models import Node
+from nodes.placement import Need
+from nodes.why_not import Row, Stoppable
+
+
+@dataclass(frozen=True)
+class ReplicaPlace:
+    replica: int
+    node: str
+    device: str
+    memory_bytes: int
+
+
+@dataclass(frozen=True)
+class Preview:
+    estimated_bytes: int
+    measured_bytes: dict[str, int]  # by kind of device, with the margin
+    places: list[ReplicaPlace]
+    waiting: list[int]  # replicas that find no room
+    why_not: list[Row]  # what keeps the first of these, node by node; the others are kept by the same
+
+
+def of_new(deployment: Deployment) -> Preview:
+    """Of one that is in no table."""
+    need = reconcile.needed(deployment)
+    return _preview(deployment, list(range(deployment.replica_count)), [need] * deployment.replica_count, Counter())
+
+
+def of_waiting(deployment: Deployment) -> Preview:
+    waiting = list(deployment.replicas.filter(state=ReplicaState.WAITING).order_by("index"))
+    for replica in waiting:
+        replica.deployment = deployment
+    need = reconcile.needed(deployment)
+    needs = [reconcile.avoiding_failures(need, replica) for replica in waiting] or [need]
+    return _preview(deployment, [one.index for one in waiting], needs, reconcile.siblings(deployment))
+
+
+def stoppable(user: User) -> dict[str, Stoppable]:
+    """By the allocation that it holds: what of this user's deployments is on nodes."""
+    mine = Replica.objects.filter(deployment__in=Deployment.objects.visible_to(user), state__in=ON_NODE)
+    return {
+        Replica(pk=pk).holder(fence): Stoppable("deployment", name)
+        for pk, fence, name in mine.values_list("pk", "fence", "deployment__name")
+    }
+
+
+def _preview(deployment: Deployment, indexes: list[int], needs: list[Need], siblings: Counter[str]) -> Preview:
+    found = planning.plan(
+        nodes=Node.objects.visible_to(deployment.owner),
+        needs=needs[: len(indexes)],
+        user=deployment.owner,
+        siblings=siblings,
+        own=Stoppable("deployment", deployment.name),
+    )
+    places = [
+        ReplicaPlace(index, place.node, place.device, place.memory_bytes)
+        for index, place in zip(indexes, found.places, strict=False)
+    ]
+    return Preview(
+        estimated_bytes=needs[0].memory_bytes,
+        measured_bytes=dict(needs[0].measured),
+        places=places,
+        waiting=indexes[len(places) :],
+        why_not=found.why_not,
+    )

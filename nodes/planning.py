@@ -1,0 +1,74 @@
+"""Where things would go if they were placed now, and why not; nothing is written. From the same rows and by the same
+rules as `allocations.allocate`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from django.db.models import QuerySet
+
+from accounts.models import User
+from nodes import allocations, signals, why_not
+from nodes.models import Allocation, Node
+from nodes.placement import Need, NodeOffer, Refusal
+from nodes.why_not import Holding, Row, Stoppable
+
+
+@dataclass(frozen=True)
+class Place:
+    node: str
+    device: str
+    memory_bytes: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Where the first of what was asked would go; and why the next would not, of each node."""
+
+    places: list[Place]
+    why_not: list[Row]
+
+
+def plan(
+    *,
+    nodes: QuerySet[Node],
+    needs: Sequence[Need],
+    user: User,
+    siblings: Mapping[str, int] | None = None,
+    own: Stoppable,
+) -> Plan:
+    """`user`: who asks, and gets to know by name only what is theirs. `own`: what is placed."""
+    offers = allocations.offers(nodes, siblings or {})
+    chosen, refusals, left = why_not.plan(needs, offers)
+    by_id = {offer.id: offer for offer in offers}
+    places = []
+    for need, choice in zip(needs, chosen, strict=False):
+        node = by_id[choice.node_id]
+        device = next(device for device in node.devices if device.id == choice.device_id)
+        places.append(Place(node.name, device.name, need.bytes_on(device.kind)))
+    if not refusals:
+        return Plan(places, [])
+    # What was placed above holds nothing that the rows know of, and takes its room all the same.
+    holdings = [
+        Holding(choice.device_id, place.memory_bytes, own) for choice, place in zip(chosen, places, strict=True)
+    ]
+    holdings += _holdings(offers, refusals, user)
+    return Plan(places, why_not.rows(needs[len(chosen)], left, refusals, holdings, own))
+
+
+def explained(need: Need, offers: Sequence[NodeOffer], refusals: Sequence[Refusal], *, user: User) -> list[Row]:
+    """The refusals with a way out each."""
+    return why_not.rows(need, offers, refusals, _holdings(offers, refusals, user))
+
+
+def _holdings(offers: Sequence[NodeOffer], refusals: Sequence[Refusal], user: User) -> list[Holding]:
+    full = {refusal.node for refusal in refusals if refusal.code == "memory"}
+    devices = [device.id for offer in offers if offer.name in full for device in offer.devices]
+    if not devices:
+        return []
+    parts: list[Any] = signals.holders_wanted.send(Node, user=user)
+    names: dict[str, Stoppable] = {holder: one for _, part in parts for holder, one in part.items()}
+    held = Allocation.objects.filter(device__in=devices).values_list("device", "holder", "memory_bytes")
+    return [Holding(device, size, names.get(holder)) for device, holder, size in held]

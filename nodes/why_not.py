@@ -1,0 +1,132 @@
+"""Where several things would go, and for every node that takes none: why not, and the cheapest way out. Pure, as
+`placement` is: plain data in and out."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Literal, NamedTuple
+
+from nodes.placement import Choice, Need, NodeOffer, Refusal, choose, gib, missing_bytes, of_class
+
+
+class Stoppable(NamedTuple):
+    """Something that holds memory and that the person who asks may stop."""
+
+    kind: Literal["deployment", "job"]
+    name: str  # of a job its id
+
+
+class Holding(NamedTuple):
+    """Memory of a device that is promised."""
+
+    device_id: int
+    memory_bytes: int
+    to: Stoppable | None  # None: to somebody else
+
+
+class WayOut(NamedTuple):
+    """What would make room on a node. Nothing to stop: the text says what else to do, if there is anything."""
+
+    text: str
+    stop: tuple[Stoppable, ...] = ()
+    frees_bytes: int = 0
+
+
+class Row(NamedTuple):
+    """One node that takes it not."""
+
+    refusal: Refusal
+    way_out: WayOut
+
+
+NOTHING = "nothing else would help"
+WITHOUT_STOPPING = {
+    "offline": "start its agent",
+    "draining": "resume it, if it is yours",
+    "busy": "wait for a job there to end",
+}
+
+
+def plan(needs: Sequence[Need], nodes: list[NodeOffer]) -> tuple[list[Choice], list[Refusal], list[NodeOffer]]:
+    """Places one need after the other, until one finds no room: then the refusals of that one. And the offers as they
+    are then."""
+    chosen: list[Choice] = []
+    for need in needs:
+        found = choose(need, nodes)
+        if not isinstance(found, Choice):
+            return chosen, found, nodes
+        chosen.append(found)
+        nodes = [_with(node, need, found) if node.id == found.node_id else node for node in nodes]
+    return chosen, [], nodes
+
+
+def rows(
+    need: Need,
+    nodes: Iterable[NodeOffer],
+    refusals: Iterable[Refusal],
+    holdings: Iterable[Holding],
+    own: Stoppable | None = None,
+) -> list[Row]:
+    """`holdings`: of the devices of those nodes that refused for want of memory. `own`: what is to be placed, and may
+    have replicas there already; to stop it is no way out."""
+    by_name = {node.name: node for node in nodes}
+    held: dict[int, list[Holding]] = {}
+    for holding in holdings:
+        held.setdefault(holding.device_id, []).append(holding)
+    return [Row(refusal, _way_out(need, by_name[refusal.node], refusal, held, own)) for refusal in refusals]
+
+
+def _with(node: NodeOffer, need: Need, choice: Choice) -> NodeOffer:
+    devices = tuple(
+        device._replace(free_bytes=-missing_bytes(need, device)) if device.id == choice.device_id else device
+        for device in node.devices
+    )
+    return replace(node, devices=devices, siblings=node.siblings + 1)
+
+
+def _way_out(
+    need: Need, node: NodeOffer, refusal: Refusal, held: Mapping[int, list[Holding]], own: Stoppable | None
+) -> WayOut:
+    if refusal.code != "memory":
+        return WayOut(WITHOUT_STOPPING.get(refusal.code, NOTHING))
+    found: list[WayOut] = []
+    for device in of_class(need, node):
+        if device.free_bytes is None:
+            continue
+        stoppable = [holding for holding in held.get(device.id, []) if holding.to != own]
+        if stop := _fewest(missing_bytes(need, device), stoppable):
+            names = " and ".join(f"`{one.name}`" for one in stop)
+            freed = sum(holding.memory_bytes for holding in held[device.id] if holding.to in stop)
+            found.append(WayOut(f"stop {names} on {node.name}: frees {gib(freed)}", stop, freed))
+    if found:
+        return min(found, key=lambda way: (len(way.stop), way.frees_bytes, way.text))
+    nearest = next(device for device in node.devices if device.name == refusal.device)
+    there = held.get(nearest.id, [])
+    promised = sum(holding.memory_bytes for holding in there)
+    if missing_bytes(need, nearest) > promised:
+        at_most = max((nearest.free_bytes or 0) + promised, 0)
+        return WayOut(f"{NOTHING}: with nothing of CyxWiz on it, {nearest.name} would have {gib(at_most)}")
+    others = sum(holding.memory_bytes for holding in there if holding.to is None)
+    replicas = sum(holding.memory_bytes for holding in there if own is not None and holding.to == own)
+    used_by = [f"its own other replicas use {gib(replicas)}"] if replicas else []
+    used_by += [f"{gib(others)} is used by others"] if others else []
+    return WayOut(f"{NOTHING}: of {nearest.name}, {' and '.join(used_by)}")
+
+
+def _fewest(missing: int, holdings: Iterable[Holding]) -> tuple[Stoppable, ...]:
+    """The smallest one that suffices, else the largest ones together; none where all would not do."""
+    mine: Counter[Stoppable] = Counter()
+    for holding in holdings:
+        if holding.to is not None:
+            mine[holding.to] += holding.memory_bytes
+    if enough := [(size, one) for one, size in mine.items() if size >= missing]:
+        return (min(enough)[1],)
+    stop: list[Stoppable] = []
+    for one, size in sorted(mine.items(), key=lambda item: (-item[1], item[0])):
+        stop.append(one)
+        missing -= size
+        if missing <= 0:
+            return tuple(stop)
+    return ()

@@ -1,0 +1,96 @@
+"""For every node that does not take something: why not, and what would help. A pure function."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from nodes.placement import Choice, Need, choose
+from nodes.why_not import Holding, Stoppable, plan, rows
+from protocol.hardware import GIB
+from tests.nodes.test_placement import NEED, cpu, cuda, node
+
+
+def mine(name: str, gib: float, device: int = 1) -> Holding:
+    return Holding(device, int(gib * GIB), Stoppable("deployment", name))
+
+
+def others(gib: float, device: int = 1) -> Holding:
+    return Holding(device, int(gib * GIB), None)
+
+
+def way_out(need: Need, place, *holdings: Holding):
+    refusals = choose(need, [place])
+    assert not isinstance(refusals, Choice)
+    [row] = rows(need, [place], refusals, holdings)
+    return row.way_out
+
+
+def test_the_smallest_that_suffices():
+    found = way_out(NEED, node("gpu-2", cpu(1)), mine("bge-m3", 2.1), mine("large", 6), mine("small", 0.5), others(9))
+    assert found.text == "stop `bge-m3` on gpu-2: frees 2.10 GiB"
+    assert (found.stop, found.frees_bytes) == ((Stoppable("deployment", "bge-m3"),), int(2.1 * GIB))
+
+
+def test_all_replicas_of_a_deployment_on_the_device_count_together():
+    found = way_out(NEED, node("a", cpu(0.5)), mine("twice", 0.8), mine("twice", 0.8))
+    assert found.frees_bytes == 2 * int(0.8 * GIB)
+
+
+def test_several_where_none_alone_suffices_the_largest_first():
+    found = way_out(NEED, node("a", cpu(0)), mine("s", 0.4), mine("m", 0.9), mine("l", 1.2))
+    assert [one.name for one in found.stop] == ["l", "m"]
+    assert found.text == "stop `l` and `m` on a: frees 2.10 GiB"
+
+
+def test_what_others_hold_is_never_named():
+    found = way_out(NEED, node("a", cpu(1)), others(4), mine("tiny", 0.1))
+    assert (found.stop, found.frees_bytes) == ((), 0)
+    assert found.text == "nothing else would help: of cpu, 4.00 GiB is used by others"
+
+
+def test_a_device_that_is_too_small_even_when_empty():
+    found = way_out(NEED, node("a", cpu(0.5)), mine("all", 1))
+    assert found.text == "nothing else would help: with nothing of CyxWiz on it, cpu would have 1.50 GiB"
+
+
+def test_the_cheaper_of_two_devices():
+    place = node("a", cuda(24, 1), cuda(80, 0))
+    found = way_out(NEED, place, mine("a", 1, 24), mine("b", 2, 80))
+    assert found.text == "stop `a` on a: frees 1.00 GiB"
+
+
+def test_where_stopping_is_no_help_the_text_says_what_is():
+    nodes = [
+        node("asleep", online=False),
+        node("leaving", draining=True),
+        node("bare", formats=frozenset()),
+        node("blind", cpu(None)),
+        node("full", busy=True),
+    ]
+    refusals = choose(NEED, nodes)
+    assert not isinstance(refusals, Choice)
+    found = rows(NEED, nodes, refusals, [mine("any", 9)])
+    assert [row.refusal.code for row in found] == ["offline", "draining", "format", "memory_unknown", "busy"]
+    assert [row.way_out.text for row in found] == [
+        "start its agent",
+        "resume it, if it is yours",
+        "nothing else would help",
+        "nothing else would help",
+        "wait for a job there to end",
+    ]
+    assert not any(row.way_out.stop for row in found)
+
+
+def test_a_measurement_counts_on_its_kind_of_device_only():
+    need = replace(NEED, measured={"cuda": GIB})
+    assert choose(need, [node("a", cpu(1.5), cuda(24, 1.5))]) == Choice("a", 24)
+    assert choose(NEED, [node("a", cpu(1.5), cuda(24, 1.5))])[0].free_bytes == int(1.5 * GIB)
+    assert choose(replace(NEED, measured={"cpu": 3 * GIB}), [node("a", cpu(2.5))])[0].needed_bytes == 3 * GIB
+
+
+def test_a_plan_takes_room_and_spreads_as_placing_does():
+    chosen, refusals, left = plan([NEED] * 5, [node("a", cpu(4)), node("b", cpu(5))])
+    assert [choice.node_id for choice in chosen] == ["b", "a", "b", "a"]
+    assert [(refusal.node, refusal.free_bytes) for refusal in refusals] == [("a", 0), ("b", GIB)]
+    assert [offer.devices[0].free_bytes for offer in left] == [0, GIB]
+    assert plan([], [node("a")]) == ([], [], [node("a")])
