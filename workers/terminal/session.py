@@ -150,7 +150,8 @@ class Session:
                     self._accept(sequence, frame[terminal.NODE_IN.size :])
             case terminal.ACK:
                 self._acked = max(self._acked, terminal.unpack(terminal.OFFSET, frame)[0])
-                self._alive()
+                if self._attachment:
+                    self._alive()
                 self._poke()
             case terminal.RECORDED:
                 self._recorded = max(self._recorded, terminal.unpack(terminal.OFFSET, frame)[0])
@@ -165,6 +166,8 @@ class Session:
                 _, attachment = terminal.ATTACHMENT.unpack(frame)
                 if attachment == self._attachment:
                     self._alive(SILENCE_SECONDS if kind == terminal.ALIVE else 0)
+                    if kind == terminal.DETACH:
+                        self._attachment = b""
                     self._poke()
             case terminal.END:
                 self._reason = frame[1:].decode(errors="replace") or "It was ended."
