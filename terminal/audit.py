@@ -1,7 +1,7 @@
 """Who did what with terminals: rows that are only added, chained by digests, so that a change to one shows.
 
-The chain shows that a row was changed, removed or put in. It cannot show that a row was never written, nor stand against
-somebody who may rewrite the whole table: keep the last digest, which `manage.py verify_audit` shows, elsewhere too.
+The chain shows that a row was changed, removed or put in. It cannot show that a row was never written, nor stand
+against somebody who may rewrite the whole table: keep the last digest elsewhere too (`manage.py verify_audit`).
 """
 
 from __future__ import annotations
