@@ -131,15 +131,28 @@ def grant(*, node: Node, user: User, role: str, by: User) -> TerminalGrant:
     if not permissions.may_manage(node, by):
         raise Forbidden(f"Only an owner of {node.name} grants terminals on it.")
     with transaction.atomic():
-        row, _ = TerminalGrant.objects.update_or_create(node=node, user=user, defaults={"role": role, "granted_by": by})
-        audit.write("granted", user=by, node=node.name, to=user.username, role=role)
+        row = TerminalGrant.objects.filter(node=node, user=user).first() or TerminalGrant(node=node, user=user)
+        row.role = role
+        save_grant(row, by=by)
     return row
 
 
+def save_grant(row: TerminalGrant, *, by: User) -> None:
+    """For who was found to be allowed to. What the user may not have any more ends."""
+    with transaction.atomic():
+        row.granted_by = by
+        row.save()
+        audit.write("granted", user=by, node=row.node.name, to=row.user.username, role=row.role)
+
+
 def withdraw(row: TerminalGrant, *, by: User) -> None:
-    """What the user has open there ends."""
     if not permissions.may_manage(row.node, by):
         raise Forbidden(f"Only an owner of {row.node.name} withdraws grants on it.")
+    delete_grant(row, by=by)
+
+
+def delete_grant(row: TerminalGrant, *, by: User) -> None:
+    """For who was found to be allowed to. What the user has open there ends."""
     with transaction.atomic():
         audit.write("withdrawn", user=by, node=row.node.name, to=row.user.username, role=row.role)
         row.delete()
