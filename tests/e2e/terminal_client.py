@@ -101,11 +101,12 @@ class Client:
         await self.until(lambda: text in self.kept, seconds)
 
     async def run(self, command: str, seconds: float = 20) -> str:
-        """What a shell prints for one line of it."""
+        """What a shell prints for one line."""
         begin, end = f"b{time.monotonic_ns()}", f"e{time.monotonic_ns()}"
         self.kept.clear()
         # In two pieces each, so that the echo of what is typed does not have them whole.
-        line = f"echo {begin[:3]}''{begin[3:]}; {command}; echo {end[:3]}''{end[3:]}\n"
+        then = "" if command.endswith("&") else ";"
+        line = f"echo {begin[:3]}''{begin[3:]}; {command}{then} echo {end[:3]}''{end[3:]}\n"
         await self.send(line.encode())
         await self.says(end.encode(), seconds)
         return self.kept.decode(errors="replace").split(begin)[-1].split(end)[0].replace("\r\n", "\n").strip()

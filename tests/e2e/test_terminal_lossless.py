@@ -6,27 +6,17 @@ import asyncio
 import hashlib
 import random
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
-import pytest
 
-from tests.e2e.conftest import own_database
 from tests.e2e.quickstarts import until
 from tests.e2e.terminal_client import Client, in_loop
-from tests.e2e.terminals import Stack, running
+from tests.e2e.terminals import Stack
 
 LINES = 1_000_000
 CUTS, KILLS = 20, 2
 SEQ = b"".join(b"%d\r\n" % number for number in range(1, LINES + 1))
-
-
-@pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    folder = tmp_path_factory.mktemp("terminals")
-    with own_database() as url, running(folder / "stack", url, user="root") as stack:
-        yield stack
 
 
 def recorded(path: Path) -> str:
