@@ -1,7 +1,7 @@
 """What an API key may be limited to. A key without a scope cannot do what it covers; `write` implies `read`."""
 
 INFER = "infer"
-AREAS = ("models", "deployments", "jobs", "nodes")
+AREAS = ("models", "deployments", "jobs", "nodes", "terminal")
 ALL = (INFER, *(f"{area}:{right}" for area in AREAS for right in ("read", "write")))
 
 

@@ -1,4 +1,5 @@
-"""The web process: the gateway (/v1, /v2), Django (everything else) and, in time, websockets behind one port."""
+"""The web process: the gateway (/v1, /v2), Django (everything else) and the websockets of terminals
+behind one port."""
 
 import os
 import tempfile
@@ -10,14 +11,16 @@ from django.core.asgi import get_asgi_application
 
 django = get_asgi_application()
 
-from channels.routing import ProtocolTypeRouter
+from channels.routing import ProtocolTypeRouter, URLRouter
 from django.conf import settings
+from django.urls import Resolver404, resolve
 
 from cyxwiz_site.body_limit import BodyLimit
 from cyxwiz_site.request_ids import with_request_id
 from gateway.asgi import Gateway
 from gateway.http import Receive, Scope, Send
 from protocol import VERSION
+from terminal import routing
 
 # Of WhiteNoise's answers, which are small. What may be large has an asynchronous iterator.
 warnings.filterwarnings("ignore", message="StreamingHttpResponse must consume synchronous iterators")
@@ -38,10 +41,18 @@ async def http(scope: Scope, receive: Receive, send: Send) -> None:
         await django_within_limits(scope, receive, send)
 
 
+websockets = URLRouter(routing.urlpatterns)
+
+
 async def websocket(scope: Scope, receive: Receive, send: Send) -> None:
-    """None is served yet: refused before it opens, which a browser sees as 403."""
-    await receive()
-    await send({"type": "websocket.close"})
+    """One that we do not know is refused before it opens, which a browser sees as 403."""
+    try:
+        resolve(scope["path"], "terminal.routing")
+    except Resolver404:
+        await receive()
+        await send({"type": "websocket.close"})
+    else:
+        await websockets(scope, receive, send)
 
 
 application = ProtocolTypeRouter({"http": http, "websocket": websocket})

@@ -8,4 +8,5 @@ urlpatterns = [
     path("", include("nodes.node_api.urls")),
     path("blobs/<str:sha256>", BlobView.as_view()),
     path("jobs/", include("jobs.node_api.urls")),
+    path("terminals/", include("terminal.node_api.urls")),
 ]

@@ -11,6 +11,8 @@ EVERY_SECONDS = {
     "deployments.tasks.roll_up_metrics": 20.0,
     "jobs.tasks.sweep_jobs": 1.0,
     "jobs.tasks.explain_waiting_jobs": 5.0,
+    "terminal.tasks.sweep_terminals": 2.0,
+    "terminal.tasks.delete_old_recordings": 3600.0,
 }
 
 BEAT_SCHEDULE = {

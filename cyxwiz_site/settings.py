@@ -7,6 +7,7 @@ import dj_database_url
 from cyxwiz_site import env
 from deployments.states import DeploymentState, ReplicaState
 from jobs.states import JobState
+from terminal.states import SessionState
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 CYXWIZ_HOME = Path(env.text("CYXWIZ_HOME", str(BASE_DIR / ".cyxwiz"))).resolve()
@@ -38,6 +39,8 @@ FILE_UPLOAD_TEMP_DIR = CYXWIZ_HOME / "tmp"
 STATIC_ROOT = CYXWIZ_HOME / "static"
 for folder in (FILE_UPLOAD_TEMP_DIR, STATIC_ROOT):
     folder.mkdir(parents=True, exist_ok=True)
+RECORDINGS_DIR = CYXWIZ_HOME / "recordings"
+RECORDING_DAYS = env.number("RECORDING_DAYS", 90)
 UPLOAD_LIMIT_BYTES = env.number("UPLOAD_LIMIT_BYTES", 20 * 1024**3)
 BODY_LIMIT_BYTES = env.number("BODY_LIMIT_BYTES", 64 * 1024**2)  # every other request, /v2 included
 DATA_UPLOAD_MAX_MEMORY_SIZE = BODY_LIMIT_BYTES
@@ -59,6 +62,7 @@ INSTALLED_APPS = [
     "models_registry",
     "deployments",
     "jobs",
+    "terminal",
 ]
 MIDDLEWARE = [
     "cyxwiz_site.request_ids.RequestIdMiddleware",
@@ -140,6 +144,7 @@ SPECTACULAR_SETTINGS = {
         "DeploymentState": list(DeploymentState),
         "ReplicaState": list(ReplicaState),
         "JobState": list(JobState),
+        "TerminalState": list(SessionState),
     },
 }
 

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import hiredis
 
-from gateway.redis_connection import ConnectionLost, RedisConnection, Word, connect
+from accounts.redis_connection import ConnectionLost, RedisConnection, Word, connect
 from protocol import names
 from protocol.errors import Unavailable
 

@@ -31,6 +31,11 @@ def ring_node_for_job(node_id: str, *, job_id: str) -> None:
     _ring_on_commit(names.JOB_WAITS, names.node_queue(node_id), {"job_id": job_id})
 
 
+def ring_node_for_terminal(node_id: str, *, session_id: str) -> None:
+    """After this transaction: tell a node that somebody wants a terminal on it."""
+    _ring_on_commit(names.TERMINAL_WAITS, names.node_queue(node_id), {"session_id": session_id})
+
+
 def _ring_on_commit(task: str, queue: str, arguments: dict[str, str]) -> None:
     transaction.on_commit(lambda: _send(task, queue, arguments))
 

@@ -136,6 +136,7 @@ class Heartbeat(Message, frozen=True):
     link_up: bool = True  # whether the agent reaches Redis
     replicas: list[ReplicaFacts] = []
     jobs: list[Held] = []
+    terminals: list[str] = []  # ids of the sessions that it holds
     stopping: bool = False  # the agent's last: it has ended all it ran and goes
 
 
@@ -167,6 +168,7 @@ class DesiredState(Message, frozen=True):
 
     replicas: list[ReplicaSpec] = []
     jobs: list[Held] = []
+    terminals: list[str] = []  # sessions that may go on; of those it does not hold, the node asks to accept each
     queues: list[str] = []
     token: str | None = None  # a fresh node token: use it from now on
     send_hardware: bool = False
@@ -208,3 +210,20 @@ class JobFailure(Message, frozen=True):
     fence: int
     failure: Failure
     peak: MemoryPeak = MemoryPeak()
+
+
+class TerminalSpec(Message, frozen=True):
+    """The answer to POST /api/node/v1/terminals/<id>/accept."""
+
+    id: str
+    cols: int
+    rows: int
+    keep_seconds: int  # how long the shell lives on without a client
+
+
+class TerminalEnded(Message, frozen=True):
+    """POST /api/node/v1/terminals/<id>/ended"""
+
+    code: int | None = None  # exit code of the shell; 128 + n where signal n ended it
+    reason: str = ""  # where the end had another cause
+    output_bytes: int = 0

@@ -3,7 +3,8 @@
 # Tasks a node understands. Each is a doorbell: it carries an id, never a payload.
 SYNC_NODE = "cyxwiz.node.sync"  # "your desired state changed": the node sends a heartbeat now
 JOB_WAITS = "cyxwiz.node.job_waits"  # "job <id> waits in your hardware class": the node asks to accept it
-NODE_TASKS = (SYNC_NODE, JOB_WAITS)
+TERMINAL_WAITS = "cyxwiz.node.terminal_waits"  # "somebody wants terminal <session id>": the node asks to accept it
+NODE_TASKS = (SYNC_NODE, JOB_WAITS, TERMINAL_WAITS)
 
 CONTROL_QUEUE = "cyx.control"
 
@@ -11,6 +12,9 @@ CONTROL_QUEUE = "cyx.control"
 ROUTES = "cyx:routes"  # deployment id -> routes.Route as JSON
 KEYS = "cyx:keys"  # SHA-256 digest of an API key -> routes.Key as JSON
 CHANGES = "cyx:changes"  # pub/sub: "<hash key> <field>"
+
+TERMINAL_RIGHTS = "cyx:tty:rights"  # pub/sub: id of a user whose right to terminals may have changed
+TERMINAL_RECORDER = "cyx:tty:recorder"  # there while a recorder runs
 
 
 def node_queue(node_id: str) -> str:
@@ -34,6 +38,16 @@ def gateway_inbox(gateway_id: str) -> str:
 def replica_log(node_id: str, replica_id: str) -> str:
     """Redis stream of a runner's log lines: fields `line`, `fence`, `source` (stdout|stderr|agent)."""
     return f"cyx:n:{node_id}:log:{replica_id}"
+
+
+def terminal_input(node_id: str, session_id: str) -> str:
+    """Redis list of frames for one terminal session (see `terminal`). Below the node's prefix, as all its keys are."""
+    return f"cyx:n:{node_id}:tty:{session_id}:in"
+
+
+def terminal_output(node_id: str, session_id: str) -> str:
+    """Redis stream of frames from one terminal session, in the field `f`."""
+    return f"cyx:n:{node_id}:tty:{session_id}"
 
 
 def request_counts(deployment_id: str, minute: int) -> str:

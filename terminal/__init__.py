@@ -1,1 +1,2 @@
-"""Terminal sessions on nodes. Empty until they are built; its place in the import order is fixed."""
+"""Terminals on nodes: who may open or watch one, the websocket to it, its recording and its audit. The bytes never
+touch the database: they go from the node through Redis to the websocket (see docs/terminal.md)."""

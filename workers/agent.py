@@ -27,6 +27,7 @@ from workers.link import Link
 from workers.logs import LogShipper
 from workers.settings import Home
 from workers.supervisor import Supervisor
+from workers.terminal.terminals import Terminals
 from workers.warm import Warm
 
 log = logging.getLogger(__name__)
@@ -34,6 +35,7 @@ log = logging.getLogger(__name__)
 GATHER_SECONDS = 0.02  # changes come in groups: one heartbeat for all
 REFUSED_SECONDS = 30.0  # between tries with a token that is not taken
 PROBE_SECONDS = 300.0  # how often the hardware is looked at again
+TERMINALS_STOP_SECONDS = 4.0  # hung up on, then killed
 RUNNERS_STOP_SECONDS = 6.5  # politely for five, then killed
 
 
@@ -67,6 +69,7 @@ class Agent:
             control_plane=self._control_plane,
             changed=self.sync,
         )
+        self._terminals = Terminals(identity.broker_url, identity.node_id, self._control_plane)
         app.configure(identity.broker_url, identity.node_id)
         app.app.doorbells = self
         self._worker = app.DoorbellWorker(identity.node_id)
@@ -98,6 +101,9 @@ class Agent:
     def job_waits(self, job_id: str) -> None:
         self._jobs.doorbell(job_id)
 
+    def terminal_waits(self, session_id: str) -> None:
+        self._terminals.open(session_id)
+
     def _told_to_stop(self, number: int, frame: FrameType | None) -> None:
         self._stop.put(None)
 
@@ -107,6 +113,7 @@ class Agent:
             try:
                 self._heartbeat()
             except NotAuthenticated as error:
+                self._terminals.end_all()  # nobody may use them any more
                 log.error(
                     "The control plane does not take this node's token: %s If the node was removed there, let it join "
                     "again: cyxwiz-node join %s --force --home %s",
@@ -150,6 +157,7 @@ class Agent:
             link_up=self._link.up,
             replicas=self._supervisor.facts(),
             jobs=told,
+            terminals=self._terminals.held(),
         )
         sent = time.monotonic()
         state = self._control_plane.heartbeat(heartbeat)
@@ -169,6 +177,7 @@ class Agent:
             self.sync()
         self._supervisor.want(state.replicas)
         self._jobs.keep(state.jobs, heartbeat.jobs)
+        self._terminals.keep(state.terminals, heartbeat.terminals)
         self._worker.listen(state.queues)
 
     def _probe(self) -> None:
@@ -186,9 +195,11 @@ class Agent:
         self._worker.stop(0)
         runners = threading.Thread(target=self._supervisor.stop, args=[RUNNERS_STOP_SECONDS], daemon=True)
         runners.start()
+        self._terminals.end_all()
         self._warm.close()
         self._jobs.stop(1)
         runners.join(RUNNERS_STOP_SECONDS)
+        self._terminals.stop(TERMINALS_STOP_SECONDS)
         self._link.stop()
         self._logs.stop(0.5)
         try:

@@ -28,6 +28,8 @@ class Doorbells(Protocol):
 
     def job_waits(self, job_id: str) -> None: ...
 
+    def terminal_waits(self, session_id: str) -> None: ...
+
 
 class NodeApp(Celery):
     doorbells: Doorbells

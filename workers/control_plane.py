@@ -65,6 +65,13 @@ class ControlPlane:
     def send_failure(self, job_id: str, failure: messages.JobFailure) -> None:
         self._post(f"/jobs/{job_id}/failure", messages.encode(failure))
 
+    def accept_terminal(self, session_id: str) -> messages.TerminalSpec:
+        """Raises Conflict when it does not wait (any more)."""
+        return messages.decode(self._post(f"/terminals/{session_id}/accept", b""), messages.TerminalSpec)
+
+    def terminal_ended(self, session_id: str, ended: messages.TerminalEnded) -> None:
+        self._post(f"/terminals/{session_id}/ended", messages.encode(ended))
+
     @contextmanager
     def blob(self, sha256: str, start: int) -> Iterator[tuple[int, Iterator[bytes]]]:
         """(where the bytes begin, the bytes): at `start`, or at 0 from a server that knows no ranges."""

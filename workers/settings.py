@@ -51,6 +51,18 @@ def library_folders() -> list[Path]:
     return [Path(name) for name in os.environ.get("LD_LIBRARY_PATH", "").split(os.pathsep) if name]
 
 
+def terminal_user() -> str:
+    """As whom terminals run on this node. Empty: it gives none."""
+    return os.environ.get("NODE_TERMINAL_USER", "")
+
+
+def terminal_environment() -> dict[str, str]:
+    """Of the process that holds a terminal; its shell gets an environment of its own."""
+    kept = ("PATH", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH")
+    packages = Path(__file__).resolve().parents[1]
+    return {**{name: os.environ[name] for name in kept if name in os.environ}, "PYTHONPATH": str(packages)}
+
+
 def runner_environment(folder: Path) -> dict[str, str]:
     """All that a runner may know of our environment: no secret of ours is in it."""
     kept = ("PATH", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH")

@@ -14,3 +14,8 @@ def sync() -> None:
 @app.task(name=names.JOB_WAITS)
 def job_waits(job_id: str) -> None:
     app.doorbells.job_waits(job_id)
+
+
+@app.task(name=names.TERMINAL_WAITS)
+def terminal_waits(session_id: str) -> None:
+    app.doorbells.terminal_waits(session_id)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import time
 from urllib.parse import urlsplit, urlunsplit
 
@@ -32,6 +33,8 @@ def start(count: int, url: str, redis_url: str, api_key: str, home: Home, proces
     """Returns when all are online."""
     env = {name: value for name, value in os.environ.items() if name not in CONTROL_PLANE_ONLY}
     env["PYTHONUNBUFFERED"] = "1"
+    # Here whoever may open a terminal is whoever started all this.
+    env.setdefault("NODE_TERMINAL_USER", pwd.getpwuid(os.getuid()).pw_name)
     wanted = [f"local-{number}" for number in range(1, count + 1)]
     with httpx2.Client(base_url=url, headers={"Authorization": f"Bearer {api_key}"}, timeout=10) as api:
         for name in wanted:

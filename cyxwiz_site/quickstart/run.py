@@ -16,7 +16,7 @@ from cyxwiz_site.quickstart import demo, local_nodes, ports, redis
 from cyxwiz_site.quickstart.home import Credentials, Home, Refused, State
 from cyxwiz_site.quickstart.processes import ChildEnded, Processes, python
 from cyxwiz_site.quickstart.screen import say, step
-from protocol import names
+from protocol import names, terminal
 
 READY_SECONDS = 60.0
 POLL_SECONDS = 0.05
@@ -163,6 +163,10 @@ def _start_control_plane(options: Options, home: Home, processes: Processes, env
         "cyxwiz_site.http_protocol:OneWrite",
         "--no-access-log",
         "--no-server-header",
+        "--ws-max-size",
+        str(terminal.FRAME_MOST_BYTES),
+        "--ws-per-message-deflate",
+        "false",
         "--timeout-graceful-shutdown",
         "3",
     ]
@@ -171,6 +175,7 @@ def _start_control_plane(options: Options, home: Home, processes: Processes, env
     worker = ["--pool", "threads", "--concurrency", CONTROL_THREADS, "--queues", names.CONTROL_QUEUE]
     worker += ["--hostname", "control@quickstart", "--without-gossip", "--without-mingle", "--loglevel", "INFO"]
     processes.start("worker", [*celery, "worker", *worker], env)
+    processes.start("recorder", python("manage.py", "record_terminals"), env)
     # A process of its own: embedded in the worker it would be a child of that, and outlive it when it is killed.
     schedule = str(home.path / "beat-schedule")
     processes.start("beat", [*celery, "beat", "--schedule", schedule, "--loglevel", "INFO"], env)

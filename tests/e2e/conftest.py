@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import pwd
 import secrets
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from psycopg import sql
 
 from tests.e2e.digits import DIGITS, deploy
 from tests.e2e.quickstarts import PROJECT, Quickstart, free_port, started
+from tests.e2e.terminals import Stack, running
 
 logging.getLogger("httpx2").setLevel(logging.WARNING)  # a line per poll would bury what a failed test has to say
 
@@ -52,6 +54,15 @@ def own_database() -> Iterator[str]:
             yield urlunsplit(parts._replace(path=f"/{name}"))
         finally:
             server.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+@pytest.fixture(scope="package")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """Another system, for terminals, whose processes a test may kill."""
+    folder = tmp_path_factory.mktemp("terminals")
+    me = pwd.getpwuid(os.getuid()).pw_name
+    with own_database() as url, running(folder / "stack", url, user=me) as stack:
+        yield stack
 
 
 @pytest.fixture(scope="package")

@@ -1,0 +1,113 @@
+"""Terminal sessions, grants, rules and audit events in the admin: what is live, end it, open its recording."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID
+
+from django.contrib import admin
+from django.core.exceptions import PermissionDenied
+from django.db.models import QuerySet
+from django.http import FileResponse, Http404, HttpRequest
+from django.shortcuts import get_object_or_404
+from django.urls import URLPattern, path, reverse
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+
+from accounts.models import User
+from accounts.staff_admin import UNKNOWN, ReadOnlyAdmin, StaffAdmin, badge, size
+from protocol.errors import NotFound
+from terminal import recordings, services
+from terminal.models import AuditEvent, TerminalGrant, TerminalPolicy, TerminalSession
+from terminal.states import LIVE
+
+
+class LiveFilter(admin.SimpleListFilter):
+    title = "live"
+    parameter_name = "live"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [("yes", "yes")]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        return queryset.filter(state__in=LIVE) if self.value() else queryset
+
+
+@admin.register(TerminalSession)
+class TerminalSessionAdmin(ReadOnlyAdmin):
+    list_display = ("__str__", "state_badge", "owner", "created_at", "ended_at", "end_reason", "output", "recording")
+    list_filter = (LiveFilter, "state", "node")
+    search_fields = ("id", "owner__username", "node_name", "reason")
+    date_hierarchy = "created_at"
+    readonly_fields = ("recording",)
+    actions = ("end",)
+    state_badge = badge("state")
+    output = size("output_bytes", "output")
+
+    @admin.action(description="End, with all their processes", permissions=["act"])
+    def end(self, request: HttpRequest, queryset: QuerySet[Any]) -> None:
+        assert isinstance(request.user, User)
+        by = request.user
+        self.act(request, queryset, lambda row: services.end(row, f"{by.username} ended it.", by=by), "ended")
+
+    @admin.display(description="recording")
+    def recording(self, session: TerminalSession) -> str | SafeString:
+        if session.opened_at is None or session.recording_deleted_at is not None:
+            return UNKNOWN
+        return format_html('<a href="{}">download</a>', reverse("admin:terminal_recording", args=[session.pk]))
+
+    def get_urls(self) -> list[URLPattern]:
+        mine = path("<uuid:id>/recording", self.admin_site.admin_view(self.download), name="terminal_recording")
+        return [mine, *super().get_urls()]
+
+    def download(self, request: HttpRequest, id: UUID) -> FileResponse:
+        """Only for who may act on sessions: what a terminal showed is more than that there was one."""
+        assert isinstance(request.user, User)
+        if not self.has_act_permission(request):
+            raise PermissionDenied
+        try:
+            file = recordings.open_for(get_object_or_404(TerminalSession, pk=id), request.user)
+        except NotFound as error:
+            raise Http404(error.message) from None
+        return FileResponse(file, filename=f"terminal-{id}.cast", as_attachment=True)
+
+
+@admin.register(TerminalGrant)
+class TerminalGrantAdmin(StaffAdmin):
+    list_display = ("user", "role", "node", "granted_by", "created_at")
+    list_filter = ("role", "node")
+    search_fields = ("user__username", "node__name")
+    autocomplete_fields = ("user", "node")
+
+    def save_model(self, request: HttpRequest, obj: TerminalGrant, form: Any, change: bool) -> None:
+        assert isinstance(request.user, User)
+        services.save_grant(obj, by=request.user)
+
+    def delete_model(self, request: HttpRequest, obj: TerminalGrant) -> None:
+        assert isinstance(request.user, User)
+        services.delete_grant(obj, by=request.user)
+
+    def delete_queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> None:
+        for row in queryset:
+            self.delete_model(request, row)
+
+
+@admin.register(TerminalPolicy)
+class TerminalPolicyAdmin(StaffAdmin):
+    list_display = (
+        "node",
+        "approval_required",
+        "reason_required",
+        "idle_seconds",
+        "longest_seconds",
+        "keep_seconds",
+    )
+    autocomplete_fields = ("node",)
+
+
+@admin.register(AuditEvent)
+class AuditEventAdmin(ReadOnlyAdmin):
+    list_display = ("id", "at", "what", "user", "node", "session", "details")
+    list_filter = ("what", "node")
+    search_fields = ("user", "session")
+    date_hierarchy = "at"

@@ -1,0 +1,107 @@
+"""Who may come in at the websocket: at the handshake, with the first frame, and again for as long as it is open."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from channels.db import database_sync_to_async
+
+from accounts import keys, scopes
+from accounts.models import ApiKey, User
+from protocol.errors import CyxwizError, Forbidden, NotAuthenticated
+from protocol.terminal import Hello, Mode
+from terminal import audit, origin, permissions, services, tickets
+from terminal.models import TerminalSession
+from terminal.states import LIVE
+
+
+@dataclass(frozen=True)
+class Caller:
+    user: User
+    api_key: ApiKey | None
+
+    @property
+    def key_digest(self) -> str:
+        return self.api_key.digest if self.api_key else ""
+
+
+async def authenticate(scope: dict[str, Any]) -> Caller:
+    """By API key, or by browser session and then from a page of ours. Raises NotAuthenticated, Forbidden."""
+    headers = dict(scope["headers"])
+    authorization = headers.get(b"authorization", b"").decode("latin-1")
+    if authorization.lower().startswith("bearer "):
+        key = await database_sync_to_async(keys.authenticate)(authorization[7:].strip())
+        if key is None:
+            raise NotAuthenticated("the API key is not valid")
+        if b"origin" in headers and not origin.is_ours(headers):
+            raise Forbidden("the page is not ours")
+        return Caller(key.owner, key)
+    if not origin.is_ours(headers):
+        raise Forbidden("the page is not ours")
+    user = scope["user"]
+    if not user.is_authenticated or not user.is_active:
+        raise NotAuthenticated("nobody is signed in")
+    return Caller(await database_sync_to_async(User.objects.get)(pk=user.pk), None)
+
+
+def admit(caller: Caller, session_id: UUID, hello: Hello) -> tuple[TerminalSession, Mode]:
+    """Spends the ticket. Raises Forbidden, Conflict."""
+    try:
+        if hello.ticket is not None:
+            session, mode = tickets.redeem(hello.ticket, tickets.Kind.TICKET, session_id, caller.user)
+        else:
+            session, mode = tickets.redeem(hello.resume or "", tickets.Kind.RESUME, session_id, caller.user)
+        _check_scope(caller, mode)
+        services.check_admission(session, caller.user, mode)
+    except CyxwizError as error:
+        audit.write("refused", session_id=session_id, user=caller.user, reason=error.message)
+        raise
+    return session, mode
+
+
+def began(caller: Caller, session: TerminalSession, mode: Mode) -> str:
+    """The token for the next time."""
+    audit.write("attached", session=session, user=caller.user, mode=mode)
+    return tickets.issue(session, caller.user, mode, tickets.Kind.RESUME)
+
+
+def left(caller: Caller, session: TerminalSession, mode: Mode) -> None:
+    audit.write("left", session=session, user=caller.user, mode=mode)
+
+
+def why_not_any_more(caller: Caller, session_id: UUID, mode: Mode) -> str:
+    """Why the websocket has to be closed, or nothing."""
+    found = TerminalSession.objects.select_related("node", "owner", "api_key")
+    session = found.filter(pk=session_id).first()
+    if session is None:
+        return "This terminal is gone."
+    if session.state not in LIVE:
+        # The shell's own end comes with the last of its output; here it only counts when somebody ended it.
+        return "" if session.exit_code is not None else session.end_reason
+    if caller.api_key and not _is_still_valid(caller.api_key):
+        return "The API key is not valid any more."
+    if mode == "owner":
+        return permissions.why_not_any_more(session)
+    user = User.objects.get(pk=caller.user.pk)
+    return "" if permissions.may_watch(session, user) else "The right to watch this terminal was withdrawn."
+
+
+def end(session: TerminalSession, why: str) -> None:
+    services.end(session, why)
+
+
+async def audit_refusal(caller: Caller, session_id: UUID, why: str) -> None:
+    await database_sync_to_async(audit.write)("refused", session_id=session_id, user=caller.user, reason=why)
+
+
+def _is_still_valid(key: ApiKey) -> bool:
+    fresh = ApiKey.objects.filter(pk=key.pk).first()
+    return fresh is not None and fresh.is_valid
+
+
+def _check_scope(caller: Caller, mode: Mode) -> None:
+    wanted = "terminal:write" if mode == "owner" else "terminal:read"
+    if caller.api_key and not scopes.allows(caller.api_key.scopes, wanted):
+        raise Forbidden(f"This API key lacks the scope {wanted}.")

@@ -1,0 +1,192 @@
+"""/api/v1/terminal/"""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID
+
+from django.http import FileResponse
+from django.shortcuts import get_object_or_404
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import extend_schema
+from rest_framework import generics
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from accounts.models import ApiKey, User
+from nodes.models import Node
+from protocol.errors import Forbidden
+from terminal import permissions, recordings, services
+from terminal.api import serializers
+from terminal.models import SessionQuerySet, TerminalGrant, TerminalSession
+from terminal.states import SessionState
+
+
+class SessionsView(generics.ListAPIView[TerminalSession]):
+    """Your own sessions, and those that you may watch."""
+
+    scope = "terminal"
+    serializer_class = serializers.SessionSerializer
+    queryset = TerminalSession.objects.none()
+    filterset_fields = ["state", "node_name"]
+
+    def get_queryset(self) -> SessionQuerySet:
+        return _visible(self.request)
+
+    @extend_schema(request=serializers.NewSessionSerializer, responses={201: serializers.SessionWithTicketSerializer})
+    def post(self, request: Request) -> Response:
+        """Ask for a terminal on a node. The answer has a ticket for the websocket."""
+        wanted = serializers.NewSessionSerializer(data=request.data)
+        wanted.is_valid(raise_exception=True)
+        fields = dict(wanted.validated_data)
+        user = _user(request)
+        node = get_object_or_404(_nodes(user), name=fields.pop("node"))
+        key = request.auth if isinstance(request.auth, ApiKey) else None
+        session = services.open_session(node=node, user=user, api_key=key, **fields)
+        ticket = None if session.state == SessionState.UNAPPROVED else services.new_ticket(session, user)[0]
+        answer = serializers.SessionSerializer(session).data | {"ticket": ticket, "websocket": _websocket(session)}
+        return Response(answer, status=201)
+
+
+class SessionView(generics.RetrieveAPIView[TerminalSession]):
+    scope = "terminal"
+    serializer_class = serializers.SessionSerializer
+    queryset = TerminalSession.objects.none()
+    lookup_field = "pk"
+    lookup_url_kwarg = "id"
+
+    def get_queryset(self) -> SessionQuerySet:
+        return _visible(self.request)
+
+
+class TicketsView(APIView):
+    scope = "terminal"
+
+    @extend_schema(request=None, responses={201: serializers.TicketSerializer})
+    def post(self, request: Request, id: UUID) -> Response:
+        """Another ticket: to come back to your own session, or to watch somebody else's."""
+        session = _find(request, id)
+        ticket, mode = services.new_ticket(session, _user(request))
+        return Response({"ticket": ticket, "mode": mode, "websocket": _websocket(session)}, status=201)
+
+
+class ApproveView(APIView):
+    scope = "terminal"
+
+    @extend_schema(request=None, responses=serializers.SessionSerializer)
+    def post(self, request: Request, id: UUID) -> Response:
+        """Agree to a terminal that somebody else asked for."""
+        session = _find(request, id)
+        services.approve(session, _user(request))
+        return Response(serializers.SessionSerializer(session).data)
+
+
+class EndView(APIView):
+    scope = "terminal"
+
+    @extend_schema(request=None, responses=serializers.SessionSerializer)
+    def post(self, request: Request, id: UUID) -> Response:
+        """End it and all its processes."""
+        session = _find(request, id)
+        services.end_for(session, _user(request))
+        return Response(serializers.SessionSerializer(session).data)
+
+
+class RecordingView(APIView):
+    scope = "terminal"
+
+    @extend_schema(responses={(200, "application/x-asciicast"): OpenApiTypes.BINARY})
+    def get(self, request: Request, id: UUID) -> FileResponse:
+        """What was shown, as asciicast v3; of a session that goes on, what is recorded so far."""
+        session = _find(request, id)
+        user = _user(request)
+        if not permissions.may_read_recording(session, user):
+            raise Forbidden("Only who opened a terminal and owners of the node read its recording.")
+        file = recordings.open_for(session, user)
+        return FileResponse(
+            file, filename=f"terminal-{session.pk}.cast", as_attachment=True, content_type=recordings.CONTENT_TYPE
+        )
+
+
+class GrantsView(APIView):
+    scope = "terminal"
+
+    @extend_schema(responses=serializers.GrantSerializer(many=True))
+    def get(self, request: Request, name: str) -> Response:
+        """Who may do what with terminals on a node."""
+        grants = _managed(request, name).terminal_grants.select_related("user")
+        return Response(serializers.GrantSerializer(grants, many=True).data)
+
+    @extend_schema(request=serializers.GrantSerializer, responses=serializers.GrantSerializer)
+    def post(self, request: Request, name: str) -> Response:
+        """Give a user a role, in place of the one before."""
+        node = _managed(request, name)
+        wanted = serializers.GrantSerializer(data=request.data)
+        wanted.is_valid(raise_exception=True)
+        user = get_object_or_404(User, username=wanted.validated_data["user"]["username"], is_active=True)
+        row = services.grant(node=node, user=user, role=wanted.validated_data["role"], by=_user(request))
+        return Response(serializers.GrantSerializer(row).data)
+
+
+class GrantView(APIView):
+    scope = "terminal"
+
+    @extend_schema(responses={204: None})
+    def delete(self, request: Request, name: str, username: str) -> Response:
+        """Take the role away; the user's terminals there end."""
+        row = get_object_or_404(_managed(request, name).terminal_grants.select_related("user"), user__username=username)
+        services.withdraw(row, by=_user(request))
+        return Response(status=204)
+
+
+class PolicyView(APIView):
+    scope = "terminal"
+
+    @extend_schema(responses=serializers.PolicySerializer)
+    def get(self, request: Request, name: str) -> Response:
+        """The rules for terminals on a node."""
+        node = get_object_or_404(_nodes(_user(request)), name=name)
+        return Response(serializers.PolicySerializer(services.policy_of(node)).data)
+
+    @extend_schema(request=serializers.PolicySerializer, responses=serializers.PolicySerializer)
+    def patch(self, request: Request, name: str) -> Response:
+        """Change them, for sessions to come."""
+        node = _managed(request, name)
+        changed = serializers.PolicySerializer(services.policy_of(node), data=request.data, partial=True)
+        changed.is_valid(raise_exception=True)
+        services.set_policy(node=node, by=_user(request), **changed.validated_data)
+        return Response(serializers.PolicySerializer(services.policy_of(node)).data)
+
+
+def _user(request: Request) -> User:
+    assert isinstance(request.user, User)
+    return request.user
+
+
+def _visible(request: Request) -> SessionQuerySet:
+    rows = TerminalSession.objects.visible_to(_user(request))
+    return rows.select_related("node", "owner", "api_key", "approved_by")
+
+
+def _find(request: Request, id: UUID) -> TerminalSession:
+    found: TerminalSession = get_object_or_404(_visible(request), pk=id)
+    return found
+
+
+def _nodes(user: User) -> Any:
+    """Nodes that the user knows of: those of the fleet, and those with a grant."""
+    granted = TerminalGrant.objects.filter(user=user).values("node")
+    return Node.objects.visible_to(user) | Node.objects.filter(pk__in=granted)
+
+
+def _managed(request: Request, name: str) -> Node:
+    user = _user(request)
+    node: Node = get_object_or_404(_nodes(user), name=name)
+    if not permissions.may_manage(node, user):
+        raise Forbidden(f"Only an owner of {name} manages terminals on it.")
+    return node
+
+
+def _websocket(session: TerminalSession) -> str:
+    return f"/ws/terminal/{session.pk}/"

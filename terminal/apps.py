@@ -1,0 +1,36 @@
+from typing import Any
+
+from django.apps import AppConfig
+from django.db.models.signals import post_delete, post_save, pre_delete
+
+
+class TerminalConfig(AppConfig):
+    name = "terminal"
+
+    def ready(self) -> None:
+        from accounts.models import ApiKey, User
+        from nodes import signals
+        from nodes.models import Node
+        from terminal import doors, reports, services
+        from terminal.models import TerminalGrant, TerminalSession
+
+        def heartbeat(node: Any, heartbeat: Any, **_: object) -> dict[str, object]:
+            return {"terminals": reports.renew(node, heartbeat)}
+
+        def rights_changed(instance: Any, created: bool = False, **_: object) -> None:
+            """Of a user, by a grant, a key or the row itself. What no signal tells (a bulk update) the sweep sees."""
+            if created and not isinstance(instance, TerminalGrant):
+                return
+            user = instance if isinstance(instance, User) else getattr(instance, "user", None) or instance.owner
+            services.end_unauthorised(user=user)
+            doors.rights_changed(user.pk)
+
+        def node_goes(instance: Any, **_: object) -> None:
+            for session in TerminalSession.objects.filter(node=instance).select_related("node"):
+                services.end(session, "The node was removed.")
+
+        signals.heartbeat_received.connect(heartbeat, weak=False)
+        for model in (User, ApiKey, TerminalGrant):
+            post_save.connect(rights_changed, sender=model, weak=False)
+        post_delete.connect(rights_changed, sender=TerminalGrant, weak=False)
+        pre_delete.connect(node_goes, sender=Node, weak=False)

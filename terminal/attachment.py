@@ -1,0 +1,160 @@
+"""One client of one session, as the node sees it: asks for the output from an offset on, notices what is missing or
+doubled, and passes on the rest. Knows no websocket, so whatever carries a terminal can use it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+from accounts.redis_connection import RedisConnection
+from protocol import names, terminal
+from protocol.terminal import Mode
+from terminal.broker import Broker
+
+AT_ONCE = 16  # entries in one read: what waits in memory for a slow client
+BLOCK_MS = 5000
+SILENT_SECONDS = 15.0  # Redis hangs
+UNHEARD_SECONDS = 600  # a node that never comes leaves no list behind; one that does renews it
+
+
+@dataclass(frozen=True)
+class Began:
+    """The node has the client; what follows begins at `replay_from`."""
+
+    head: int
+    replay_from: int
+    skipped: int
+    last_seq: int
+    cols: int
+    rows: int
+
+
+@dataclass(frozen=True)
+class Gap:
+    """So many bytes are gone: nobody has them any more."""
+
+    skipped: int
+
+
+class TakenOver(Exception):
+    """Another client of the same user writes now."""
+
+
+class BeyondOutput(Exception):
+    """The client asked for output that there never was."""
+
+
+class Attachment:
+    def __init__(self, broker: Broker, node_id: str, session_id: str, mode: Mode) -> None:
+        self._broker = broker
+        self._inbox = names.terminal_input(node_id, session_id)
+        self._stream = names.terminal_output(node_id, session_id)
+        self._writes = mode == "owner"
+        self._id = os.urandom(16)
+        self._began = False
+        self._asked = False  # for what is missing, and not answered yet
+        self._size = (0, 0)
+        self.next = 0  # offset up to which all was passed on
+        self.at_ms = 0  # Redis's Unix time of what was passed on last
+
+    async def frames(self, last_offset: int | None, cols: int, rows: int) -> AsyncIterator[bytes | Began | Gap]:
+        """Until the task is cancelled. Raises TakenOver, BeyondOutput, and what Redis raises."""
+        await self._broker.up()
+        reader = await self._broker.reader()
+        try:
+            newest = await reader.command("XREVRANGE", self._stream, "+", "-", "COUNT", 1)
+            read_upto = newest[0][0] if newest else b"0-0"
+            self._wanted = last_offset
+            self._size = (cols, rows)
+            self._ask(last_offset or 0, writes=self._writes)
+            self._broker.expire(self._inbox, UNHEARD_SECONDS)
+            while True:
+                for id, frame in await self._read(reader, read_upto):
+                    read_upto = id
+                    self.at_ms = int(id.partition(b"-")[0])
+                    if (passed := self._sort_out(frame)) is not None:
+                        yield passed
+        finally:
+            reader.abort()
+
+    # What goes to the node
+
+    def write(self, sequence: int, content: bytes) -> None:
+        self._broker.push(self._inbox, terminal.NODE_IN.pack(terminal.IN, self._id, sequence) + content)
+
+    def pass_on(self, frame: bytes) -> None:
+        """ACK, RESIZE, SIGNAL, as they came."""
+        self._broker.push(self._inbox, frame)
+
+    def alive(self) -> None:
+        self._broker.push(self._inbox, terminal.ATTACHMENT.pack(terminal.ALIVE, self._id))
+
+    def detach(self) -> None:
+        self._broker.push(self._inbox, terminal.ATTACHMENT.pack(terminal.DETACH, self._id))
+
+    def announce(self, notice: terminal.Notice) -> None:
+        """To all who are attached, and into the recording."""
+        self._broker.add(self._stream, terminal.encode(terminal.NOTICE, notice), terminal.STREAM_ENTRIES)
+
+    def _ask(self, offset: int, *, writes: bool) -> None:
+        self._asked = True
+        frame = terminal.ATTACH_FRAME.pack(terminal.ATTACH, self._id, writes, offset, *self._size)
+        self._broker.push(self._inbox, frame)
+
+    async def _read(self, reader: RedisConnection, last_id: bytes) -> list[tuple[bytes, bytes]]:
+        """(id, frame) of what has come."""
+        async with asyncio.timeout(SILENT_SECONDS):
+            answer = await reader.command(
+                "XREAD", "COUNT", AT_ONCE, "BLOCK", BLOCK_MS, "STREAMS", self._stream, last_id
+            )
+        if not answer:
+            return []
+        (entries,) = answer.values()
+        return [(id, fields[1]) for id, fields in entries]
+
+    def _sort_out(self, frame: bytes) -> bytes | Began | Gap | None:
+        match frame[0]:
+            case terminal.OUT:
+                return self._output(frame) if self._began else None
+            case terminal.ATTACHED:
+                return self._attached(frame)
+            case terminal.INACK:
+                return frame if self._writes and self._began else None
+        return frame if self._began or frame[0] == terminal.END else None
+
+    def _output(self, frame: bytes) -> bytes | None:
+        offset = terminal.OFFSET.unpack_from(frame)[1]
+        content_bytes = len(frame) - terminal.OFFSET.size
+        if offset == self.next:
+            self.next += content_bytes
+            return frame
+        if offset + content_bytes <= self.next:
+            return None
+        if offset > self.next:
+            if not self._asked:
+                # Not as a writer: by now another may be that.
+                self._ask(self.next, writes=False)
+            return None
+        fresh = frame[terminal.OFFSET.size + self.next - offset :]
+        frame = terminal.pack_out(self.next, fresh)
+        self.next += len(fresh)
+        return frame
+
+    def _attached(self, frame: bytes) -> Began | Gap | None:
+        _, id, writes, start, head, last_seq, cols, rows = terminal.ATTACHED_FRAME.unpack(frame)
+        if id != self._id:
+            if writes and self._writes and self._began:
+                raise TakenOver
+            return None
+        self._asked = False
+        if self._began:
+            skipped, self.next = start - self.next, max(start, self.next)
+            return Gap(skipped) if skipped > 0 else None
+        self._began = True
+        wanted = self._wanted if self._wanted is not None else start
+        if wanted > head:
+            raise BeyondOutput
+        self.next = start
+        return Began(head, start, start - wanted, last_seq, cols, rows)

@@ -1,0 +1,96 @@
+"""This process's connections to Redis for terminals: one that all websockets push their frames through and that hears
+of changed rights, and one for each websocket that reads its session's stream."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any, Protocol
+
+from accounts.redis_connection import ConnectionLost, RedisConnection, connect
+from protocol import names
+
+log = logging.getLogger(__name__)
+
+CONNECT_SECONDS = 3.0
+
+
+class Attached(Protocol):
+    """A websocket, or whatever else is attached to a session."""
+
+    user_id: int
+    key_digest: str
+
+    def look_again(self) -> None:
+        """Rights changed."""
+
+    def link_lost(self) -> None:
+        """What was pushed may be lost."""
+
+
+class Broker:
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._connection: RedisConnection | None = None
+        self._connecting = asyncio.Lock()
+        self.attached: set[Attached] = set()
+
+    async def up(self) -> None:
+        """Raises OSError, HiredisError or TimeoutError when Redis cannot be had."""
+        async with self._connecting:
+            if self._connection is None:
+                self._connection = await self._connect(self._pushed)
+                self._connection.tell(("SUBSCRIBE", names.TERMINAL_RIGHTS, names.CHANGES))
+                self._connection.lost.add_done_callback(self._lost)
+
+    async def reader(self) -> RedisConnection:
+        return await self._connect(None)
+
+    def push(self, inbox: str, frame: bytes) -> None:
+        """Raises ConnectionLost when the link is known to be down; what is lost later `link_lost` tells."""
+        if self._connection is None:
+            raise ConnectionLost("The connection to Redis was lost.")
+        self._connection.command("RPUSH", inbox, frame).add_done_callback(_pushed)
+
+    def add(self, stream: str, frame: bytes, most: int) -> None:
+        """As `push`, into a stream."""
+        if self._connection is None:
+            raise ConnectionLost("The connection to Redis was lost.")
+        words = ("XADD", stream, "MAXLEN", "~", most, "*", "f", frame)
+        self._connection.command(*words).add_done_callback(_pushed)
+
+    def set(self, key: str, value: str, seconds: int) -> None:
+        if self._connection is not None:
+            self._connection.command("SET", key, value, "EX", seconds).add_done_callback(_pushed)
+
+    def expire(self, key: str, seconds: int) -> None:
+        if self._connection is not None:
+            self._connection.command("EXPIRE", key, seconds).add_done_callback(_pushed)
+
+    async def _connect(self, on_push: Any) -> RedisConnection:
+        async with asyncio.timeout(CONNECT_SECONDS):
+            return await connect(self._url, on_push)
+
+    def _lost(self, _: object) -> None:
+        log.warning("Redis: the connection was lost; websockets are asked to come again")
+        self._connection = None
+        for one in list(self.attached):
+            one.link_lost()
+
+    def _pushed(self, push: list[Any]) -> None:
+        kind, channel, text = push
+        if kind != b"message":
+            return
+        about = text.decode()
+        if channel == names.CHANGES.encode():
+            table, _, digest = about.partition(" ")
+            concerned = [one for one in self.attached if table == names.KEYS and one.key_digest == digest]
+        else:
+            concerned = [one for one in self.attached if str(one.user_id) == about]
+        for one in concerned:
+            one.look_again()
+
+
+def _pushed(answer: asyncio.Future[Any]) -> None:
+    if (error := answer.exception()) and not isinstance(error, ConnectionLost):
+        log.error("Redis refused a frame: %s", error)

@@ -1,0 +1,128 @@
+"""The file of a recording: asciicast v3 (https://docs.asciinema.org/manual/asciicast/v3/), appended to and chained.
+
+Every so often a comment line, which players skip, tells up to which offset of the output the file goes, and the SHA-256
+over the digest before it and all bytes since:
+
+    # cyxwiz offset=65536 sha256=…
+
+What comes after the last such line was not promised to the node and is cut off when the file is opened again; the node
+then sends that part once more.
+"""
+
+from __future__ import annotations
+
+import codecs
+import fcntl
+import hashlib
+import os
+import re
+from collections import deque
+from pathlib import Path
+
+import msgspec
+
+CHECKPOINT = re.compile(rb"# cyxwiz offset=(\d+) sha256=([0-9a-f]{64})\n")
+START = "0" * 64
+_encode = msgspec.json.encode
+
+
+class Busy(Exception):
+    """Another recorder writes this file."""
+
+
+class Cast:
+    """Raises OSError where the disk does."""
+
+    def __init__(self, path: Path, *, cols: int, rows: int, timestamp: int, title: str) -> None:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+        self._file = os.fdopen(handle, "r+b", buffering=0)
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._file.close()
+            raise Busy from None
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._unsigned = bytearray()  # written or not, since the last checkpoint
+        self._buffer = bytearray()
+        self._at_ms: int | None = None
+        self.offset, self.digest = self._cut()
+        self._heard = self.offset
+        self.is_new = self.offset == 0 and self._file.tell() == 0
+        if self.is_new:
+            term = {"cols": cols, "rows": rows, "type": "xterm-256color"}
+            self._line({"version": 3, "term": term, "timestamp": timestamp, "title": title})
+
+    def output(self, at_ms: int, content: bytes) -> None:
+        self._heard += len(content)
+        if text := self._decoder.decode(content):
+            self._event(at_ms, "o", text)
+
+    def skip(self, at_ms: int, skipped: int) -> None:
+        """Output that nobody has any more."""
+        self._event(at_ms, "m", f"{skipped} bytes of output are missing here")
+        self._decoder.reset()
+        self._heard += skipped
+
+    def resize(self, at_ms: int, cols: int, rows: int) -> None:
+        self._event(at_ms, "r", f"{cols}x{rows}")
+
+    def mark(self, at_ms: int, text: str) -> None:
+        self._event(at_ms, "m", text)
+
+    def exit(self, at_ms: int, code: int | None) -> None:
+        if rest := self._decoder.decode(b"", final=True):
+            self._event(at_ms, "o", rest)
+        self._event(at_ms, "x", str(-1 if code is None else code))
+
+    @property
+    def waiting_bytes(self) -> int:
+        return len(self._buffer)
+
+    def checkpoint(self) -> int:
+        """Writes what waits. Returns the offset up to which the output is now in the file."""
+        self._unsigned += self._buffer
+        unfinished, _ = self._decoder.getstate()  # the first bytes of a character
+        offset = self._heard - len(unfinished)
+        digest = hashlib.sha256(self.digest.encode() + self._unsigned).hexdigest()
+        line = f"# cyxwiz offset={offset} sha256={digest}\n".encode()
+        self._file.write(self._buffer + line)
+        self._buffer.clear()
+        self._unsigned.clear()
+        self.offset, self.digest = offset, digest
+        return offset
+
+    def sync(self) -> None:
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _event(self, at_ms: int, code: str, data: str) -> None:
+        # Redis's clock may have been set back, or this be the first event since we were started.
+        interval = max(0, at_ms - self._at_ms) / 1000 if self._at_ms is not None else 0
+        self._at_ms = at_ms
+        self._line([round(interval, 3), code, data])
+
+    def _line(self, content: object) -> None:
+        self._buffer += _encode(content) + b"\n"
+
+    def _cut(self) -> tuple[int, str]:
+        """Cuts off what no checkpoint covers; (offset, digest) of the last one."""
+        content = self._file.read()
+        last = next(iter(deque(CHECKPOINT.finditer(content), maxlen=1)), None)
+        end = last.end() if last else 0
+        self._file.truncate(end)
+        self._file.seek(end)
+        return (int(last[1]), last[2].decode()) if last else (0, START)
+
+
+def first_fault(content: bytes) -> str | None:
+    """What is wrong with a recording's chain, or None."""
+    digest, begin = START, 0
+    for found in CHECKPOINT.finditer(content):
+        digest = hashlib.sha256(digest.encode() + content[begin : found.start()]).hexdigest()
+        if digest != found[2].decode():
+            return f"What stands before byte {found.end()} is not as it was written."
+        begin = found.end()
+    return None if begin == len(content) else f"Nothing vouches for what stands after byte {begin}."

@@ -1,0 +1,371 @@
+"""The websocket of a terminal: /ws/terminal/<session id>/. Lets in who has a session and a ticket, then passes frames
+between the client and the node.
+
+Per frame it touches no thread and no database, so it does not use the parts of Channels that do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections import deque
+from typing import Any
+from uuid import UUID
+
+import hiredis
+from channels.auth import AuthMiddlewareStack
+from channels.consumer import AsyncConsumer
+from channels.db import database_sync_to_async
+from channels.exceptions import StopConsumer
+from django.conf import settings
+
+from accounts.redis_connection import ConnectionLost
+from protocol import terminal
+from protocol.errors import CyxwizError
+from protocol.terminal import BAD_FRAME, REFUSED, TAKEN_OVER, TIMED_OUT, BadFrame
+from terminal import admission
+from terminal.attachment import Attachment, Began, BeyondOutput, Gap, TakenOver
+from terminal.broker import Broker
+
+log = logging.getLogger(__name__)
+
+HELLO_SECONDS = 5.0
+ALIVE_SECONDS = 20.0
+RECHECK_SECONDS = 60.0
+WARN_SECONDS = 60.0
+WAITING_SECONDS = 3.0
+TICK_SECONDS = 2.0
+LAST_ACK_SECONDS = 10.0
+FRAMES_PER_SECOND = 500
+COME_AGAIN = 1012
+TOO_BIG = 1009
+DONE = 1000
+
+_brokers: dict[asyncio.AbstractEventLoop, Broker] = {}
+
+
+def broker() -> Broker:
+    """That of this loop."""
+    loop = asyncio.get_running_loop()
+    if loop not in _brokers:
+        for ended in [other for other in _brokers if other.is_closed()]:
+            del _brokers[ended]
+        _brokers[loop] = Broker(settings.REDIS_URL)
+    return _brokers[loop]
+
+
+class Closed(Exception):
+    """The websocket is to be closed, or was."""
+
+    def __init__(self, code: int, reason: str) -> None:
+        super().__init__(reason)
+        self.code, self.reason = code, reason
+
+
+class TerminalConsumer(AsyncConsumer):
+    user_id = 0
+    key_digest = ""
+
+    async def dispatch(self, message: dict[str, Any]) -> None:
+        """Without the look at database connections that Channels takes for every message, in a thread."""
+        try:
+            await getattr(self, message["type"].replace(".", "_"))(message)
+        except Closed as closed:
+            await self._close(closed)
+
+    async def websocket_connect(self, message: dict[str, Any]) -> None:
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._attachment: Attachment | None = None
+        self._is_open = False
+        self._began = False
+        self._final: int | None = None  # offset of the end, once the shell has ended
+        self._received = 0
+        self._received_since = 0.0
+        self._in_flight: deque[tuple[int, int]] = deque()
+        self._in_flight_bytes = 0
+        self._highest_seq = 0
+        self._session_id: UUID = self.scope["url_route"]["kwargs"]["session_id"]
+        try:
+            self._caller = await admission.authenticate(self.scope)
+        except CyxwizError as error:
+            log.info("A websocket from %s was refused: %s", (self.scope.get("client") or ["?"])[0], error.message)
+            await self.send({"type": "websocket.close", "code": REFUSED})  # before it is accepted: 403
+            raise StopConsumer from None
+        self.user_id, self.key_digest = self._caller.user.pk, self._caller.key_digest
+        self._is_open = True
+        await self.send({"type": "websocket.accept"})
+        self._start(self._expect_hello())
+
+    async def websocket_receive(self, message: dict[str, Any]) -> None:
+        if not self._is_open:
+            return
+        frame = message.get("bytes")
+        self._count()
+        if frame is None:
+            raise Closed(BAD_FRAME, "Frames are binary.")
+        if len(frame) > terminal.FRAME_MOST_BYTES:
+            raise Closed(TOO_BIG, "A frame has at most 64 KiB.")
+        try:
+            if self._attachment is None:
+                await self._hello(terminal.decode_hello(frame))
+            else:
+                self._obey(self._attachment, frame)
+        except BadFrame as error:
+            raise Closed(BAD_FRAME, str(error)) from None
+        except ConnectionLost:
+            raise Closed(COME_AGAIN, "The message broker was lost.") from None
+
+    async def websocket_disconnect(self, message: dict[str, Any]) -> None:
+        await self._leave()
+        raise StopConsumer
+
+    # What the client says
+
+    async def _hello(self, hello: terminal.Hello) -> None:
+        try:
+            self._session, self._mode = await database_sync_to_async(admission.admit)(
+                self._caller, self._session_id, hello
+            )
+        except CyxwizError as error:
+            raise Closed(REFUSED, error.message) from None
+        if not self._is_open:
+            return
+        self._attachment = Attachment(broker(), str(self._session.node_id), str(self._session.pk), self._mode)
+        broker().attached.add(self)
+        now = asyncio.get_running_loop().time()
+        self._last_input = self._last_alive = self._last_check = now
+        self._warned = ""
+        self._start(self._pump(self._attachment, hello))
+        self._start(self._watch(self._attachment))
+
+    def _obey(self, attachment: Attachment, frame: bytes) -> None:
+        kind = frame[0] if frame else None
+        if kind == terminal.PING:
+            if len(frame) != 9:
+                raise BadFrame("PING has 8 bytes.")
+            self._start(self._send(bytes([terminal.PONG]) + frame[1:]))
+            return
+        if kind == terminal.ACK:
+            (offset,) = terminal.unpack(terminal.OFFSET, frame)
+            if offset > attachment.next:
+                raise BadFrame("ACK is beyond what was sent.")
+            if self._mode == "owner":
+                attachment.pass_on(frame)
+            if self._final is not None and offset >= self._final:
+                raise Closed(DONE, "The shell has ended.")
+            return
+        if kind not in (terminal.IN, terminal.RESIZE, terminal.SIGNAL):
+            raise BadFrame("A client does not send frames of this type.")
+        if self._mode != "owner":
+            self._start(admission.audit_refusal(self._caller, self._session_id, "An observer tried to write."))
+            raise Closed(REFUSED, "Who watches cannot write.")
+        if not self._began:
+            raise BadFrame("Only after READY.")
+        if kind == terminal.IN:
+            self._input(attachment, frame)
+        elif kind == terminal.RESIZE:
+            size = terminal.clamp(*terminal.unpack(terminal.SIZE, frame))
+            attachment.pass_on(terminal.SIZE.pack(terminal.RESIZE, *size))
+        else:
+            terminal.signal_name(frame)
+            attachment.pass_on(frame)
+
+    def _input(self, attachment: Attachment, frame: bytes) -> None:
+        size = len(frame) - terminal.SEQUENCE.size
+        if not 0 < size <= terminal.IN_MOST_BYTES:
+            raise BadFrame(f"IN has 1 to {terminal.IN_MOST_BYTES} bytes of input.")
+        _, sequence = terminal.SEQUENCE.unpack_from(frame)
+        if sequence > self._highest_seq:
+            self._highest_seq = sequence
+            self._in_flight.append((sequence, size))
+            self._in_flight_bytes += size
+            if self._in_flight_bytes > 2 * terminal.IN_WINDOW_BYTES:
+                raise Closed(TIMED_OUT, f"Wait for INACK after {terminal.IN_WINDOW_BYTES} bytes of input.")
+        self._last_input = asyncio.get_running_loop().time()
+        attachment.write(sequence, frame[terminal.SEQUENCE.size :])
+
+    def _count(self) -> None:
+        now = asyncio.get_running_loop().time()
+        if now - self._received_since > 1:
+            self._received_since, self._received = now, 0
+        self._received += 1
+        if self._received > FRAMES_PER_SECOND:
+            raise Closed(TIMED_OUT, f"More than {FRAMES_PER_SECOND} frames in a second.")
+
+    # What the node says
+
+    async def _pump(self, attachment: Attachment, hello: terminal.Hello) -> None:
+        try:
+            async for said in attachment.frames(hello.last_offset, *terminal.clamp(hello.cols, hello.rows)):
+                if isinstance(said, bytes):
+                    await self._pass_on(said)
+                elif isinstance(said, Began):
+                    await self._ready(attachment, said)
+                else:
+                    await self._tell(_gap(said))
+        except TakenOver:
+            raise Closed(TAKEN_OVER, "This terminal was opened elsewhere.") from None
+        except BeyondOutput:
+            raise Closed(BAD_FRAME, "last_offset is beyond the output.") from None
+        except (OSError, TimeoutError, hiredis.HiredisError) as error:
+            log.warning("Redis: %s; a terminal is asked to come again", error or "no answer")
+            raise Closed(COME_AGAIN, "The message broker was lost.") from None
+
+    async def _ready(self, attachment: Attachment, began: Began) -> None:
+        session = self._session
+        resume = await database_sync_to_async(admission.began)(self._caller, session, self._mode)
+        ready = terminal.Ready(
+            session=str(session.pk),
+            mode=self._mode,
+            offset=began.head,
+            replay_from=began.replay_from,
+            skipped=began.skipped,
+            last_seq=began.last_seq,
+            resume=resume,
+            cols=began.cols,
+            rows=began.rows,
+            expires_at=session.expires_at.timestamp(),
+            idle_seconds=session.idle_seconds,
+            keep_seconds=session.keep_seconds,
+        )
+        self._began = True
+        self._highest_seq = max(self._highest_seq, began.last_seq)
+        await self._send(terminal.encode(terminal.READY, ready))
+        if began.skipped:
+            await self._tell(_gap(Gap(began.skipped)))
+        attachment.announce(terminal.Notice(kind="joined", text=f"{self._caller.user.username} ({self._mode})"))
+
+    async def _pass_on(self, frame: bytes) -> None:
+        kind = frame[0]
+        if kind == terminal.END:
+            why = frame[1:].decode(errors="replace")
+            assert self._attachment is not None
+            await self._send(terminal.encode(terminal.EXIT, terminal.Exit(offset=self._attachment.next, reason=why)))
+            raise Closed(REFUSED, why)
+        if kind == terminal.INACK:
+            _, sequence = terminal.SEQUENCE.unpack(frame)
+            while self._in_flight and self._in_flight[0][0] <= sequence:
+                self._in_flight_bytes -= self._in_flight.popleft()[1]
+        await self._send(frame)
+        if kind == terminal.EXIT and self._final is None:
+            self._final = self._attachment.next if self._attachment else 0
+            if self._mode == "observer":
+                raise Closed(DONE, "The shell has ended.")
+            self._start(self._close_after(LAST_ACK_SECONDS))
+
+    # Time passes
+
+    async def _expect_hello(self) -> None:
+        await asyncio.sleep(HELLO_SECONDS)
+        if self._attachment is None:
+            raise Closed(TIMED_OUT, "No HELLO came.")
+
+    async def _close_after(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+        raise Closed(DONE, "The shell has ended.")
+
+    async def _watch(self, attachment: Attachment) -> None:
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        while True:
+            await asyncio.sleep(TICK_SECONDS)
+            now = loop.time()
+            if not self._began and now - started > WAITING_SECONDS:
+                await self._warn("waiting", "Waiting for the node.")
+            if now - self._last_alive > ALIVE_SECONDS and self._mode == "owner":
+                self._last_alive = now
+                try:
+                    attachment.alive()
+                except ConnectionLost:
+                    raise Closed(COME_AGAIN, "The message broker was lost.") from None
+            if now - self._last_check > RECHECK_SECONDS:
+                await self._recheck()
+            if self._mode == "owner" and self._began and self._final is None:
+                await self._watch_idleness(now)
+
+    async def _watch_idleness(self, now: float) -> None:
+        left = self._session.idle_seconds - (now - self._last_input)
+        if left <= 0:
+            why = f"No input came for {self._session.idle_seconds} s."
+            await database_sync_to_async(admission.end)(self._session, why)
+            raise Closed(TIMED_OUT, why)
+        if left > WARN_SECONDS:
+            self._warned = "" if self._warned == "idle" else self._warned
+        elif self._session.idle_seconds > WARN_SECONDS:
+            await self._warn("idle", f"The terminal ends in {left:.0f} s unless something is typed.")
+
+    async def _recheck(self) -> None:
+        self._last_check = asyncio.get_running_loop().time()
+        why = await database_sync_to_async(admission.why_not_any_more)(self._caller, self._session_id, self._mode)
+        if why:
+            raise Closed(REFUSED, why)
+
+    # What the broker tells
+
+    def look_again(self) -> None:
+        self._start(self._recheck())
+
+    def link_lost(self) -> None:
+        self._start(self._close(Closed(COME_AGAIN, "The message broker was lost.")))
+
+    # Sending and closing
+
+    async def _warn(self, kind: str, text: str) -> None:
+        """Once."""
+        if self._warned != kind:
+            self._warned = kind
+            await self._tell(terminal.Notice(kind=kind, text=text))
+
+    async def _tell(self, notice: terminal.Notice) -> None:
+        await self._send(terminal.encode(terminal.NOTICE, notice))
+
+    async def _send(self, frame: bytes) -> None:
+        if self._is_open:
+            with contextlib.suppress(OSError):  # it has gone; `websocket_disconnect` is about to come
+                await self.send({"type": "websocket.send", "bytes": frame})
+
+    def _start(self, work: Any) -> None:
+        task = asyncio.get_running_loop().create_task(self._until_closed(work))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _until_closed(self, work: Any) -> None:
+        try:
+            await work
+        except Closed as closed:
+            await self._close(closed)
+        except Exception:
+            log.exception("A terminal's websocket failed")
+            await self._close(Closed(COME_AGAIN, "An error of ours; the log has it."))
+
+    async def _close(self, closed: Closed) -> None:
+        if not self._is_open:
+            return
+        self._is_open = False
+        with contextlib.suppress(OSError):
+            await self.send({"type": "websocket.close", "code": closed.code, "reason": closed.reason[:120]})
+        await self._leave()
+
+    async def _leave(self) -> None:
+        self._is_open = False
+        broker().attached.discard(self)
+        for task in self._tasks - {asyncio.current_task()}:
+            task.cancel()
+        attachment, self._attachment = self._attachment, None
+        if attachment is None:
+            return
+        with contextlib.suppress(ConnectionLost):
+            if self._mode == "owner":
+                attachment.detach()
+            if self._began:
+                attachment.announce(terminal.Notice(kind="left", text=f"{self._caller.user.username} ({self._mode})"))
+        if self._began:
+            await database_sync_to_async(admission.left)(self._caller, self._session, self._mode)
+
+
+def _gap(gap: Gap) -> terminal.Notice:
+    return terminal.Notice(kind="gap", text=f"{gap.skipped} bytes of output were skipped: the node has them no more.")
+
+
+websocket = AuthMiddlewareStack(TerminalConsumer.as_asgi())

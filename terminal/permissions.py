@@ -1,0 +1,51 @@
+"""Who may open, watch and manage terminals on a node. Asked again for as long as a session lives."""
+
+from __future__ import annotations
+
+from django.utils import timezone
+
+from accounts.models import User
+from nodes.models import Node
+from terminal.models import TerminalGrant, TerminalSession
+
+Role = TerminalGrant.Role
+
+
+def role_on(node: Node, user: User) -> Role | None:
+    if not user.is_active:
+        return None
+    if node.owner_id == user.pk:
+        return Role.OWNER
+    role = TerminalGrant.objects.filter(node=node, user=user).values_list("role", flat=True).first()
+    return Role(role) if role else None
+
+
+def may_open(node: Node, user: User) -> bool:
+    return role_on(node, user) in (Role.OWNER, Role.OPERATOR)
+
+
+def may_watch(session: TerminalSession, user: User) -> bool:
+    return session.node is not None and role_on(session.node, user) in (Role.OWNER, Role.OBSERVER)
+
+
+def may_manage(node: Node, user: User) -> bool:
+    """Grants, rules, approvals, ending others' sessions."""
+    return role_on(node, user) == Role.OWNER
+
+
+def may_read_recording(session: TerminalSession, user: User) -> bool:
+    return session.owner_id == user.pk or (session.node is not None and may_manage(session.node, user))
+
+
+def why_not_any_more(session: TerminalSession) -> str:
+    """Why the session's own user may not have it (any longer), or nothing."""
+    user, key = session.owner, session.api_key
+    if session.node is None:
+        return "The node was removed."
+    if not user.is_active or not may_open(session.node, user):
+        return "The right to a terminal on this node was withdrawn."
+    if key is not None and not key.is_valid:
+        return "The API key that opened it is not valid any more."
+    if session.expires_at <= timezone.now():
+        return "It has reached its longest time."
+    return ""

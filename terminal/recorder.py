@@ -1,0 +1,191 @@
+"""Records every live terminal, from the streams that the websockets read too. A process of its own, so that the end of
+a web process, or of all clients, costs no byte: the node holds output back until it is in the file, and a recorder that
+was started anew goes on where the file ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from datetime import timedelta
+from uuid import UUID
+
+import hiredis
+import msgspec
+from asgiref.sync import sync_to_async
+from django.conf import settings
+from django.db import close_old_connections
+from django.db.models import Q
+from django.utils import timezone
+
+from protocol import names, terminal
+from terminal import audit, recordings, services
+from terminal.attachment import Attachment, Began, Gap
+from terminal.broker import Broker
+from terminal.cast import Busy, Cast
+from terminal.models import TerminalSession
+from terminal.states import LIVE, SessionState
+
+log = logging.getLogger(__name__)
+
+LOOK_SECONDS = 0.5
+ALIVE_SECONDS = 5  # without a sign of us for so long no terminal is opened
+CHECKPOINT_BYTES = 32 * 1024
+CHECKPOINT_SECONDS = 0.2
+SYNC_SECONDS = 5.0
+LAST_FRAMES = timedelta(seconds=20)  # after the end of a session
+
+
+class Recorder:
+    def __init__(self) -> None:
+        self._broker = Broker(settings.REDIS_URL)
+        self._running: dict[UUID, asyncio.Task[None]] = {}
+
+    async def run(self) -> None:
+        """For ever."""
+        while True:
+            try:
+                await self._look()
+            except Exception:  # PostgreSQL or Redis is away; what is being recorded goes on
+                log.exception("Looking for sessions failed; it is tried again")
+            await asyncio.sleep(LOOK_SECONDS)
+
+    async def _look(self) -> None:
+        await self._broker.up()
+        self._broker.set(names.TERMINAL_RECORDER, "1", ALIVE_SECONDS)
+        wanted = await sync_to_async(_to_record)()
+        for session in wanted:
+            if session.pk not in self._running:
+                work = SessionRecorder(self._broker, session).run()
+                self._running[session.pk] = asyncio.create_task(work, name=str(session.pk))
+        for id, task in list(self._running.items()):
+            if task.done():
+                del self._running[id]
+            elif id not in {session.pk for session in wanted}:
+                task.cancel()  # what is there is kept; nothing more will come
+
+
+class SessionRecorder:
+    user_id, key_digest = 0, ""
+
+    def __init__(self, broker: Broker, session: TerminalSession) -> None:
+        self._broker = broker
+        self._session = session
+        self._attachment = Attachment(broker, str(session.node_id), str(session.pk), "observer")
+        self._timer: asyncio.TimerHandle | None = None
+        self._synced = 0.0
+        self._lost = asyncio.Event()
+
+    async def run(self) -> None:
+        session = self._session
+        try:
+            cast = Cast(
+                recordings.path_of(session.pk),
+                cols=session.cols,
+                rows=session.rows,
+                timestamp=int(session.created_at.timestamp()),
+                title=f"{session.owner.username} on {session.node_name}",
+            )
+        except Busy:
+            return
+        except OSError as error:
+            await self._give_up(error)
+            return
+        self._cast = cast
+        self._broker.attached.add(self)
+        try:
+            await self._record()
+        except (OSError, TimeoutError, hiredis.HiredisError) as error:
+            log.warning("Recording %s: %s; it is taken up again", session, error or "no answer")
+        except asyncio.CancelledError:
+            await self._finish()
+        except Exception:
+            log.exception("Recording %s failed; it is taken up again", session)
+        finally:
+            self._broker.attached.discard(self)
+            if self._timer:
+                self._timer.cancel()
+            cast.close()
+
+    def look_again(self) -> None:
+        pass
+
+    def link_lost(self) -> None:
+        self._lost.set()
+
+    async def _record(self) -> None:
+        pump = asyncio.create_task(self._pump())
+        lost = asyncio.create_task(self._lost.wait())
+        try:
+            await asyncio.wait([pump, lost], return_when=asyncio.FIRST_COMPLETED)
+            if pump.done():
+                pump.result()
+        finally:
+            for task in (pump, lost):
+                task.cancel()
+
+    async def _pump(self) -> None:
+        attachment, cast = self._attachment, self._cast
+        async for said in attachment.frames(cast.offset, 0, 0):
+            at = attachment.at_ms
+            if isinstance(said, Began):
+                if said.skipped:
+                    cast.skip(at, said.skipped)
+                if (said.cols, said.rows) != (self._session.cols, self._session.rows):
+                    cast.resize(at, said.cols, said.rows)
+            elif isinstance(said, Gap):
+                cast.skip(at, said.skipped)
+            elif said[0] == terminal.OUT:
+                cast.output(at, said[terminal.OFFSET.size :])
+            elif said[0] == terminal.RESIZE:
+                cast.resize(at, *terminal.unpack(terminal.SIZE, said))
+            elif said[0] == terminal.NOTICE:
+                cast.mark(at, msgspec.json.decode(said[1:], type=terminal.Notice).text)
+            elif said[0] == terminal.EXIT:
+                cast.exit(at, msgspec.json.decode(said[1:], type=terminal.Exit).code)
+                await self._finish()
+                return
+            if cast.waiting_bytes > CHECKPOINT_BYTES:
+                await self._checkpoint()
+            elif self._timer is None:
+                self._timer = asyncio.get_running_loop().call_later(CHECKPOINT_SECONDS, self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        self._checkpointing = asyncio.ensure_future(self._checkpoint())
+
+    async def _checkpoint(self) -> None:
+        """Writes, and only then lets the node go on."""
+        try:
+            offset = self._cast.checkpoint()
+            now = asyncio.get_running_loop().time()
+            if now - self._synced > SYNC_SECONDS:
+                self._synced = now
+                await asyncio.to_thread(self._cast.sync)
+        except OSError as error:
+            await self._give_up(error)
+            return
+        self._attachment.pass_on(terminal.OFFSET.pack(terminal.RECORDED, offset))
+
+    async def _finish(self) -> None:
+        if self._timer:  # the digest that is noted has to be the file's last
+            self._timer.cancel()
+        await self._checkpoint()
+        await sync_to_async(_finished)(self._session, self._cast.digest, self._cast.offset)
+
+    async def _give_up(self, error: OSError) -> None:
+        """What cannot be recorded may not go on."""
+        log.error("%s cannot be recorded: %s", self._session, error)
+        await sync_to_async(services.end)(self._session, f"It could not be recorded: {error.strerror}.")
+
+
+def _to_record() -> list[TerminalSession]:
+    close_old_connections()
+    fresh = Q(state=SessionState.ENDED, ended_at__gt=timezone.now() - LAST_FRAMES, opened_at__isnull=False)
+    sessions = TerminalSession.objects.filter(Q(state__in=LIVE) | fresh, recording_digest="", node__isnull=False)
+    return list(sessions.select_related("owner"))
+
+
+def _finished(session: TerminalSession, digest: str, offset: int) -> None:
+    if TerminalSession.objects.filter(pk=session.pk, recording_digest="").update(recording_digest=digest):
+        audit.write("recorded", session=session, sha256=digest, output_bytes=offset)

@@ -1,0 +1,49 @@
+"""Recordings as files: where they are, who read them, when they go."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+from typing import BinaryIO
+from uuid import UUID
+
+from django.conf import settings
+from django.db import transaction
+from django.utils import timezone
+
+from accounts.models import User
+from protocol.errors import NotFound
+from terminal import audit
+from terminal.models import TerminalSession
+
+CONTENT_TYPE = "application/x-asciicast"
+
+
+def path_of(session_id: UUID) -> Path:
+    return Path(settings.RECORDINGS_DIR) / f"{session_id}.cast"
+
+
+def open_for(session: TerminalSession, user: User) -> BinaryIO:
+    """Raises NotFound. That it was read is audited."""
+    try:
+        file = path_of(session.pk).open("rb")
+    except FileNotFoundError:
+        gone = "was deleted after its time" if session.recording_deleted_at else "has not begun"
+        raise NotFound(f"The recording {gone}.") from None
+    audit.write("recording_read", session=session, user=user)
+    return file
+
+
+def delete_old() -> int:
+    """Those of sessions that ended RECORDING_DAYS ago. Returns how many."""
+    old = TerminalSession.objects.filter(
+        ended_at__lt=timezone.now() - timedelta(days=settings.RECORDING_DAYS), recording_deleted_at=None
+    )
+    count = 0
+    for session in old:
+        with transaction.atomic():
+            TerminalSession.objects.filter(pk=session.pk).update(recording_deleted_at=timezone.now())
+            audit.write("recording_deleted", session=session, days=settings.RECORDING_DAYS)
+        path_of(session.pk).unlink(missing_ok=True)
+        count += 1
+    return count

@@ -1,0 +1,174 @@
+"""What people do with terminals: ask for one, approve it, watch, end it, give grants."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from django.db import transaction
+from django.utils import timezone
+
+from accounts.models import ApiKey, User
+from nodes.models import Node
+from protocol import terminal
+from protocol.errors import BadRequest, Conflict, Forbidden, Unavailable
+from protocol.terminal import Mode
+from terminal import audit, doors, permissions, tickets
+from terminal.models import TerminalGrant, TerminalPolicy, TerminalSession
+from terminal.states import LIVE, UNENDED, SessionState
+
+PER_NODE, PER_USER = 64, 32  # live sessions
+
+
+def policy_of(node: Node) -> TerminalPolicy:
+    return TerminalPolicy.objects.filter(node=node).first() or TerminalPolicy(node=node)
+
+
+def open_session(
+    *, node: Node, user: User, api_key: ApiKey | None, cols: int, rows: int, reason: str = ""
+) -> TerminalSession:
+    """Rings the node, or waits for an approval where the node's rules ask for one."""
+    if not permissions.may_open(node, user):
+        raise Forbidden(f"You may not open terminals on {node.name}. Its owner can grant it.")
+    policy = policy_of(node)
+    if policy.reason_required and not reason.strip():
+        raise BadRequest(f"{node.name} asks for a reason: say in `reason` what the terminal is for.")
+    if not doors.recorder_runs():
+        raise Unavailable("No recorder runs, and without one no terminal opens: manage.py record_terminals.")
+    if node.state != Node.State.ONLINE:
+        raise Conflict(f"{node.name} is offline.")
+    _check_quotas(node, user)
+    cols, rows = terminal.clamp(cols, rows)
+    with transaction.atomic():
+        session = TerminalSession.objects.create(
+            owner=user,
+            node=node,
+            node_name=node.name,
+            api_key=api_key,
+            reason=reason.strip(),
+            state=SessionState.UNAPPROVED if policy.approval_required else SessionState.OPENING,
+            cols=cols,
+            rows=rows,
+            idle_seconds=policy.idle_seconds,
+            keep_seconds=policy.keep_seconds,
+            expires_at=timezone.now() + timedelta(seconds=policy.longest_seconds),
+        )
+        audit.write("asked", session=session, user=user, reason=session.reason)
+        if session.state == SessionState.OPENING:
+            doors.ring(session)
+    return session
+
+
+def approve(session: TerminalSession, user: User) -> None:
+    if session.node is None or not permissions.may_manage(session.node, user):
+        raise Forbidden("Only an owner of the node approves terminals on it.")
+    if session.owner_id == user.pk:
+        raise Forbidden("Somebody else has to approve this.")
+    with transaction.atomic():
+        waiting = TerminalSession.objects.filter(pk=session.pk, state=SessionState.UNAPPROVED)
+        if not waiting.update(state=SessionState.OPENING, approved_by=user):
+            raise Conflict("This session does not wait for approval (any more).")
+        session.refresh_from_db()
+        audit.write("approved", session=session, user=user)
+        doors.ring(session)
+
+
+def new_ticket(session: TerminalSession, user: User) -> tuple[str, Mode]:
+    """For the session's own user to write, for others to watch. Raises Forbidden, Conflict."""
+    mode: Mode = "owner" if session.owner_id == user.pk else "observer"
+    check_admission(session, user, mode)
+    with transaction.atomic():
+        audit.write("ticket", session=session, user=user, mode=mode)
+        return tickets.issue(session, user, mode), mode
+
+
+def check_admission(session: TerminalSession, user: User, mode: Mode) -> None:
+    """Whether `user` may be attached now. Raises Conflict when it has ended or is not approved, Forbidden else."""
+    if session.state == SessionState.UNAPPROVED:
+        raise Conflict("This terminal waits for approval.")
+    if session.state not in LIVE:
+        raise Conflict(f"This terminal has ended. {session.end_reason}".strip())
+    if mode == "observer":
+        if not permissions.may_watch(session, user):
+            raise Forbidden("You may not watch terminals on this node.")
+    elif why := permissions.why_not_any_more(session):
+        raise Forbidden(why)
+
+
+def end(session: TerminalSession, why: str, *, by: User | None = None) -> bool:
+    """Ends it for everybody, its processes too. False if it had ended."""
+    with transaction.atomic():
+        going = TerminalSession.objects.filter(pk=session.pk, state__in=UNENDED)
+        if not going.update(state=SessionState.ENDED, ended_at=timezone.now(), end_reason=why[:500]):
+            return False
+        session.refresh_from_db()
+        audit.write("ended", session=session, user=by, reason=why)
+        doors.end(session, why)
+    return True
+
+
+def end_for(session: TerminalSession, user: User) -> None:
+    """Raises Forbidden, Conflict."""
+    if session.owner_id != user.pk and (session.node is None or not permissions.may_manage(session.node, user)):
+        raise Forbidden("Only who opened it and owners of the node end a terminal.")
+    if not end(session, f"{user.username} ended it.", by=user):
+        raise Conflict("It has ended already.")
+
+
+def end_unauthorised(*, user: User | None = None) -> int:
+    """Ends what its user may not have any more. For changes of rights, and for the sweep. Returns how many."""
+    sessions = TerminalSession.objects.filter(state__in=UNENDED).select_related("node", "owner", "api_key")
+    if user is not None:
+        sessions = sessions.filter(owner=user)
+    count = 0
+    for session in sessions:
+        if why := permissions.why_not_any_more(session):
+            count += end(session, why)
+    return count
+
+
+def grant(*, node: Node, user: User, role: str, by: User) -> TerminalGrant:
+    """Sets the role of `user`, whatever it was."""
+    if not permissions.may_manage(node, by):
+        raise Forbidden(f"Only an owner of {node.name} grants terminals on it.")
+    with transaction.atomic():
+        row = TerminalGrant.objects.filter(node=node, user=user).first() or TerminalGrant(node=node, user=user)
+        row.role = role
+        save_grant(row, by=by)
+    return row
+
+
+def save_grant(row: TerminalGrant, *, by: User) -> None:
+    """For who was found to be allowed to. What the user may not have any more ends."""
+    with transaction.atomic():
+        row.granted_by = by
+        row.save()
+        audit.write("granted", user=by, node=row.node.name, to=row.user.username, role=row.role)
+
+
+def withdraw(row: TerminalGrant, *, by: User) -> None:
+    if not permissions.may_manage(row.node, by):
+        raise Forbidden(f"Only an owner of {row.node.name} withdraws grants on it.")
+    delete_grant(row, by=by)
+
+
+def delete_grant(row: TerminalGrant, *, by: User) -> None:
+    """For who was found to be allowed to. What the user has open there ends."""
+    with transaction.atomic():
+        audit.write("withdrawn", user=by, node=row.node.name, to=row.user.username, role=row.role)
+        row.delete()
+
+
+def set_policy(*, node: Node, by: User, **rules: object) -> None:
+    if not permissions.may_manage(node, by):
+        raise Forbidden(f"Only an owner of {node.name} sets the rules for terminals on it.")
+    with transaction.atomic():
+        TerminalPolicy.objects.update_or_create(node=node, defaults=rules)
+        audit.write("rules_set", user=by, node=node.name, rules=rules)
+
+
+def _check_quotas(node: Node, user: User) -> None:
+    unended = TerminalSession.objects.filter(state__in=UNENDED)
+    if unended.filter(node=node).count() >= PER_NODE:
+        raise Conflict(f"{node.name} holds {PER_NODE} terminals, which is the most.")
+    if unended.filter(owner=user).count() >= PER_USER:
+        raise Conflict(f"You have {PER_USER} terminals open, which is the most. End one.")

@@ -1,0 +1,376 @@
+"""Nobody else gets in: what the websocket refuses, on a real uvicorn with a real node behind it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import pwd
+import re
+import struct
+from collections.abc import Awaitable, Callable
+from uuid import uuid4
+
+import psutil
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+
+from protocol import terminal
+from protocol.terminal import Hello
+from tests.e2e.quickstarts import until
+from tests.e2e.terminal_client import Client, in_loop
+from tests.e2e.terminals import NODE, Stack
+
+U64_MOST = 2**64 - 1
+ME = pwd.getpwuid(os.getuid()).pw_name
+
+
+def headers(stack: Stack, name: str = "olga") -> dict[str, str]:
+    return {"Authorization": f"Bearer {stack.keys[name]}"}
+
+
+def address(stack: Stack, session: str) -> str:
+    return f"{stack.url.replace('http', 'ws', 1)}/ws/terminal/{session}/"
+
+
+def hello(**more: object) -> bytes:
+    return terminal.encode(terminal.HELLO, Hello(**{"version": 1, "cols": 80, "rows": 24, **more}))
+
+
+async def handshake(url: str, given: dict[str, str], origin: str | None = None) -> int:
+    try:
+        async with connect(url, additional_headers=given, origin=origin):  # type: ignore[arg-type]
+            return 101
+    except InvalidStatus as error:
+        return error.response.status_code
+
+
+async def closed_with(connection: ClientConnection, seconds: float = 10) -> tuple[int, str]:
+    async def drain() -> None:
+        with contextlib.suppress(ConnectionClosed):
+            async for _ in connection:
+                pass
+
+    await asyncio.wait_for(drain(), seconds)
+    return connection.close_code or 0, connection.close_reason or ""
+
+
+async def said(stack: Stack, session: str, *frames: bytes | str, name: str = "olga") -> tuple[int, str]:
+    """How the server closes after these frames."""
+    async with connect(
+        address(stack, session), additional_headers=headers(stack, name), compression=None
+    ) as connection:
+        with contextlib.suppress(ConnectionClosed):
+            for frame in frames:
+                await connection.send(frame)
+        return await closed_with(connection)
+
+
+def browser(stack: Stack, name: str) -> str:
+    """The cookie of somebody who signed in."""
+    program = (
+        "from django.test import Client; from accounts.models import User;"
+        f"c = Client(); c.force_login(User.objects.get(username={name!r})); print(c.cookies['sessionid'].value)"
+    )
+    return "sessionid=" + stack.manage("shell", "--no-imports", "-c", program).split()[-1]
+
+
+@in_loop
+async def test_without_login_or_from_another_page_no_websocket_opens(stack: Stack) -> None:
+    session = stack.open()["id"]
+    url = address(stack, session)
+    cookie = {"Cookie": browser(stack, "olga")}
+    here = stack.url
+    port = here.rpartition(":")[2]
+    assert await handshake(url, {}) == 403
+    assert await handshake(url, {"Authorization": "Bearer cyx_nonsense"}) == 403
+    assert await handshake(url, {"Cookie": "sessionid=nonsense"}, here) == 403
+    assert await handshake(url, cookie, here) == 101
+    for foreign in (
+        None,
+        "null",
+        "https://evil.example",
+        f"https://127.0.0.1:{port}",
+        "http://127.0.0.1:1",
+        "http://127.0.0.1",
+        f"http://127.0.0.1.evil.example:{port}",
+        f"http://evil127.0.0.1:{port}",
+        f"http://localhost:{port}",
+    ):
+        assert await handshake(url, cookie, foreign) == 403, foreign
+    assert await handshake(url, headers(stack), "https://evil.example") == 403
+    assert await handshake(url, {**cookie, "Host": "evil.example"}, "http://evil.example") == 403
+    for wrong in ("/ws/terminal/nonsense/", "/ws/", "/ws/terminal/", "/ws/other/"):
+        assert await handshake(stack.url.replace("http", "ws", 1) + wrong, headers(stack)) == 403
+    assert "Traceback" not in stack.log("web")
+
+
+@in_loop
+async def test_a_ticket_opens_one_session_once_for_one_user_with_one_answer_for_all_else(stack: Stack) -> None:
+    with stack.api() as api:
+        api.post(f"/api/v1/terminal/nodes/{NODE}/grants/", json={"user": "otto", "role": "observer"})
+    session, other = stack.open(), stack.open()
+    ticket = session["ticket"]
+    refusals = {
+        await said(stack, session["id"], hello(ticket="nonsense")),
+        await said(stack, session["id"], hello(resume=ticket)),
+        await said(stack, other["id"], hello(ticket=ticket)),
+        await said(stack, session["id"], hello(ticket=ticket), name="otto"),
+        await said(stack, session["id"], hello(ticket=ticket), name="eve"),
+        await said(stack, str(uuid4()), hello(ticket=ticket)),
+    }
+    async with Client(stack.url, stack.keys["olga"], session) as client:
+        await client.until(lambda: client.ready)
+        refusals.add(await said(stack, session["id"], hello(ticket=ticket)))
+        assert (await client.run("echo he''re")) == "here"
+    assert len(refusals) == 1
+    code, _ = refusals.pop()
+    assert code == terminal.REFUSED
+    logs = "".join(stack.log(name) for name in ("web", "agent", "recorder"))
+    for secret in (ticket, other["ticket"], client._resume or "?", *stack.keys.values()):
+        assert secret not in logs
+
+
+@in_loop
+async def test_frames_that_are_none_close_the_websocket_and_harm_nobody(stack: Stack) -> None:
+    session = stack.open()
+    async with Client(stack.url, stack.keys["olga"], session) as client:
+        await client.run("true")
+    first: list[bytes | str] = ["text", b"", b"\x02{}", b"\x01{", b"\x01" + b"x" * 5000, hello(version=9, ticket="x")]
+    first += [hello(), hello(ticket="a", resume="b"), hello(ticket="a", last_offset=U64_MOST)]
+    for frame in first:
+        assert (await said(stack, session["id"], frame))[0] == terminal.BAD_FRAME, frame
+    later: list[bytes | str] = [
+        "text",
+        b"",
+        b"\xff",
+        b"\x02{}",
+        terminal.pack_out(0, b"forged"),
+        bytes([terminal.ATTACH]) + os.urandom(30),
+        bytes([terminal.END]) + b"x",
+        bytes([terminal.RECORDED]) + bytes(8),
+        b"\x11\0\0",
+        terminal.SEQUENCE.pack(terminal.IN, 1),
+        terminal.SEQUENCE.pack(terminal.IN, 1) + bytes(4097),
+        terminal.OFFSET.pack(terminal.ACK, U64_MOST),
+        b"\x20\0",
+        b"\x21\0",
+        bytes([terminal.SIGNAL]) + b"STOP",
+        bytes([terminal.SIGNAL]),
+        b"\x40\0",
+    ]
+    for frame in later:
+        assert await after_ready(stack, session["id"], lambda c, frame=frame: c.send(frame)) == terminal.BAD_FRAME, (
+            frame
+        )
+    assert (await said(stack, session["id"], bytes(terminal.FRAME_MOST_BYTES + 1)))[0] == 1009
+    assert "Traceback" not in stack.log("web")
+
+
+async def after_ready(
+    stack: Stack, session: str, act: Callable[[ClientConnection], Awaitable[object]], name: str = "olga"
+) -> int:
+    """With which code the server closes when a client that is in does this."""
+    with stack.api(name) as api:
+        ticket = api.post(f"/api/v1/terminal/sessions/{session}/tickets").json()["ticket"]
+    async with connect(
+        address(stack, session), additional_headers=headers(stack, name), compression=None
+    ) as connection:
+        await connection.send(hello(ticket=ticket))
+        async for frame in connection:
+            if frame[0] == terminal.READY:
+                break
+        with contextlib.suppress(ConnectionClosed):
+            await act(connection)
+        return (await closed_with(connection))[0]
+
+
+@in_loop
+async def test_floods_of_frames_are_cut_off_and_cost_no_memory(stack: Stack) -> None:
+    session, other = stack.open(), stack.open()
+    async with Client(stack.url, stack.keys["olga"], other) as bystander:
+        await bystander.run("true")
+
+        async def tiny(connection: ClientConnection) -> None:
+            for _ in range(100_000):
+                await connection.send(b"\x40" + bytes(8))
+
+        async def endless(connection: ClientConnection) -> None:
+            await connection.send(bytes(30_000) for _ in range(100_000))
+
+        async def huge(connection: ClientConnection) -> None:
+            # The head of a frame of a gibibyte, and some of it: RFC 6455, section 5.2.
+            connection.transport.write(b"\x82\xff" + struct.pack("!Q", 2**30) + bytes(4) + bytes(1 << 20))
+
+        async def hasty(connection: ClientConnection) -> None:
+            for seq in range(1, 100):
+                await connection.send(terminal.SEQUENCE.pack(terminal.IN, 10**6 + seq) + bytes(4096))
+
+        before = stack.resident_mib("web")
+        assert await after_ready(stack, session["id"], tiny) == terminal.TIMED_OUT
+        assert await after_ready(stack, session["id"], endless) == 1009
+        assert await after_ready(stack, session["id"], huge) == 1009
+        assert await after_ready(stack, session["id"], hasty) == terminal.TIMED_OUT
+        assert stack.resident_mib("web") - before < 20
+        assert await bystander.run("echo st''ill") == "still"
+
+
+@in_loop
+async def test_who_watches_sees_everything_and_changes_nothing(stack: Stack) -> None:
+    with stack.api() as api:
+        api.post(f"/api/v1/terminal/nodes/{NODE}/grants/", json={"user": "otto", "role": "observer"})
+    session = stack.open()
+
+    def watching() -> dict[str, str]:
+        with stack.api("otto") as api:
+            return {
+                **session,
+                "ticket": api.post(f"/api/v1/terminal/sessions/{session['id']}/tickets").json()["ticket"],
+            }
+
+    async with Client(stack.url, stack.keys["olga"], session) as client:
+        await client.run("echo be''fore")
+        async with Client(stack.url, stack.keys["otto"], watching()) as watcher:
+            await watcher.until(lambda: watcher.ready)
+            assert watcher.ready.mode == "observer"
+            await watcher.says(b"before")
+            await client.until(lambda: any("otto (observer)" in notice.text for notice in client.notices))
+            await client.raw(terminal.SIZE.pack(terminal.RESIZE, 101, 31))
+            assert await client.run("stty size") == "31 101"
+            await watcher.says(b"31 101")
+        for frame in (
+            terminal.SEQUENCE.pack(terminal.IN, client.seq + 1) + b"echo HACKED\n",
+            terminal.SIZE.pack(terminal.RESIZE, 10, 10),
+            bytes([terminal.SIGNAL]) + b"KILL",
+        ):
+            assert await after_ready(stack, session["id"], lambda c, f=frame: c.send(f), "otto") == terminal.REFUSED
+        assert await client.run("stty size") == "31 101"
+        assert b"HACKED" not in client.kept
+        # One who never reads holds up nobody.
+        with stack.api("otto") as api:
+            ticket = api.post(f"/api/v1/terminal/sessions/{session['id']}/tickets").json()["ticket"]
+        where = address(stack, session["id"])
+        async with connect(
+            where, additional_headers=headers(stack, "otto"), compression=None, max_queue=1, close_timeout=0.1
+        ) as deaf:
+            await deaf.send(hello(ticket=ticket))
+            await client.run("seq 1 500000 | tail -c 3000000; true", 30)
+            assert await client.run("echo pa''st") == "past"
+
+
+@in_loop
+async def test_only_one_websocket_writes_the_newest(stack: Stack) -> None:
+    session = stack.open()
+    async with Client(stack.url, stack.keys["olga"], session) as first:
+        await first.run("echo o''ne")
+        with stack.api() as api:
+            ticket = api.post(f"/api/v1/terminal/sessions/{session['id']}/tickets").json()["ticket"]
+        async with Client(stack.url, stack.keys["olga"], {**session, "ticket": ticket}) as second:
+            await first.until(lambda: first.closed)
+            assert first.closed[0] == terminal.TAKEN_OVER
+            await second.says(b"one")  # a fresh page is shown what there was
+            assert await second.run("echo tw''o") == "two"
+
+
+@in_loop
+async def test_a_right_that_is_withdrawn_ends_terminal_and_watching_within_five_seconds(stack: Stack) -> None:
+    grants = f"/api/v1/terminal/nodes/{NODE}/grants/"
+    with stack.api() as api:
+        api.post(grants, json={"user": "tom", "role": "operator"})
+        api.post(grants, json={"user": "otto", "role": "observer"})
+    session, kept = stack.open("tom"), stack.open()
+    with stack.api("otto") as api:
+        ticket = api.post(f"/api/v1/terminal/sessions/{kept['id']}/tickets").json()["ticket"]
+    async with (
+        Client(stack.url, stack.keys["tom"], session) as client,
+        Client(stack.url, stack.keys["olga"], kept) as owner,
+        Client(stack.url, stack.keys["otto"], {**kept, "ticket": ticket}) as watcher,
+    ):
+        await client.run("nohup setsid sleep 912345678 >/dev/null 2>&1 &")
+        await owner.run("true")
+        await watcher.until(lambda: watcher.ready)
+        until(lambda: sleeping(912345678), "it sleeps")
+        with stack.api() as api:
+            assert api.delete(f"{grants}tom/").status_code == 204
+            assert api.delete(f"{grants}otto/").status_code == 204
+        await client.until(lambda: client.closed, 5)
+        await watcher.until(lambda: watcher.closed, 5)
+        until(lambda: not sleeping(912345678), "its processes are gone", 5)
+        assert client.closed[0] == watcher.closed[0] == terminal.REFUSED
+        assert "withdrawn" in client.closed[1]
+        assert (await said(stack, session["id"], hello(resume=client._resume), name="tom"))[0] == terminal.REFUSED
+        assert (await said(stack, kept["id"], hello(resume=watcher._resume), name="otto"))[0] == terminal.REFUSED
+        assert await owner.run("echo st''ays") == "stays"
+    assert stack.session(session["id"])["state"] == "ended"
+
+
+def sleeping(seconds: int) -> list[psutil.Process]:
+    found = psutil.process_iter(["cmdline"])
+    return [process for process in found if (process.info["cmdline"] or [])[:2] == ["sleep", str(seconds)]]
+
+
+@in_loop
+async def test_floods_of_output_cost_no_memory_and_ctrl_c_acts_at_once(stack: Stack) -> None:
+    session, other = stack.open(), stack.open()
+    async with (
+        Client(stack.url, stack.keys["olga"], session) as client,
+        Client(stack.url, stack.keys["olga"], other) as bystander,
+    ):
+        await client.run("stty -echo; PS1=")
+        await bystander.run("true")
+        before = memory(stack)
+        for flood in (b"yes\n", b"cat /dev/urandom\n", b"head -c 1000000000 /dev/zero\n"):
+            start = client.next
+            await client.send(flood)
+            await client.until(lambda start=start: client.next - start > 4 << 20, 60)
+            assert await bystander.run("echo qu''ick", 5) == "quick"
+            await client.send(b"\x03")
+            begun = asyncio.get_running_loop().time()
+            await client.until(lambda: not client.unconfirmed, 5)
+            assert asyncio.get_running_loop().time() - begun < 0.5
+            assert await client.run("echo qui''et", 10) == "quiet"
+        after = memory(stack)
+    grown = {name: after[name] - before[name] for name in before if name in after}
+    assert max(grown.values()) < 32, grown
+    assert after["agent"] < 150
+
+
+def memory(stack: Stack) -> dict[str, float]:
+    """MiB, of every process that the bytes pass through."""
+    held = {f"holder {p.pid}": p.memory_info().rss / 2**20 for p in stack.holders()}
+    return held | {name: stack.resident_mib(name) for name in ("web", "recorder", "agent")}
+
+
+@in_loop
+async def test_when_the_agent_is_killed_its_terminals_go_and_are_known_to_be_gone(stack: Stack) -> None:
+    session = stack.open()
+    async with Client(stack.url, stack.keys["olga"], session) as client:
+        await client.run("setsid sleep 923456789 &")
+        until(lambda: sleeping(923456789), "it sleeps")
+        await asyncio.to_thread(stack.kill, "agent")
+        until(lambda: not sleeping(923456789), "its processes are gone", 5)
+        await client.until(lambda: client.exit, 10)
+    stack.start_agent(ME)
+    reopened = stack.open()
+    async with Client(stack.url, stack.keys["olga"], reopened) as client:
+        assert await client.run("echo ba''ck") == "back"
+
+
+@in_loop
+async def test_a_node_without_a_user_for_terminals_says_so(stack: Stack) -> None:
+    await asyncio.to_thread(stack.kill, "agent")
+    try:
+        await asyncio.to_thread(stack.start_agent, None)
+        session = stack.open()
+        until(lambda: stack.session(session["id"])["state"] == "ended", "it is refused")
+        assert "NODE_TERMINAL_USER" in str(stack.session(session["id"])["end_reason"])
+    finally:
+        await asyncio.to_thread(stack.kill, "agent")
+        await asyncio.to_thread(stack.start_agent, ME)
+
+
+def test_no_secret_stands_in_a_command_line_or_an_address(stack: Stack) -> None:
+    lines = [" ".join(p.info["cmdline"] or []) for p in psutil.process_iter(["cmdline"])]
+    assert not [line for line in lines if re.search(r"cyx[nj]?_[0-9a-f]{12}_|:[0-9a-f]{64}@", line)]
+    with stack.api() as api:
+        assert api.get("/ws/terminal/").status_code == 404

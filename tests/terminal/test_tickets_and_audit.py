@@ -1,0 +1,218 @@
+"""Tickets work once; audit events and recordings show it when somebody changed them."""
+
+from __future__ import annotations
+
+import re
+import threading
+from datetime import timedelta
+from uuid import uuid4
+
+import pytest
+from django.core.management import CommandError, call_command
+from django.db import DatabaseError, connection, transaction
+from django.utils import timezone
+
+from protocol.errors import Conflict, CyxwizError, Forbidden
+from terminal import audit, cast, recordings, tickets
+from terminal.cast import Cast
+from terminal.models import AuditEvent, TerminalSession, TerminalTicket
+from tests.terminal.conftest import SESSIONS, opened
+
+pytestmark = pytest.mark.django_db(transaction=True)
+TICKET, RESUME = tickets.Kind.TICKET, tickets.Kind.RESUME
+
+
+@pytest.fixture
+def session(owner, machine) -> TerminalSession:
+    return TerminalSession.objects.get(pk=opened(owner)["id"])
+
+
+@pytest.mark.postgres
+def test_of_fifty_who_use_a_ticket_at_once_one_is_served(owner, session):
+    text = tickets.issue(session, owner.user, "owner")
+    outcomes: list[str] = []
+
+    def use() -> None:
+        try:
+            tickets.redeem(text, TICKET, session.pk, owner.user)
+            outcomes.append("served")
+        except CyxwizError as error:
+            outcomes.append(error.code)
+        finally:
+            connection.close()
+
+    threads = [threading.Thread(target=use) for _ in range(50)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert outcomes.count("served") == 1
+    assert outcomes.count("forbidden") == 49
+
+
+def test_a_ticket_is_for_one_session_one_user_one_use_and_thirty_seconds(owner, outsider, machine, session):
+    def refusal(text: str, session_id=session.pk, user=owner.user, kind=TICKET) -> str:
+        with pytest.raises(Forbidden) as raised:
+            tickets.redeem(text, kind, session_id, user)
+        return raised.value.message
+
+    other = opened(owner)["id"]
+    good = tickets.issue(session, owner.user, "owner")
+    refused = {
+        refusal("nonsense"),
+        refusal(""),
+        refusal(good, session_id=other),
+        refusal(good, session_id=uuid4()),
+        refusal(good, user=outsider.user),
+        refusal(good, kind=RESUME),
+    }
+    assert tickets.redeem(good, TICKET, session.pk, owner.user) == (session, "owner")
+    refused.add(refusal(good))
+    late = tickets.issue(session, owner.user, "owner")
+    TerminalTicket.objects.filter(used_at=None).update(expires_at=timezone.now() - timedelta(seconds=1))
+    refused.add(refusal(late))
+    assert refused == {tickets.REFUSED}
+
+
+def test_a_resume_token_is_good_until_its_successor_was_used(owner, session):
+    first, second = (tickets.issue(session, owner.user, "owner", RESUME) for _ in range(2))
+    for _ in range(2):  # the answer that brought the second may have been lost
+        tickets.redeem(first, RESUME, session.pk, owner.user)
+    tickets.redeem(second, RESUME, session.pk, owner.user)
+    with pytest.raises(Forbidden):
+        tickets.redeem(first, RESUME, session.pk, owner.user)
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize(
+    "statement", ["UPDATE terminal_auditevent SET what = 'x'", "DELETE FROM terminal_auditevent WHERE id = 1"]
+)
+def test_the_database_refuses_to_change_audit_events(session, statement):
+    with pytest.raises(DatabaseError, match="never changed"), transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute(statement)
+    assert AuditEvent.objects.count() == 2
+
+
+def test_so_does_the_model(session):
+    event = AuditEvent.objects.first()
+    for change in (
+        event.save,
+        event.delete,
+        AuditEvent.objects.all().delete,
+        lambda: AuditEvent.objects.update(what="x"),
+    ):
+        with pytest.raises(Conflict):
+            change()
+
+
+@pytest.mark.parametrize("harm", ["changed", "removed", "put in"])
+def test_the_chain_names_the_row_that_was_tampered_with(owner, session, harm):
+    for number in range(4):
+        audit.write("test", session=session, user=owner.user, number=number)
+    events = list(AuditEvent.objects.order_by("id"))
+    assert audit.first_fault(events) is None
+    if harm == "changed":
+        events[3].details = {"number": 99}
+    elif harm == "removed":
+        del events[2]
+    else:
+        events.insert(3, events[2])
+    assert re.search(r"\b(3|4)\b", audit.first_fault(events))
+
+
+@pytest.mark.postgres
+def test_many_who_write_at_once_make_one_chain(owner, session):
+    def write() -> None:
+        for number in range(5):
+            audit.write("race", number=number)
+        connection.close()
+
+    threads = [threading.Thread(target=write) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert AuditEvent.objects.filter(what="race").count() == 40
+    assert audit.first_fault(AuditEvent.objects.order_by("id")) is None
+
+
+def new_cast(path, **more) -> Cast:
+    return Cast(path, cols=80, rows=24, timestamp=1, title="t", **more)
+
+
+def test_a_recording_goes_on_where_its_last_checkpoint_is_even_within_a_character(tmp_path):
+    path = tmp_path / "a.cast"
+    whole = "grüße 🙂 Ω".encode()
+    for cut in range(1, len(whole)):
+        path.unlink(missing_ok=True)
+        first = new_cast(path)
+        first.output(1000, whole[:cut])
+        at = first.checkpoint()
+        assert whole[:at].decode()  # never half a character
+        first.close()
+        with path.open("ab") as file:
+            file.write(b'[0.1,"o","half a li')  # killed while it wrote
+        second = new_cast(path)
+        assert second.offset == at
+        second.output(1500, whole[at:])
+        second.exit(2000, 0)
+        second.checkpoint()
+        second.close()
+        lines = [line for line in path.read_text().splitlines() if not line.startswith("#")]
+        assert "".join(cast.msgspec.json.decode(line)[2] for line in lines[1:-1]) == whole.decode()
+        assert cast.first_fault(path.read_bytes()) is None
+
+
+def test_invalid_bytes_are_replaced_and_escape_sequences_kept(tmp_path):
+    path = tmp_path / "a.cast"
+    one = new_cast(path)
+    one.output(0, b"\xff\xfe ok \x1b]52;c;ZXZpbA==\x07 \x00")
+    one.checkpoint()
+    one.close()
+    event = cast.msgspec.json.decode(path.read_bytes().splitlines()[1])
+    assert event == [0, "o", "\ufffd\ufffd ok \x1b]52;c;ZXZpbA==\x07 \x00"]
+
+
+def test_only_one_recorder_writes_a_file(tmp_path):
+    one = new_cast(tmp_path / "a.cast")
+    with pytest.raises(cast.Busy):
+        new_cast(tmp_path / "a.cast")
+    one.close()
+
+
+def test_verify_audit_finds_a_recording_that_was_changed(owner, session, settings, tmp_path, capsys):
+    settings.RECORDINGS_DIR = tmp_path
+    one = new_cast(recordings.path_of(session.pk))
+    for at in range(10):
+        one.output(at, b"secret things\r\n")
+        one.checkpoint()
+    one.close()
+    TerminalSession.objects.filter(pk=session.pk).update(recording_digest=one.digest)
+    call_command("verify_audit")
+    assert "1 recordings are as they were written" in capsys.readouterr().out
+    content = recordings.path_of(session.pk).read_bytes()
+    for broken in (
+        content.replace(b"secret", b"benign", 1),
+        content[: len(content) // 2],
+        b"",
+        content + b'[0,"o",""]\n',
+    ):
+        recordings.path_of(session.pk).write_bytes(broken)
+        with pytest.raises(CommandError, match="recording"):
+            call_command("verify_audit")
+
+
+def test_recordings_are_read_and_deleted_with_a_trace(owner, session, settings, tmp_path):
+    settings.RECORDINGS_DIR = tmp_path
+    address = f"{SESSIONS}{session.pk}/recording"
+    assert owner.get(address).status_code == 404
+    recordings.path_of(session.pk).write_text("{}\n")
+    answer = owner.get(address)
+    assert answer["Content-Type"] == "application/x-asciicast"
+    assert b"".join(answer.streaming_content) == b"{}\n"
+    assert recordings.delete_old() == 0
+    TerminalSession.objects.update(state="ended", ended_at=timezone.now() - timedelta(days=91))
+    assert recordings.delete_old() == 1
+    assert not recordings.path_of(session.pk).exists()
+    assert "deleted" in owner.get(address).json()["detail"]
+    assert [e.what for e in AuditEvent.objects.order_by("id")][2:] == ["recording_read", "recording_deleted"]

@@ -1,0 +1,156 @@
+"""What the control plane is to a terminal's process: starts one without an agent, speaks to it through Redis."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from uuid import uuid4
+
+import msgspec
+import redis
+
+from protocol import names, terminal
+from protocol.messages import TerminalEnded, TerminalSpec
+from tests.e2e.quickstarts import PROJECT
+from tests.workers.waiting import until
+from workers import settings
+from workers.terminal.orders import Order, shell_of
+
+NODE_ID = "0f8fad5b-d9cb-469f-a165-70867728950e"
+WITHOUT_NAMESPACES = ["setpriv", "--bounding-set", "-sys_admin", "--inh-caps", "-sys_admin", "--"]
+
+
+class TerminalSide:
+    def __init__(self, url: str, *, namespaces: bool, user: str, keep_seconds: int) -> None:
+        self.id = str(uuid4())
+        self.redis = redis.Redis.from_url(url)
+        self.inbox = names.terminal_input(NODE_ID, self.id)
+        self.stream = names.terminal_output(NODE_ID, self.id)
+        self.attachment = os.urandom(16)
+        self.output = bytearray()  # from `begin` on
+        self.begin = 0
+        self.frames: list[bytes] = []
+        self.seq = 0
+        self.acknowledges = True
+        self._last = "0-0"
+        spec = TerminalSpec(id=self.id, cols=80, rows=24, keep_seconds=keep_seconds)
+        shell = shell_of(user, self.id)
+        # Not that user's real home: what stands in its profile may take a second.
+        shell = msgspec.structs.replace(shell, env={**shell.env, "HOME": "/"})
+        order = Order(parent=os.getpid(), broker_url=url, node_id=NODE_ID, spec=spec, shell=shell)
+        command = [*([] if namespaces else WITHOUT_NAMESPACES), sys.executable, "-P", "-m", "workers.terminal"]
+        self.process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            cwd=PROJECT,
+            env={**settings.terminal_environment(), "A_SECRET": "do-not-show"},
+        )
+        assert self.process.stdin
+        self.process.stdin.write(msgspec.json.encode(order))
+        self.process.stdin.close()
+
+    def push(self, frame: bytes) -> None:
+        self.redis.rpush(self.inbox, frame)
+
+    def attach(self, wanted: int = 0, *, writes: bool = True, attachment: bytes | None = None) -> tuple[int, ...]:
+        """(replayed from, head, last sequence, columns, rows)"""
+        self.attachment = attachment or self.attachment
+        self.push(terminal.ATTACH_FRAME.pack(terminal.ATTACH, self.attachment, writes, wanted, 0, 0))
+
+        def answer() -> tuple[int, ...] | None:
+            self.read()
+            for frame in reversed(self.frames):
+                if frame[0] == terminal.ATTACHED and frame[1:17] == self.attachment:
+                    return terminal.ATTACHED_FRAME.unpack(frame)[3:]
+            return None
+
+        return until(answer, what="the process answers")
+
+    def type(self, content: bytes, *, seq: int | None = None, attachment: bytes | None = None) -> None:
+        self.seq = seq or self.seq + 1
+        self.push(terminal.NODE_IN.pack(terminal.IN, attachment or self.attachment, self.seq) + content)
+
+    def acknowledge(self, kind: int, offset: int) -> None:
+        self.push(terminal.OFFSET.pack(kind, offset))
+
+    def read(self) -> None:
+        """What has come; output without gaps and doubles."""
+        for _, entries in self.redis.xread({self.stream: self._last}, count=100) or []:
+            for id, fields in entries:
+                self._last = id
+                self._take(fields[b"f"])
+
+    @property
+    def next(self) -> int:
+        return self.begin + len(self.output)
+
+    def says(self, text: bytes, seconds: float = 15) -> bytes:
+        """All output, once `text` is in it."""
+
+        def there() -> bool:
+            self.read()
+            return text in self.output
+
+        until(there, seconds, f"{text!r}; there is {bytes(self.output[-300:])!r}")
+        return bytes(self.output)
+
+    def quiet(self) -> None:
+        """No prompts and no echo, so that what comes is what commands print."""
+        self.type(b"bind 'set enable-bracketed-paste off' 2>/dev/null; stty -echo; PS1= PS2=; echo QUI''ET\n")
+        self.says(b"QUIET\r\n")
+
+    def run(self, command: str) -> str:
+        mark = str(time.monotonic_ns())
+        self.type(f"echo {mark[:3]}''{mark[3:]}\n{command}\necho {mark[:3]}''{mark[3:]}\n".encode())
+        until(lambda: self.read() or self.output.count(mark.encode()) >= 2, what=command)
+        return self.output.split(mark.encode())[-2].decode().replace("\r\n", "\n").strip()
+
+    def last(self, kind: int) -> bytes | None:
+        self.read()
+        return next((frame for frame in reversed(self.frames) if frame[0] == kind), None)
+
+    def end(self, why: str = "enough") -> None:
+        self.push(bytes([terminal.END]) + why.encode())
+
+    def ended(self, seconds: float = 20) -> TerminalEnded:
+        assert self.process.stdout
+        until(lambda: self.read() or self.process.poll() is not None, seconds, "the process has ended")
+        return msgspec.json.decode(self.process.stdout.read(), type=TerminalEnded)
+
+    def _take(self, frame: bytes) -> None:
+        self.frames.append(frame)
+        if frame[0] != terminal.OUT:
+            return
+        offset = terminal.OFFSET.unpack_from(frame)[1]
+        content = frame[terminal.OFFSET.size :]
+        if offset <= self.next < offset + len(content):
+            self.output += content[self.next - offset :]
+            if self.acknowledges:
+                self.acknowledge(terminal.ACK, self.next)
+                self.acknowledge(terminal.RECORDED, self.next)
+
+
+@contextmanager
+def session(
+    url: str, *, namespaces: bool = True, user: str | None = None, keep_seconds: int = 300
+) -> Iterator[TerminalSide]:
+    user = user or pwd.getpwuid(os.getuid()).pw_name
+    side = TerminalSide(url, namespaces=namespaces, user=user, keep_seconds=keep_seconds)
+    try:
+        yield side
+    finally:
+        if side.process.poll() is None:
+            side.process.send_signal(signal.SIGTERM)
+            side.process.wait(15)
+        for pipe in (side.process.stdout, side.process.stderr):
+            assert pipe
+            pipe.close()
+        side.redis.close()

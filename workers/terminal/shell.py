@@ -1,0 +1,101 @@
+"""The program between a session's process and its shell: run by path, with the standard library only, so that it starts
+at once and nothing of the node's secrets is in its memory.
+
+    python -I -S shell.py '<JSON Shell>'
+
+With the rights of root it moves into namespaces of its own, where the shell sees its own processes only and all of them
+end with the first one; then it becomes the shell's user and the shell.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import json
+import os
+import resource
+import signal
+import sys
+import termios
+from collections.abc import Callable
+from typing import Any
+
+CLONE_NEWNS, CLONE_NEWIPC, CLONE_NEWPID = 0x00020000, 0x08000000, 0x20000000
+MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REC, MS_PRIVATE = 2, 4, 8, 1 << 14, 1 << 18
+PR_SET_PDEATHSIG = 1
+PROCESSES = 512  # of a user that only has terminals; a fork bomb ends there
+FILES = 4096
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def main() -> None:
+    shell = json.loads(sys.argv[1])
+    parent = os.getppid()
+    _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(1)
+    if os.geteuid() == 0 and _libc.unshare(CLONE_NEWPID | CLONE_NEWNS | CLONE_NEWIPC) == 0:
+        _wait_and_end_like(_fork(lambda: _first(shell)))
+    _become(shell)
+
+
+def _first(shell: dict[str, Any]) -> None:
+    """Process 1 of the namespace: what becomes an orphan is its child, and all end with it."""
+    _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    _libc.mount(b"none", b"/", None, MS_REC | MS_PRIVATE, None)
+    _libc.mount(b"proc", b"/proc", b"proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, None)
+    _wait_and_end_like(_fork(lambda: _become(shell)))
+
+
+def _become(shell: dict[str, Any]) -> None:
+    os.setsid()
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _limit(resource.RLIMIT_NOFILE, FILES)
+    if os.geteuid() != shell["uid"]:
+        _limit(resource.RLIMIT_NPROC, PROCESSES)
+        os.initgroups(shell["user"], shell["gid"])
+        os.setgid(shell["gid"])
+        os.setuid(shell["uid"])
+    os.umask(0o077)
+    try:
+        os.chdir(shell["env"]["HOME"])
+    except OSError:
+        os.chdir("/")
+    for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGPIPE, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
+    program = shell["program"]
+    os.execve(program, [f"-{os.path.basename(program)}"], shell["env"])  # noqa: S606 - with a dash: a login shell
+
+
+def _limit(which: int, most: int) -> None:
+    hard = resource.getrlimit(which)[1]
+    most = most if hard == resource.RLIM_INFINITY else min(most, hard)
+    resource.setrlimit(which, (most, most))
+
+
+def _fork(child: Callable[[], None]) -> int:
+    pid = os.fork()
+    if pid:
+        return pid
+    try:
+        child()
+    except BaseException as error:
+        os.write(2, f"The terminal could not start: {error}\r\n".encode())
+    os._exit(127)
+
+
+def _wait_and_end_like(child: int) -> None:
+    """Collects whoever ends, until `child` does; then ends as it ended."""
+    for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # they are for the shell
+    while True:
+        pid, status = os.wait()
+        if pid == child:
+            # 128 + n, as shells say it: process 1 cannot end itself by a signal.
+            os._exit(os.waitstatus_to_exitcode(status) % 256 if os.WIFEXITED(status) else 128 + os.WTERMSIG(status))
+
+
+if __name__ == "__main__":
+    main()
