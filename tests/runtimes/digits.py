@@ -30,6 +30,8 @@ DIGITS = [
     Sample("onnx", FOLDER / "digits.onnx"),
     Sample("torchscript", FOLDER / "digits.pt", {"inputs": [IMAGE], "outputs": [PROBABILITIES, LABEL]}),
     Sample("pt2", FOLDER / "digits.pt2"),
+    Sample("tflite", FOLDER / "digits.tflite"),
+    Sample("savedmodel", FOLDER / "digits-savedmodel.zip"),
 ]
 
 

@@ -18,7 +18,7 @@ import redis
 from protocol import names, terminal
 from protocol.messages import TerminalEnded, TerminalSpec
 from tests.e2e.quickstarts import PROJECT
-from tests.workers.waiting import until
+from tests.waiting import until
 from workers import settings
 from workers.terminal.orders import Order, shell_of
 

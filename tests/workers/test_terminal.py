@@ -12,9 +12,9 @@ import psutil
 import pytest
 
 from protocol import terminal
+from tests.waiting import until
 from tests.workers import terminal_side
 from tests.workers.terminal_side import TerminalSide
-from tests.workers.waiting import until
 
 IS_ROOT = os.geteuid() == 0
 needs_root = pytest.mark.skipif(not IS_ROOT, reason="Only root can become another user, or enter namespaces.")

@@ -78,7 +78,7 @@ def datagram():
 
 
 def datagram_to_a_path():
-    a, b = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    a, _ = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
     a.sendto(b"x", told["socket"])
 
 
@@ -103,9 +103,7 @@ def hog(flags):
     """More than is allowed, with pages that are really there."""
 
     def attempt():
-        kept = []
-        for _ in range(64):
-            kept.append(mmap.mmap(-1, 256 * 1024**2, flags=flags | mmap.MAP_ANONYMOUS))
+        [mmap.mmap(-1, 256 * 1024**2, flags=flags | mmap.MAP_ANONYMOUS) for _ in range(64)]  # all kept to the end
 
     return attempt
 

@@ -33,8 +33,8 @@ AT_EACH_LEVEL = pytest.mark.parametrize("level", [1, 2])
 
 
 def run(program: str, level: int | None, scratch: Path, **told: object) -> dict[str, Any]:
-    """What it says, as JSON, on the last line of its output. `level`: None for no cage, to see that the program would do
-    what it is to be kept from."""
+    """What it says, as JSON, on the last line of its output. `level`: None for no cage, to see that the program
+    would do what it is to be kept from."""
     if level and (reason := why_not(level)):
         pytest.skip(f"level {level} cannot be had here: {reason}")
     scratch.mkdir(exist_ok=True)

@@ -60,10 +60,10 @@ def test_a_request_for_too_much_memory_costs_itself(start):
 def test_a_model_that_takes_too_much_memory_while_loading_says_so(tmp_path: Path):
     """By llama.cpp, asked for room that it would really need."""
     runner = RunnerProcess(tmp_path, lambda *_: None)
+    order = Order("gguf", str(RHYMES.parent), [RHYMES.name], "cpu", MIB, {"context_length": 2**20, "parallel": 64})
     try:
         with pytest.raises(AttemptFailed) as failed:
-            options = {"context_length": 2**20, "parallel": 64}
-            runner.load(Order("gguf", str(RHYMES.parent), [RHYMES.name], "cpu", MIB, options), 60)
+            runner.load(order, 60)
         assert failed.value.failure.code == "out_of_memory"
     finally:
         runner.close()

@@ -1,5 +1,5 @@
-"""Two attacks by model files that PyTorch itself carries out while it loads or runs them. Both work, which the test sees
-first; in the cage they reach nothing."""
+"""Two attacks by model files that PyTorch itself carries out while it loads or runs them. Both work, which the test
+sees first; in the cage they reach nothing."""
 
 from __future__ import annotations
 
