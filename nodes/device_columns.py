@@ -50,8 +50,8 @@ def declared(device: Device) -> str:
 
 def look(device: Device) -> str | SafeString:
     """What somebody should look at, and why facts are missing."""
-    words = [("state-failed", flag) for flag in device.flags]
-    words += [("state-pending", f"{field} unknown: {why}") for field, why in device.unknown.items()]
+    words = [("flag", flag) for flag in device.flags]
+    words += [("missing", f"{field} unknown: {why}") for field, why in device.unknown.items()]
     return format_html_join("", '<p class="{}">{}</p>', words) or UNKNOWN
 
 

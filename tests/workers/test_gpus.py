@@ -3,6 +3,7 @@ said to run where it cannot. NVML is a tiny library compiled here, sysfs a folde
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 
 from protocol.messages import DeviceFacts
 from tests.workers.conftest import build_nvml, needs_opencl
+from workers import settings
 from workers.hardware import amd, libraries, machine, outside, pci, words
 from workers.hardware.probing import CannotTell
 
@@ -111,6 +113,15 @@ class TestNvidia:
         card = machine.facts(tmp_path).devices[1]
         assert "onnx" not in card.refusals
         assert card.refusals["gguf"] == "no"
+
+
+@pytest.mark.parametrize(("device", "visible"), [("cuda:1", "1"), ("cpu", ""), ("opencl:0", "")])
+def test_a_model_sees_its_own_card_and_no_other(device: str, visible: str, monkeypatch: pytest.MonkeyPatch):
+    for name in ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER"):
+        monkeypatch.setenv(name, "as the test began")  # so that it is as before afterwards
+    settings.show_only(device)
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == visible
+    assert os.environ["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
 
 
 def test_each_library_is_asked_in_its_own_process():
