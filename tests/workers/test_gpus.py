@@ -14,6 +14,7 @@ from tests.workers.conftest import build_nvml, needs_opencl
 from workers import settings
 from workers.hardware import amd, libraries, machine, outside, pci, words
 from workers.hardware.probing import CannotTell
+from workers.runtimes import catalogue
 
 
 @pytest.fixture
@@ -86,8 +87,10 @@ class TestNvidia:
         assert (card.uuid, card.temperature_celsius) == ("GPU-5f1c", None)
         assert "SIGABRT" in card.unknown["temperature_celsius"]
 
-    def test_no_format_runs_on_it_before_its_library_says_so(self, nvml, tmp_path):
+    def test_no_format_runs_on_it_before_its_library_says_so(self, nvml, tmp_path, monkeypatch):
         """The libraries of the tests are built for the CPU, so in the end none does."""
+        for slow in ("torchscript", "pt2", "savedmodel"):
+            monkeypatch.delitem(catalogue.RUNTIMES, slow)
         nvml()
         facts = machine.facts(tmp_path)
         card = facts.devices[1]
@@ -119,7 +122,7 @@ class TestNvidia:
 def test_a_model_sees_its_own_card_and_no_other(device: str, visible: str, monkeypatch: pytest.MonkeyPatch):
     for name in ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER"):
         monkeypatch.setenv(name, "as the test began")  # so that it is as before afterwards
-    settings.show_only(device)
+    assert settings.show_only(device) == ("cuda:0" if visible else device)
     assert os.environ["CUDA_VISIBLE_DEVICES"] == visible
     assert os.environ["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
 
