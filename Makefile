@@ -19,7 +19,7 @@ CHECKING := SECRET_KEY=only-for-checks CYXWIZ_HOME=$(VENV)/check DATABASE_URL=sq
 SHELL := bash
 .SHELLFLAGS := -eo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo serve node test check bench setup runtimes clean redis check-format check-lint check-types check-imports check-django check-migrations test-postgres test-sqlite
+.PHONY: help demo serve node test check bench setup runtimes clean redis check-format check-lint check-types check-imports check-django check-migrations test-postgres test-sqlite opencl
 .DELETE_ON_ERROR:
 
 help: ## List the targets
@@ -37,7 +37,7 @@ node: $(NODE) ## Join this machine to a control plane and run models for it; URL
 
 test: test-postgres test-sqlite ## The whole suite on PostgreSQL, then a smaller run on SQLite; ARGS="-k name"
 
-test-postgres: $(TEST)
+test-postgres: $(TEST) opencl
 	@echo "== The whole suite, on PostgreSQL"
 	@$(BIN)/python tests/with_services.py $(BIN)/python -m pytest $(ARGS)
 
@@ -78,6 +78,14 @@ clean: ## Remove the virtual environments and what the tools cached (never .cyxw
 	rm -rf $(VENV) $(VENV)-node .mypy_cache .ruff_cache .import_linter_cache .hypothesis *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
+# An OpenCL device that needs no GPU, for its tests; they say so when it is not there.
+opencl:
+	@if [ ! -e /etc/OpenCL/vendors/pocl.icd ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		echo "Installing pocl-opencl-icd …"; export DEBIAN_FRONTEND=noninteractive; \
+		{ apt-get update -qq && apt-get install -y -qq --no-install-recommends pocl-opencl-icd >/dev/null; } \
+			|| echo "It could not be installed: the tests of OpenCL will be skipped."; \
+	fi
+
 $(VENV)/bin/python:
 	@echo "Making $(VENV) …"
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -91,7 +99,7 @@ $(BASE): requirements.txt requirements/node.txt pyproject.toml | $(VENV)/bin/pyt
 	@$(BIN)/python $(PIP_INSTALL) --no-deps --editable . | $(NEWS)
 	@touch $@
 
-$(TEST): requirements/test.txt $(EXTRA_RUNTIMES) $(BASE)
+$(TEST): requirements/test.txt $(EXTRA_RUNTIMES) requirements/opencl.txt requirements/numba.txt $(BASE)
 	@echo "Installing the tools for tests and checks …"
 	@$(BIN)/python $(PIP_INSTALL) -r requirements/test.txt | $(NEWS)
 	@touch $@

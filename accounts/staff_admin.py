@@ -119,10 +119,11 @@ class ReadOnlyInline(TabularInline):
         return False
 
 
-def size(field: str, title: str | None = None) -> Any:
-    """A column that shows a number of bytes as people say it."""
+def size(field: str, title: str | None = None, *, sortable: bool = True) -> Any:
+    """A column that shows a number of bytes as people say it. Not `sortable`: the field is no column of the table."""
+    words = title or field.removesuffix("_bytes").replace("_", " ")
 
-    @admin.display(description=title or field.removesuffix("_bytes").replace("_", " "), ordering=field)
+    @admin.display(description=words, ordering=field if sortable else None)
     def column(self: object, row: Model) -> str:
         value = getattr(row, field)
         return UNKNOWN if value is None else filesizeformat(value)

@@ -6,9 +6,22 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from cyxwiz.transport import Transport, read
+from cyxwiz.transport import Transport, at, read
 
 PATH = "/api/v1/nodes/"
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A figure that is None was not measured; `unknown` says why."""
+
+    measured_at: str
+    method: str
+    gflops: float | None = None
+    memory_bytes_per_second: float | None = None
+    host_to_device_bytes_per_second: float | None = None
+    loaded_models: int = 0
+    unknown: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -21,7 +34,29 @@ class Device:
     memory_total_bytes: int | None = None
     memory_available_bytes: int | None = None
     allocated_bytes: int | None = None
+    memory_is_ram: bool = False
+    hardware_class: str = ""
+    vendor: str | None = None
+    uuid: str | None = None
+    driver: str | None = None
+    cuda_version: str | None = None
+    compute_capability: str | None = None
+    pci_address: str | None = None
+    pcie_generation: int | None = None
+    pcie_lanes: int | None = None
+    pcie_generation_max: int | None = None
+    pcie_lanes_max: int | None = None
+    temperature_celsius: float | None = None
+    power_watts: float | None = None
+    power_limit_watts: float | None = None
+    ecc: bool | None = None
+    mig: bool | None = None
+    peak_gflops: float | None = None
+    peak_memory_bytes_per_second: float | None = None
+    formats: Sequence[str] = ()
     unknown: dict[str, str] = field(default_factory=dict)
+    benchmark: Benchmark | None = None
+    flags: Sequence[str] = ()  # where it was measured to do far less than such a device gives
 
 
 @dataclass(frozen=True)
@@ -36,9 +71,17 @@ class Node:
     sandbox_why_not_higher: str = ""
     labels: dict[str, str] = field(default_factory=dict)
     hostname: str = ""
+    operating_system: str = ""
+    architecture: str = ""
+    cpu_cores: int | None = None
+    disk_total_bytes: int | None = None
+    disk_free_bytes: int | None = None
     formats: Sequence[str] = ()
     hardware_classes: Sequence[str] = ()
     devices: Sequence[Device] = ()
+    refusals: dict[str, str] = field(default_factory=dict)
+    unknown: dict[str, str] = field(default_factory=dict)
+    benchmark_asked_at: str | None = None  # until it has measured
     last_heartbeat_at: str | None = None
     raw: dict[str, Any] = field(default_factory=dict, repr=False)
 
@@ -61,6 +104,13 @@ class Nodes:
     def set_allows_programs(self, name: str, allows: bool) -> Node:
         """Whether models that are programs (TorchScript, .pt2, SavedModel) may be placed on your node."""
         return read(self._transport.json("PATCH", f"{PATH}{name}/", body={"allows_programs": allows}), Node)
+
+    def get(self, name: str) -> Node:
+        return read(self._transport.json("GET", at(PATH, name)), Node)
+
+    def benchmark(self, name: str) -> Node:
+        """Asks the node to measure its devices; the figures appear with them, seconds later."""
+        return read(self._transport.json("POST", f"{at(PATH, name)}benchmark"), Node)
 
     def create_join_token(
         self,

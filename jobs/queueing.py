@@ -113,7 +113,8 @@ def pick_class(need: Need, nodes: QuerySet[Node]) -> str:
         )
     fitting = [offer for offer in offers if need.format in offer.formats]
     online = [offer for offer in fitting if offer.online]
-    classes = {device.hardware_class for offer in online or fitting for device in offer.devices}
+    devices = (device for offer in online or fitting for device in offer.devices)
+    classes = {device.hardware_class for device in devices if need.format not in device.refusals}
     return min(classes, key=CLASSES.index, default="cpu")
 
 

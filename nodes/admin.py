@@ -15,8 +15,9 @@ from django.utils.safestring import SafeString
 
 from accounts.models import User
 from accounts.staff_admin import UNKNOWN, ReadOnlyAdmin, ReadOnlyInline, StaffAdmin, badge, pretty, size
-from nodes import joining, services
-from nodes.models import Allocation, Device, JoinToken, Node
+from nodes import benchmarks, joining, services
+from nodes.device_columns import shown
+from nodes.models import Allocation, Benchmark, Device, JoinToken, Node
 from nodes.why_not import Row
 
 
@@ -24,19 +25,25 @@ class DeviceInline(ReadOnlyInline):
     model = Device
     fields = (
         "name",
-        "kind",
         "model",
         "total",
-        "available",
+        "allocated",
         "others",
-        "driver",
-        "cuda_version",
-        "compute_capability",
-        "unknown",
+        "available",
+        "pcie",
+        "temperature",
+        "measured",
+        "declared",
+        "look",
     )
     total = size("memory_total_bytes", "memory")
+    allocated = size("allocated_bytes", "allocated", sortable=False)
     available = size("memory_available_bytes", "available")
     others = size("memory_others_bytes", "used by others")
+    pcie, temperature, measured, declared, look = shown("pcie", "temperature", "measured", "declared", "look")
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
+        return super().get_queryset(request).prefetch_related("allocations", "benchmarks")
 
 
 @admin.register(Node)
@@ -57,7 +64,7 @@ class NodeAdmin(ReadOnlyAdmin):
     search_fields = ("name", "hostname", "owner__username")
     exclude = ("token_id", "token_digest", "previous_token_id", "previous_token_digest", "broker_password_digest")
     inlines = (DeviceInline,)
-    actions = ("drain", "resume", "allow_programs", "refuse_programs", "remove")
+    actions = ("benchmark", "drain", "resume", "allow_programs", "refuse_programs", "remove")
     state_badge = badge("state")
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
@@ -66,6 +73,10 @@ class NodeAdmin(ReadOnlyAdmin):
     @admin.display(description="hardware classes")
     def classes(self, node: Node) -> str:
         return ", ".join(node.hardware_classes)
+
+    @admin.action(description="Measure the devices again", permissions=["act"])
+    def benchmark(self, request: HttpRequest, queryset: QuerySet[Any]) -> None:
+        self.act(request, queryset, benchmarks.ask, "asked to measure")
 
     @admin.action(description="Drain: give nothing new, move what runs", permissions=["act"])
     def drain(self, request: HttpRequest, queryset: QuerySet[Any]) -> None:
@@ -90,14 +101,30 @@ class NodeAdmin(ReadOnlyAdmin):
 
 @admin.register(Device)
 class DeviceAdmin(ReadOnlyAdmin):
-    list_display = ("node", "name", "kind", "model", "hardware_class", "total", "available")
+    list_display = ("node", "name", "kind", "model", "hardware_class", "total", "available", "measured")
     list_filter = ("kind",)
     search_fields = ("node__name", "model")
-    exclude = ("id", "memory_total_bytes", "memory_available_bytes", "unknown")
-    readonly_fields = ("total", "available", "why_unknown")
+    exclude = ("id", "memory_total_bytes", "memory_available_bytes", "refusals", "unknown")
+    readonly_fields = ("total", "allocated", "available", "measured", "declared", "look", "why_not", "why_unknown")
     total = size("memory_total_bytes", "memory")
     available = size("memory_available_bytes", "available")
+    allocated = size("allocated_bytes", "allocated", sortable=False)
+    measured, declared, look = shown("measured", "declared", "look")
+    why_not = pretty("refusals", "formats it cannot run")
     why_unknown = pretty("unknown")
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
+        return super().get_queryset(request).prefetch_related("allocations", "benchmarks")
+
+
+@admin.register(Benchmark)
+class BenchmarkAdmin(ReadOnlyAdmin):
+    list_display = ("device", "measured_at", "gflops", "memory", "to_device", "loaded_models", "method")
+    list_filter = ("device__kind",)
+    search_fields = ("device__node__name", "device__model")
+    list_select_related = ("device__node",)
+    memory = size("memory_bytes_per_second", "memory, per second")
+    to_device = size("host_to_device_bytes_per_second", "to the device, per second")
 
 
 @admin.register(Allocation)

@@ -21,6 +21,7 @@ from protocol.hardware import allocatable_bytes, hardware_class
 SANDBOX = ("allows_programs", "sandbox_level", "sandbox_why_not_higher")  # of a node, and of its offer
 # Of a device; null where a node has none.
 DEVICE = tuple(f"devices__{name}" for name in ("pk", "name", "kind", "memory_total_bytes", "memory_others_bytes"))
+OF_DEVICE = len(DEVICE) + 1  # and its refusals
 LOCK = 0x6379785F  # any number that no other part uses as an advisory lock
 
 
@@ -79,11 +80,12 @@ def offers(nodes: QuerySet[Node], siblings: Mapping[str, int]) -> list[NodeOffer
         Cast("refusals", TextField()),
         *SANDBOX,
         *DEVICE,
+        Cast("devices__refusals", TextField()),
     )
     found: list[NodeOffer] = []
     for _, of_node in groupby(rows, itemgetter(1)):
         devices = list(of_node)
-        pk, name, state, draining, formats, refusals, *sandbox = devices[0][: -len(DEVICE)]
+        pk, name, state, draining, formats, refusals, *sandbox = devices[0][:-OF_DEVICE]
         found.append(
             NodeOffer(
                 id=str(pk),
@@ -92,9 +94,7 @@ def offers(nodes: QuerySet[Node], siblings: Mapping[str, int]) -> list[NodeOffer
                 draining=draining,
                 formats=_formats(formats),
                 refusals=_refusals(refusals),
-                devices=tuple(
-                    _device(promised, *row[-len(DEVICE) :]) for row in devices if row[-len(DEVICE)] is not None
-                ),
+                devices=tuple(_device(promised, *row[-OF_DEVICE:]) for row in devices if row[-OF_DEVICE] is not None),
                 siblings=siblings.get(str(pk), 0),
                 **dict(zip(SANDBOX, sandbox, strict=True)),
             )
@@ -103,10 +103,18 @@ def offers(nodes: QuerySet[Node], siblings: Mapping[str, int]) -> list[NodeOffer
 
 
 def _device(
-    promised: Mapping[int, int], pk: int, name: str, kind: str, total: int | None, others: int | None
+    promised: Mapping[int, int],
+    pk: int,
+    name: str,
+    kind: str,
+    total: int | None,
+    others: int | None,
+    refusals: str,
 ) -> DeviceOffer:
     free = allocatable_bytes(total, others)
-    return DeviceOffer(pk, name, hardware_class(kind, total), None if free is None else free - promised.get(pk, 0))
+    if free is not None:
+        free -= promised.get(pk, 0)
+    return DeviceOffer(pk, name, hardware_class(kind, total), free, _refusals(refusals))
 
 
 @lru_cache(maxsize=1000)

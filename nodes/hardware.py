@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from django.db import transaction
+from django.db.models import Model
+from django.utils import timezone
+from msgspec import structs
 
 from nodes.models import Device, Node
 from protocol.messages import HardwareFacts
@@ -17,18 +22,34 @@ NODE_FIELDS = (
     "agent_version",
     "formats",
     "refusals",
+    "unknown",
 )
 
 
 def store(node: Node, facts: HardwareFacts) -> None:
-    """Saves the node; devices that are gone lose their row, and with it what was promised on them."""
+    """Saves the node; devices that are gone lose their row, and with it what was promised on them. New ones are to be
+    measured."""
     for name in NODE_FIELDS:
         setattr(node, name, getattr(facts, name))
     node.sandbox_level = facts.sandbox.level
     node.sandbox_why_not_higher = facts.sandbox.why_not_higher
+    names = {device.name for device in facts.devices}
     with transaction.atomic():
+        if names - set(node.devices.values_list("name", flat=True)):
+            node.benchmark_asked_at = timezone.now()
         node.save()
-        node.devices.exclude(name__in=[device.name for device in facts.devices]).delete()
+        node.devices.exclude(name__in=names).delete()
         for device in facts.devices:
-            fields = {name: getattr(device, name) for name in device.__struct_fields__ if name != "name"}
-            Device.objects.update_or_create(node=node, name=device.name, defaults=fields)
+            Device.objects.update_or_create(
+                node=node, name=device.name, defaults=fitting(Device, structs.asdict(device))
+            )
+
+
+def fitting(model: type[Model], facts: dict[str, Any]) -> dict[str, Any]:
+    """Those that are fields of `model`. What a driver says of itself may be longer than anybody thought."""
+    found = {}
+    for field in model._meta.concrete_fields:
+        if field.name in facts:
+            value = facts[field.name]
+            found[field.name] = value[: field.max_length] if isinstance(value, str) else value
+    return found

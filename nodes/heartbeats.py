@@ -10,7 +10,7 @@ from django.db import transaction
 from django.utils import timezone
 from msgspec import structs
 
-from nodes import broker_users, celery_events, hardware, joining, signals
+from nodes import benchmarks, broker_users, celery_events, hardware, joining, signals
 from nodes.models import Device, Node
 from protocol import credentials
 from protocol.messages import LEASE_SECONDS, DesiredState, Heartbeat
@@ -34,7 +34,13 @@ def receive(node: Node, heartbeat: Heartbeat) -> DesiredState:
         hardware.store(node, heartbeat.hardware)
         if node.hardware_classes != before:
             broker_users.grant(node)
-    fresh = {"state": Node.State.ONLINE, "last_heartbeat_at": timezone.now(), "boot_id": heartbeat.boot_id}
+    fresh: dict[str, Any] = {
+        "state": Node.State.ONLINE,
+        "last_heartbeat_at": timezone.now(),
+        "boot_id": heartbeat.boot_id,
+    }
+    if heartbeat.disk_free_bytes is not None:
+        fresh["disk_free_bytes"] = heartbeat.disk_free_bytes
     came_online = node.state != Node.State.ONLINE
     if came_online:
         log.info("Node %s is online", node.name)
@@ -42,7 +48,7 @@ def receive(node: Node, heartbeat: Heartbeat) -> DesiredState:
     for name, value in fresh.items():
         setattr(node, name, value)
     celery_events.node_heard(node, came_online=came_online, running=len(heartbeat.jobs))
-    _store_memory(node, heartbeat)
+    _store_readings(node, heartbeat)
     if not heartbeat.link_up:
         broker_users.grant(node)  # Redis may have forgotten its user; granting twice does no harm
 
@@ -50,6 +56,7 @@ def receive(node: Node, heartbeat: Heartbeat) -> DesiredState:
         queues=joining.queues(node),
         token=_rotate_token(node),
         send_hardware=new_boot and heartbeat.hardware is None,
+        benchmark=benchmarks.asked(node),
     )
     parts: list[Any] = signals.heartbeat_received.send(Node, node=node, heartbeat=heartbeat)
     for _, part in parts:
@@ -97,21 +104,15 @@ def brake() -> str:
     return f"{silent} of {total} nodes fell silent within ten minutes; the likelier cause is the control plane"
 
 
-def _store_memory(node: Node, heartbeat: Heartbeat) -> None:
-    """Small wobbles are not worth a write per node every ten seconds."""
+def _store_readings(node: Node, heartbeat: Heartbeat) -> None:
+    """Nodes tell what changed much, or once a minute; of what others take, small wobbles are not worth a write."""
+    for name, reading in heartbeat.readings.items():
+        Device.objects.filter(node=node, name=name).update(**structs.asdict(reading))
     for device in node.devices.all():
+        before, now = device.memory_others_bytes, heartbeat.memory_others_bytes.get(device.name)
         wobble = (device.memory_total_bytes or 0) / 100
-        told = {
-            "memory_available_bytes": heartbeat.memory_available_bytes.get(device.name),
-            "memory_others_bytes": heartbeat.memory_others_bytes.get(device.name),
-        }
-        news = {
-            field: now
-            for field, now in told.items()
-            if now is not None and ((before := getattr(device, field)) is None or abs(before - now) > wobble)
-        }
-        if news:
-            Device.objects.filter(pk=device.pk).update(**news)
+        if now is not None and (before is None or abs(before - now) > wobble):
+            Device.objects.filter(pk=device.pk).update(memory_others_bytes=now)
 
 
 def _rotate_token(node: Node) -> str | None:

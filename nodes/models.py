@@ -12,6 +12,7 @@ from django.utils import timezone
 
 from accounts.models import User
 from accounts.ownership import Owned, OwnedQuerySet
+from nodes import expectations
 from protocol.hardware import hardware_class
 
 
@@ -53,6 +54,8 @@ class Node(Owned):
         default=0, editable=False, help_text="How well it can shut a model in, as its agent found by trying."
     )
     sandbox_why_not_higher = models.TextField(blank=True, editable=False)
+    unknown = models.JSONField(default=dict, editable=False, help_text="Source of facts -> why it told nothing.")
+    benchmark_asked_at = models.DateTimeField(null=True, editable=False, help_text="Until the node has measured.")
 
     boot_id = models.CharField(max_length=64, blank=True, editable=False)
     joined_at = models.DateTimeField(auto_now_add=True)
@@ -85,6 +88,7 @@ class Device(models.Model):
     class Kind(models.TextChoices):
         CPU = "cpu"
         OPENCL = "opencl"
+        ROCM = "rocm"
         CUDA = "cuda"
 
     node = models.ForeignKey(Node, on_delete=models.CASCADE, related_name="devices")
@@ -96,11 +100,25 @@ class Device(models.Model):
     memory_others_bytes = models.BigIntegerField(
         null=True, help_text="Taken, and not by what CyxWiz runs there; null: not known."
     )
-    driver = models.CharField(max_length=64, null=True)
+    memory_is_ram = models.BooleanField(default=False, help_text="The machine's, which the device cpu counts already.")
+    vendor = models.CharField(max_length=64, null=True)
+    uuid = models.CharField(max_length=96, null=True)
+    driver = models.CharField(max_length=128, null=True)
     cuda_version = models.CharField(max_length=16, null=True)
     compute_capability = models.CharField(max_length=16, null=True)
+    pci_address = models.CharField(max_length=32, null=True)
     pcie_generation = models.PositiveSmallIntegerField(null=True)
     pcie_lanes = models.PositiveSmallIntegerField(null=True)
+    pcie_generation_max = models.PositiveSmallIntegerField(null=True)
+    pcie_lanes_max = models.PositiveSmallIntegerField(null=True)
+    temperature_celsius = models.FloatField(null=True)
+    power_watts = models.FloatField(null=True)
+    power_limit_watts = models.FloatField(null=True)
+    ecc = models.BooleanField(null=True)
+    mig = models.BooleanField(null=True)
+    peak_gflops = models.FloatField(null=True, help_text="In FP32, by its own count of cores and clocks.")
+    peak_memory_bytes_per_second = models.FloatField(null=True, help_text="By its own bus width and clock.")
+    refusals = models.JSONField(default=dict, help_text="Format -> why this device cannot run it.")
     unknown = models.JSONField(default=dict, help_text="Field -> why it is not known.")
 
     class Meta:
@@ -113,6 +131,60 @@ class Device(models.Model):
     @property
     def hardware_class(self) -> str:
         return hardware_class(self.kind, self.memory_total_bytes)
+
+    @property
+    def formats(self) -> list[str]:
+        """What its node can run, and on this device."""
+        return [format for format in self.node.formats if format not in self.refusals]
+
+    @property
+    def allocated_bytes(self) -> int:
+        return sum(allocation.memory_bytes for allocation in self.allocations.all())
+
+    @property
+    def benchmark(self) -> Benchmark | None:
+        """The newest."""
+        return next(iter(self.benchmarks.all()), None)
+
+    @property
+    def flags(self) -> list[str]:
+        """In words, where it was measured to do far less than it should."""
+        measured = self.benchmark
+        if measured is None:
+            return []
+        declared = expectations.Declared(
+            kind=self.kind,
+            model=self.model,
+            cores=self.node.cpu_cores,
+            peak_gflops=self.peak_gflops,
+            peak_memory_bytes_per_second=self.peak_memory_bytes_per_second,
+            pcie_generation_max=self.pcie_generation_max,
+            pcie_lanes_max=self.pcie_lanes_max,
+        )
+        return expectations.flags(declared, measured)
+
+
+class Benchmark(models.Model):
+    """What a device was measured to do. A figure that was not measured is NULL, and `unknown` says why."""
+
+    device = models.ForeignKey(Device, on_delete=models.CASCADE, related_name="benchmarks")
+    measured_at = models.DateTimeField()
+    method = models.CharField(max_length=255)
+    seconds = models.FloatField()
+    loaded_models = models.PositiveIntegerField(help_text="That were on the node meanwhile.")
+    gflops = models.FloatField(null=True, help_text="FP32")
+    memory_bytes_per_second = models.FloatField(null=True)
+    host_to_device_bytes_per_second = models.FloatField(null=True)
+    pcie_generation = models.PositiveSmallIntegerField(null=True, help_text="Of the link while it was busy.")
+    pcie_lanes = models.PositiveSmallIntegerField(null=True)
+    unknown = models.JSONField(default=dict, help_text="Figure -> why it was not measured.")
+
+    class Meta:
+        ordering = ["-measured_at", "-pk"]
+        indexes = [models.Index(fields=["device", "-measured_at"], name="benchmark_newest")]
+
+    def __str__(self) -> str:
+        return f"{self.device} at {self.measured_at:%Y-%m-%d %H:%M}"
 
 
 class Allocation(models.Model):

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
+from types import MappingProxyType
 from typing import NamedTuple
 
 from protocol.formats import PROGRAM_FORMATS, PROGRAM_LEVEL
@@ -16,6 +17,7 @@ class DeviceOffer(NamedTuple):
     name: str
     hardware_class: str
     free_bytes: int | None  # None: no probe could tell how much memory it has
+    refusals: Mapping[str, str] = MappingProxyType({})  # format -> why not here, although the node can run it
 
     @property
     def kind(self) -> str:
@@ -103,9 +105,9 @@ def _fit(need: Need, node: NodeOffer) -> DeviceOffer | Refusal:
         return Refusal(node.name, "format", f"cannot run {need.format}: {why}")
     if need.format in PROGRAM_FORMATS and (words := _program_refusal(need.format, node)):
         return Refusal(node.name, "program", words)
-    devices = of_class(need, node)
+    devices = suitable(need, node)
     if not devices:
-        return Refusal(node.name, "hardware_class", f"has no device of class {need.hardware_class}")
+        return _unsuitable(need, node)
     roomy = []
     nearest, least_missing = None, 0
     for device in devices:
@@ -136,8 +138,25 @@ def _program_refusal(format: str, node: NodeOffer) -> str:
     return ""
 
 
-def of_class(need: Need, node: NodeOffer) -> list[DeviceOffer]:
-    return [device for device in node.devices if need.hardware_class in ("", device.hardware_class)]
+def suitable(need: Need, node: NodeOffer) -> list[DeviceOffer]:
+    """Of the wanted class, and able to run the format."""
+    return [
+        device
+        for device in node.devices
+        if need.hardware_class in ("", device.hardware_class) and need.format not in device.refusals
+    ]
+
+
+def _unsuitable(need: Need, node: NodeOffer) -> Refusal:
+    reasons = {
+        device.name: device.refusals[need.format]
+        for device in node.devices
+        if need.hardware_class in ("", device.hardware_class) and need.format in device.refusals
+    }
+    if not reasons:
+        return Refusal(node.name, "hardware_class", f"has no device of class {need.hardware_class}")
+    why = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
+    return Refusal(node.name, "format", f"cannot run {need.format} on such a device: {why}")
 
 
 def missing_bytes(need: Need, device: DeviceOffer) -> int:
@@ -152,9 +171,9 @@ def _kind(hardware_class: str) -> str:
 
 @cache
 def _cost(hardware_class: str) -> int:
-    """What asks for no class leaves the dear devices free: CPU, then OpenCL, then CUDA by memory."""
+    """What asks for no class leaves the dear devices free: CPU, then OpenCL and ROCm, then CUDA by memory."""
     tier = hardware_class.partition("-")[2]
-    return {"cpu": 0, "opencl": 1}.get(_kind(hardware_class)) or (int(tier.rstrip("g")) + 1 if tier else 0)
+    return {"cpu": 0, "opencl": 1, "rocm": 2}.get(_kind(hardware_class)) or (int(tier.rstrip("g")) + 1 if tier else 0)
 
 
 def gib(size: int) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Literal, NamedTuple
 
-from nodes.placement import Choice, Need, NodeOffer, Refusal, choose, gib, missing_bytes, of_class
+from nodes.placement import Choice, Need, NodeOffer, Refusal, choose, gib, missing_bytes, suitable
 
 
 class Stoppable(NamedTuple):
@@ -92,7 +92,7 @@ def _way_out(
     if refusal.code != "memory":
         return WayOut(WITHOUT_STOPPING.get(refusal.code, NOTHING))
     found: list[WayOut] = []
-    for device in of_class(need, node):
+    for device in suitable(need, node):
         if device.free_bytes is None:
             continue
         stoppable = [holding for holding in held.get(device.id, []) if holding.to != own]

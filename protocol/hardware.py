@@ -11,8 +11,8 @@ RESERVE_SHARE = 0.1  # of a device's memory, for the system and for what was est
 RESERVE_MOST_BYTES = GIB  # … but no more than this
 
 HOST = "cpu"  # the kind of device whose memory is the machine's own
-KINDS = (HOST, "opencl", "cuda")
-CLASSES = ("cpu", "opencl", *(f"cuda-{tier}g" for tier in CUDA_TIERS_GIB))
+KINDS = (HOST, "opencl", "rocm", "cuda")
+CLASSES = ("cpu", "opencl", "rocm", *(f"cuda-{tier}g" for tier in CUDA_TIERS_GIB))
 
 
 @cache

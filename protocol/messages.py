@@ -43,17 +43,55 @@ class Failure(Message, frozen=True):
 
 
 class DeviceFacts(Message, frozen=True):
-    """One device. A field that no probe could read is None, and `unknown` says why."""
+    """One device. A field that no probe could read is None, and `unknown` says why; a field that such a device does not
+    have is None without a word."""
 
-    name: str  # unique on the node: "cpu", "cuda:0", "opencl:0"
-    kind: Literal["cpu", "opencl", "cuda"]
+    name: str  # unique on the node: "cpu", "cuda:0", "rocm:0", "opencl:0"
+    kind: Literal["cpu", "opencl", "rocm", "cuda"]
     model: str | None
     memory_total_bytes: int | None
     memory_available_bytes: int | None
+    memory_is_ram: bool = False  # of the machine, which the device "cpu" counts already
+    vendor: str | None = None
+    uuid: str | None = None
     driver: str | None = None
-    cuda_version: str | None = None
+    cuda_version: str | None = None  # the newest that the driver can run
     compute_capability: str | None = None
-    pcie_generation: int | None = None
+    pci_address: str | None = None  # as Linux writes it: "0000:01:00.0"
+    pcie_generation: int | None = None  # now; many cards go down to 1 while idle
+    pcie_lanes: int | None = None
+    pcie_generation_max: int | None = None
+    pcie_lanes_max: int | None = None
+    temperature_celsius: float | None = None
+    power_watts: float | None = None
+    power_limit_watts: float | None = None
+    ecc: bool | None = None
+    mig: bool | None = None
+    peak_gflops: float | None = None  # in FP32, by its own count of cores and clocks
+    peak_memory_bytes_per_second: float | None = None  # by its own bus width and clock
+    refusals: dict[str, str] = {}  # format -> why this device cannot run it, although its node can
+    unknown: dict[str, str] = {}
+
+
+class Reading(Message, frozen=True):
+    """What changes all the time on a device; None: not read this time."""
+
+    memory_available_bytes: int | None = None
+    temperature_celsius: float | None = None
+    power_watts: float | None = None
+
+
+class BenchmarkFacts(Message, frozen=True):
+    """What one device was measured to do. A figure that is None was not measured, and `unknown` says why."""
+
+    device: str
+    method: str  # by which programs, in words; empty where nothing could be measured
+    seconds: float
+    loaded_models: int = 0  # that were on the node meanwhile, and may have had a part of the device
+    gflops: float | None = None  # FP32
+    memory_bytes_per_second: float | None = None  # read and written
+    host_to_device_bytes_per_second: float | None = None
+    pcie_generation: int | None = None  # of the link while it was busy
     pcie_lanes: int | None = None
     unknown: dict[str, str] = {}
 
@@ -63,6 +101,13 @@ class SandboxFacts(Message, frozen=True):
 
     level: int = 0
     why_not_higher: str = ""
+
+
+class Benchmarks(Message, frozen=True):
+    """POST /api/node/v1/benchmarks, when `DesiredState.benchmark` asked for them."""
+
+    asked: str  # that asking
+    devices: list[BenchmarkFacts]
 
 
 class HardwareFacts(Message, frozen=True):
@@ -77,6 +122,7 @@ class HardwareFacts(Message, frozen=True):
     devices: list[DeviceFacts]
     refusals: dict[str, str] = {}  # format -> why this node cannot run it
     sandbox: SandboxFacts = SandboxFacts()
+    unknown: dict[str, str] = {}  # source of facts ("nvml", "opencl", …) -> why it told nothing
 
 
 class Registration(Message, frozen=True):
@@ -131,7 +177,8 @@ class Heartbeat(Message, frozen=True):
 
     boot_id: str  # new at every start of the agent
     hardware: HardwareFacts | None = None  # at start, and when it changed
-    memory_available_bytes: dict[str, int] = {}  # by device name
+    disk_free_bytes: int | None = None
+    readings: dict[str, Reading] = {}  # by device name; of those that changed much, or were not told for a minute
     memory_others_bytes: dict[str, Bytes] = {}  # by device name: taken, and not by runners of this node
     link_up: bool = True  # whether the agent reaches Redis
     replicas: list[ReplicaFacts] = []
@@ -172,6 +219,7 @@ class DesiredState(Message, frozen=True):
     queues: list[str] = []
     token: str | None = None  # a fresh node token: use it from now on
     send_hardware: bool = False
+    benchmark: str = ""  # if set: measure all devices and send Benchmarks that name this asking, once
     lease_seconds: int = LEASE_SECONDS
 
 

@@ -80,24 +80,17 @@ def hardware(
     """Show what this machine is, as the control plane will see it."""
     import msgspec
 
-    from workers.hardware import machine
+    from workers.hardware import libraries, machine, words
 
-    facts = machine.facts((home or settings.default_home()).resolve())
+    where = (home or settings.default_home()).resolve()
+    facts = machine.facts(where)
+    if machine.has_cuda(facts) and libraries.check_cuda():
+        facts = machine.facts(where, facts)
     if json:
         typer.echo(msgspec.json.format(msgspec.json.encode(facts)).decode())
         return
-    typer.echo(f"{facts.hostname}: {facts.operating_system}, {facts.architecture}, {facts.cpu_cores} cores")
-    typer.echo(f"disk    {_size(facts.disk_free_bytes)} free of {_size(facts.disk_total_bytes)}")
-    for device in facts.devices:
-        memory = f"{_size(device.memory_available_bytes)} free of {_size(device.memory_total_bytes)}"
-        typer.echo(f"{device.name:<7} {device.model or 'unknown'}, {memory}")
-        for field, why in device.unknown.items():
-            typer.echo(f"        {field} unknown: {why}")
-    why = f" ({facts.sandbox.why_not_higher})" if facts.sandbox.why_not_higher else ""
-    typer.echo(f"sandbox level {facts.sandbox.level}{why}")
-    typer.echo(f"runs    {', '.join(facts.formats) or 'nothing'}")
-    for format, why in facts.refusals.items():
-        typer.echo(f"        not {format}: {why}")
+    for line in words.lines(facts):
+        typer.echo(line)
 
 
 def _labels(words: list[str]) -> dict[str, str]:
@@ -105,10 +98,6 @@ def _labels(words: list[str]) -> dict[str, str]:
     if wrong := [key + equals + value for key, equals, value in pairs if not key or not equals]:
         fail(f"A label looks like KEY=VALUE, not '{wrong[0]}'.")
     return {key: value for key, _, value in pairs}
-
-
-def _size(size_bytes: int | None) -> str:
-    return "unknown" if size_bytes is None else f"{size_bytes / 1024**3:.1f} GiB"
 
 
 def fail(message: str) -> NoReturn:

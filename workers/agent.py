@@ -18,9 +18,12 @@ from protocol.hardware import allocatable_bytes
 from protocol.messages import HEARTBEAT_SECONDS, DesiredState, HardwareFacts, Heartbeat
 from workers import app, runner_process, workspace
 from workers.backoff import Backoff
+from workers.benchmark.runs import BenchmarkRuns
 from workers.blobs import BlobCache
 from workers.control_plane import ControlPlane
 from workers.hardware import machine, use
+from workers.hardware.readings import Readings
+from workers.hardware.watch import Watch
 from workers.jobs import Jobs
 from workers.journal import Journal
 from workers.link import Link
@@ -34,7 +37,6 @@ log = logging.getLogger(__name__)
 
 GATHER_SECONDS = 0.02  # changes come in groups: one heartbeat for all
 REFUSED_SECONDS = 30.0  # between tries with a token that is not taken
-PROBE_SECONDS = 300.0  # how often the hardware is looked at again
 TERMINALS_STOP_SECONDS = 4.0  # hung up on, then killed
 RUNNERS_STOP_SECONDS = 6.5  # politely for five, then killed
 
@@ -49,8 +51,10 @@ class Agent:
         self._logs = LogShipper(identity.broker_url, identity.node_id)
         workspace.clear(home.attempts)
         blobs = BlobCache(home.blobs, self._control_plane)
-        self._hardware = machine.facts(home.path)
-        capacities = {device.name: allocatable_bytes(device.memory_total_bytes) for device in self._hardware.devices}
+        self._watch = Watch(home, self.sync)
+        self._readings = Readings()
+        devices = self._watch.hardware.devices
+        capacities = {device.name: allocatable_bytes(device.memory_total_bytes) for device in devices}
         self._warm = Warm(capacities, machine.available_bytes)
         self._supervisor = Supervisor(
             attempts=home.attempts,
@@ -70,11 +74,15 @@ class Agent:
             changed=self.sync,
         )
         self._terminals = Terminals(identity.broker_url, identity.node_id, self._control_plane)
+        self._benchmarks = BenchmarkRuns(
+            self._control_plane,
+            devices=lambda: self._watch.hardware.devices,
+            loaded_models=lambda: len(self._supervisor.facts()) + len(self._jobs.held()),
+        )
         app.configure(identity.broker_url, identity.node_id)
         app.app.doorbells = self
         self._worker = app.DoorbellWorker(identity.node_id)
         self._hardware_told: HardwareFacts | None = None
-        self._probed = time.monotonic()
         # SimpleQueue, because its `put` may be called from a signal handler; an Event's `set` may not.
         self._wake: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._stop: queue.SimpleQueue[None] = queue.SimpleQueue()
@@ -90,6 +98,7 @@ class Agent:
         self._link.start()
         self._jobs.start()
         self._heart.start()
+        self._watch.start()
         self._worker.listen(self._identity.queues)
         self._stop.get()
         self._end()
@@ -143,17 +152,18 @@ class Agent:
             pass
 
     def _heartbeat(self) -> None:
-        self._probe()
         self._warm.sweep()
         self._supervisor.sweep()
         told = self._jobs.held()
-        runners = use.by_runners(self._hardware.devices, runner_process.uses())
-        available = machine.available_bytes()
+        hardware = self._watch.hardware
+        totals = {device.name: device.memory_total_bytes for device in hardware.devices}
+        runners = use.by_runners(hardware.devices, runner_process.uses())
         heartbeat = Heartbeat(
             boot_id=self._boot_id,
-            hardware=None if self._hardware == self._hardware_told else self._hardware,
-            memory_available_bytes=available,
-            memory_others_bytes=use.by_others(self._hardware.devices, available, runners),
+            hardware=None if hardware == self._hardware_told else hardware,
+            disk_free_bytes=machine.disk_usage(self._home.path).free,
+            readings=self._readings.news(self._watch.readings(), totals),
+            memory_others_bytes=use.by_others(hardware.devices, machine.available_bytes(), runners),
             link_up=self._link.up,
             replicas=self._supervisor.facts(),
             jobs=told,
@@ -163,6 +173,7 @@ class Agent:
         state = self._control_plane.heartbeat(heartbeat)
         if heartbeat.hardware is not None:
             self._hardware_told = heartbeat.hardware
+        self._readings.tell(heartbeat.readings)
         # From the sending on: the control plane counts from when it heard us, which is later.
         self._link.lease_until = sent + state.lease_seconds
         self._obey(state, heartbeat)
@@ -178,20 +189,14 @@ class Agent:
         self._supervisor.want(state.replicas)
         self._jobs.keep(state.jobs, heartbeat.jobs)
         self._terminals.keep(state.terminals, heartbeat.terminals)
+        self._benchmarks.want(state.benchmark)
         self._worker.listen(state.queues)
-
-    def _probe(self) -> None:
-        if time.monotonic() - self._probed < PROBE_SECONDS:
-            return
-        self._probed = time.monotonic()
-        found = machine.facts(self._home.path)
-        if machine.lasting(found) != machine.lasting(self._hardware):
-            self._hardware = found
 
     def _end(self) -> None:
         log.info("Stopping.")
         self._stopping = True
         self.sync()
+        self._watch.stop()
         self._worker.stop(0)
         runners = threading.Thread(target=self._supervisor.stop, args=[RUNNERS_STOP_SECONDS], daemon=True)
         runners.start()

@@ -72,6 +72,9 @@ class ControlPlane:
     def terminal_ended(self, session_id: str, ended: messages.TerminalEnded) -> None:
         self._post(f"/terminals/{session_id}/ended", messages.encode(ended))
 
+    def send_benchmarks(self, benchmarks: messages.Benchmarks) -> None:
+        self._post("/benchmarks", messages.encode(benchmarks))
+
     @contextmanager
     def blob(self, sha256: str, start: int) -> Iterator[tuple[int, Iterator[bytes]]]:
         """(where the bytes begin, the bytes): at `start`, or at 0 from a server that knows no ranges."""

@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 from protocol.messages import Registration
 from workers.control_plane import ControlPlane
-from workers.hardware import machine
+from workers.hardware import machine, watch
 from workers.settings import BadSetting, Home, Identity
 
 
@@ -17,10 +17,9 @@ def join(home: Home, *, url: str, token: str, name: str | None, labels: dict[str
         raise BadSetting(f"'{url}' is not the address of a control plane; it looks like https://cyxwiz.example.org")
     with home.ready_to_join(force=force):
         control_plane = ControlPlane(url)
+        hardware = machine.facts(home.path)
         try:
-            registered = control_plane.register(
-                Registration(token=token, name=name, labels=labels, hardware=machine.facts(home.path))
-            )
+            registered = control_plane.register(Registration(token=token, name=name, labels=labels, hardware=hardware))
         finally:
             control_plane.close()
         identity = Identity(
@@ -32,4 +31,5 @@ def join(home: Home, *, url: str, token: str, name: str | None, labels: dict[str
             queues=registered.queues,
         )
         home.write(identity)
+        watch.remember(home, hardware)
     return identity

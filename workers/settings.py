@@ -1,9 +1,10 @@
 """What one node knows of itself, kept in its home folder. The only reader of the environment on the node.
 
-NODE_HOME/node.json   who this node is, with its secrets (0600); written by `join`
-          blobs/      files by their SHA-256 (see `blobs`)
-          attempts/   one folder per running replica or job, removed with it (see `workspace`)
-          results/    results that the control plane has not taken yet (see `journal`)
+NODE_HOME/node.json      who this node is, with its secrets (0600); written by `join`
+          hardware.json  what the machine was when it was last looked at (see `hardware.watch`)
+          blobs/         files by their SHA-256 (see `blobs`)
+          attempts/      one folder per running replica or job, removed with it (see `workspace`)
+          results/       results that the control plane has not taken yet (see `journal`)
 """
 
 from __future__ import annotations
@@ -79,6 +80,21 @@ def runner_environment(folder: Path) -> dict[str, str]:
     }
 
 
+def probe_environment(folder: Path) -> dict[str, str]:
+    """For what asks vendors' libraries: besides, where OpenCL's loader finds its drivers."""
+    kept = ("OCL_ICD_VENDORS",)
+    return {**{name: os.environ[name] for name in kept if name in os.environ}, **runner_environment(folder)}
+
+
+def show_only(device: str) -> str:
+    """To CUDA's libraries, once loaded in this process: the device "cuda:N" as the only one, or none at all. NVIDIA's
+    order is by speed unless asked otherwise; ours is by PCI address. Returns what they call it."""
+    kind, _, index = device.partition(":")
+    os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
+    os.environ["CUDA_VISIBLE_DEVICES"] = index if kind == "cuda" else ""
+    return "cuda:0" if kind == "cuda" else device
+
+
 class Identity(msgspec.Struct, frozen=True, kw_only=True):
     node_id: str
     name: str
@@ -110,6 +126,10 @@ class Home:
     @property
     def results(self) -> Path:
         return self.path / "results"
+
+    @property
+    def hardware_file(self) -> Path:
+        return self.path / "hardware.json"
 
     def read(self) -> Identity:
         try:

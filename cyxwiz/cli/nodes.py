@@ -6,13 +6,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cyxwiz.cli.output import age, clock, emit, note, size, table
+from cyxwiz.cli.output import age, clock, emit, note, say, size, table
 from cyxwiz.cli.session import Json, connect, pairs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from cyxwiz.nodes import Node
+
+NodeName = Annotated[str, typer.Argument(metavar="NAME", help="Name of the node.", show_default=False)]
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The machines that run models.")
 
@@ -33,6 +35,46 @@ def list_nodes(context: typer.Context, json: Json = False) -> None:
     for node in nodes:
         if node.sandbox_why_not_higher:
             note(f"{node.name}: its sandbox reaches level {node.sandbox_level} only: {node.sandbox_why_not_higher}")
+
+
+@app.command()
+def show(context: typer.Context, name: NodeName, json: Json = False) -> None:
+    """Show a node's devices: what they say of themselves, what was measured, what somebody should look at.
+
+    Example: cyxwiz nodes show gpu-1
+    """
+    with connect(context) as client:
+        node = client.nodes.get(name)
+    if json:
+        emit(node.raw)
+        return
+    from cyxwiz.cli.devices import describe
+
+    state = f"{node.state}, draining" if node.draining else node.state
+    say(f"{node.name}  {state}, seen {age(node.last_heartbeat_at)} ago")
+    disk = f"disk {size(node.disk_free_bytes)} free of {size(node.disk_total_bytes)}"
+    say(f"{node.operating_system}, {node.architecture}, {node.cpu_cores} cores, {disk}")
+    for source, why in node.unknown.items():
+        say(f"unknown  {source}: {why}")
+    for device in node.devices:
+        say()
+        table((device.name, device.model or "unknown"), describe(device))
+    if node.benchmark_asked_at:
+        note("The devices are to be measured; look again in some seconds.")
+
+
+@app.command()
+def benchmark(context: typer.Context, name: NodeName, json: Json = False) -> None:
+    """Have a node measure its devices again; `cyxwiz nodes show` has the figures seconds later.
+
+    Example: cyxwiz nodes benchmark gpu-1
+    """
+    with connect(context) as client:
+        node = client.nodes.benchmark(name)
+    if json:
+        emit(node.raw)
+    else:
+        note(f"{node.name} was asked. The figures: cyxwiz nodes show {node.name}")
 
 
 @app.command()

@@ -39,7 +39,7 @@ class Migration(migrations.Migration):
             name='Job',
             fields=[
                 ('id', models.UUIDField(default=uuid.uuid4, editable=False, primary_key=True, serialize=False)),
-                ('hardware_class', models.CharField(choices=[('cpu', 'cpu'), ('opencl', 'opencl'), ('cuda-4g', 'cuda-4g'), ('cuda-8g', 'cuda-8g'), ('cuda-16g', 'cuda-16g'), ('cuda-24g', 'cuda-24g'), ('cuda-32g', 'cuda-32g'), ('cuda-48g', 'cuda-48g'), ('cuda-80g', 'cuda-80g'), ('cuda-96g', 'cuda-96g'), ('cuda-140g', 'cuda-140g'), ('cuda-180g', 'cuda-180g')], max_length=16)),
+                ('hardware_class', models.CharField(choices=[('cpu', 'cpu'), ('opencl', 'opencl'), ('rocm', 'rocm'), ('cuda-4g', 'cuda-4g'), ('cuda-8g', 'cuda-8g'), ('cuda-16g', 'cuda-16g'), ('cuda-24g', 'cuda-24g'), ('cuda-32g', 'cuda-32g'), ('cuda-48g', 'cuda-48g'), ('cuda-80g', 'cuda-80g'), ('cuda-96g', 'cuda-96g'), ('cuda-140g', 'cuda-140g'), ('cuda-180g', 'cuda-180g')], max_length=16)),
                 ('options', models.JSONField(blank=True, default=dict)),
                 ('timeout_seconds', models.PositiveIntegerField(default=600)),
                 ('state', models.CharField(choices=[(jobs.states.JobState['QUEUED'], jobs.states.JobState['QUEUED']), (jobs.states.JobState['RUNNING'], jobs.states.JobState['RUNNING']), (jobs.states.JobState['SUCCEEDED'], jobs.states.JobState['SUCCEEDED']), (jobs.states.JobState['FAILED'], jobs.states.JobState['FAILED']), (jobs.states.JobState['CANCELLED'], jobs.states.JobState['CANCELLED'])], default=jobs.states.JobState['QUEUED'], editable=False, max_length=10)),

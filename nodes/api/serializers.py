@@ -6,15 +6,39 @@ from typing import Any
 
 from rest_framework import serializers
 
-from nodes.models import Device, JoinToken, Node
+from nodes.models import Benchmark, Device, JoinToken, Node
 from protocol.hardware import allocatable_bytes
+
+
+class BenchmarkSerializer(serializers.ModelSerializer[Benchmark]):
+    class Meta:
+        model = Benchmark
+        fields = [
+            "measured_at",
+            "method",
+            "seconds",
+            "loaded_models",
+            "gflops",
+            "memory_bytes_per_second",
+            "host_to_device_bytes_per_second",
+            "pcie_generation",
+            "pcie_lanes",
+            "unknown",
+        ]
 
 
 class DeviceSerializer(serializers.ModelSerializer[Device]):
     hardware_class = serializers.CharField(read_only=True)
-    allocated_bytes = serializers.SerializerMethodField(help_text="Promised to replicas and jobs.")
+    allocated_bytes = serializers.IntegerField(read_only=True, help_text="Promised to replicas and jobs.")
     allocatable_bytes = serializers.SerializerMethodField(
         help_text="What may be promised besides: not the reserve, nor what other programs take beyond it."
+    )
+    formats = serializers.ListField(child=serializers.CharField(), read_only=True)
+    benchmark = BenchmarkSerializer(read_only=True, allow_null=True, help_text="The newest.")
+    flags = serializers.ListField(
+        child=serializers.CharField(),
+        read_only=True,
+        help_text="In words, where it was measured to do far less than such a device gives.",
     )
 
     class Meta:
@@ -29,20 +53,34 @@ class DeviceSerializer(serializers.ModelSerializer[Device]):
             "memory_others_bytes",
             "allocated_bytes",
             "allocatable_bytes",
+            "memory_is_ram",
+            "vendor",
+            "uuid",
             "driver",
             "cuda_version",
             "compute_capability",
+            "pci_address",
             "pcie_generation",
             "pcie_lanes",
+            "pcie_generation_max",
+            "pcie_lanes_max",
+            "temperature_celsius",
+            "power_watts",
+            "power_limit_watts",
+            "ecc",
+            "mig",
+            "peak_gflops",
+            "peak_memory_bytes_per_second",
+            "formats",
+            "refusals",
             "unknown",
+            "benchmark",
+            "flags",
         ]
-
-    def get_allocated_bytes(self, device: Device) -> int:
-        return sum(allocation.memory_bytes for allocation in device.allocations.all())
 
     def get_allocatable_bytes(self, device: Device) -> int | None:
         most = allocatable_bytes(device.memory_total_bytes, device.memory_others_bytes)
-        return None if most is None else max(most - self.get_allocated_bytes(device), 0)
+        return None if most is None else max(most - device.allocated_bytes, 0)
 
 
 class NodeSerializer(serializers.ModelSerializer[Node]):
@@ -72,8 +110,10 @@ class NodeSerializer(serializers.ModelSerializer[Node]):
             "refusals",
             "sandbox_level",
             "sandbox_why_not_higher",
+            "unknown",
             "hardware_classes",
             "devices",
+            "benchmark_asked_at",
             "joined_at",
             "last_heartbeat_at",
         ]

@@ -12,7 +12,7 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from accounts.models import User
-from nodes import joining, services
+from nodes import benchmarks, joining, services
 from nodes.api.serializers import JoinTokenSerializer, NewJoinTokenSerializer, NodeSerializer
 from nodes.models import JoinToken, Node, NodeQuerySet
 from protocol.errors import Forbidden
@@ -70,6 +70,18 @@ class ResumeView(APIView):
         return Response(NodeSerializer(node).data)
 
 
+class BenchmarkView(APIView):
+    scope = "nodes"
+
+    @extend_schema(request=None, responses={202: NodeSerializer})
+    def post(self, request: Request, name: str) -> Response:
+        """Have the node measure its devices again. The figures appear with the devices, seconds later; until then
+        `benchmark_asked_at` is set."""
+        node = _managed(request, get_object_or_404(_visible(request), name=name))
+        benchmarks.ask(node)
+        return Response(NodeSerializer(node).data, status=202)
+
+
 class JoinTokensView(generics.ListAPIView[JoinToken]):
     scope = "nodes"
     serializer_class = JoinTokenSerializer
@@ -92,7 +104,7 @@ class JoinTokensView(generics.ListAPIView[JoinToken]):
 
 def _visible(request: Request) -> NodeQuerySet:
     nodes = Node.objects.visible_to(request.user)
-    return nodes.select_related("owner").prefetch_related("devices__allocations")
+    return nodes.select_related("owner").prefetch_related("devices__allocations", "devices__benchmarks")
 
 
 def _managed(request: Request, node: Node) -> Node:

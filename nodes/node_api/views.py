@@ -1,4 +1,4 @@
-"""What the node agent calls: register, heartbeat."""
+"""What the node agent calls: register, heartbeat, benchmarks."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from django.http import HttpResponse
 from rest_framework.request import Request
 from rest_framework.views import APIView
 
-from nodes import heartbeats, joining
+from nodes import benchmarks, heartbeats, joining
 from nodes.models import Node
 from nodes.node_api.authentication import IsNode, NodeAuthentication
 from protocol import messages
@@ -32,6 +32,12 @@ class RegisterView(NodeView):
 class HeartbeatView(NodeView):
     def post(self, request: Request) -> HttpResponse:
         return message(heartbeats.receive(calling_node(request), messages.decode(request.body, messages.Heartbeat)))
+
+
+class BenchmarksView(NodeView):
+    def post(self, request: Request) -> HttpResponse:
+        benchmarks.store(calling_node(request), messages.decode(request.body, messages.Benchmarks))
+        return HttpResponse(status=204)
 
 
 def calling_node(request: Request) -> Node:

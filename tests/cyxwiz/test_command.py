@@ -23,7 +23,7 @@ COMMANDS = [
     *("login", "deploy", "ps", "wait", "logs", "events", "stop", "start", "restart", "scale", "rm", "predict"),
     *("models push", "models import", "models ls", "models show"),
     *("jobs run", "jobs ls", "jobs show", "jobs result", "jobs cancel"),
-    *("nodes ls", "nodes set", "nodes token"),
+    *("nodes ls", "nodes show", "nodes benchmark", "nodes set", "nodes token"),
 ]
 
 

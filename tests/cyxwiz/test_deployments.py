@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -15,9 +16,9 @@ from cyxwiz.errors import DeploymentFailed, TimedOut
 from deployments import reconcile
 from deployments.models import Deployment, Replica
 from protocol import names
-from protocol.messages import Failure, MemoryPeak, ReplicaFacts
+from protocol.messages import BenchmarkFacts, Benchmarks, Failure, MemoryPeak, ReplicaFacts
 from tests import factories
-from tests.nodes.reports import Machine
+from tests.nodes.reports import Machine, h200
 
 
 @pytest.fixture
@@ -212,6 +213,27 @@ def test_nodes_and_the_line_that_joins_one(cyxwiz, logged_in, machine, admin, mo
     monkeypatch.setenv("CYXWIZ_API_KEY", admin.key)
     assert cyxwiz("nodes", "token", "--shared").code == 0
     assert cyxwiz("nodes", "token", "--label", "a=1", "--label", "a=2").code == 2
+
+
+def test_a_node_with_what_was_declared_measured_and_is_strange(cyxwiz, logged_in, owner):
+    machine = Machine(owner, "gpu-1", gpus=[h200(power_watts=None, unknown={"power_watts": "the card is lost"})])
+    asked = machine.heartbeat().benchmark
+    shown = cyxwiz("nodes", "show", "gpu-1")
+    assert re.search(r"measured +not yet", shown.out)
+    assert "are to be measured" in shown.err
+    figures = BenchmarkFacts(device="cuda:0", method="PyTorch", seconds=1, gflops=900, unknown={"memory": "x"})
+    machine.send_benchmarks(Benchmarks(asked=asked, devices=[figures]))
+    shown = cyxwiz("nodes", "show", "gpu-1").out
+    for words in ("NVIDIA H200", "140.0 GiB", "34 °C", "generation 5, 16 lanes", "the card is lost"):
+        assert words in shown, shown
+    assert "900.0 GFLOP/s of 66,908 that its clocks promise" in shown
+    assert "LOOK AT IT" in shown
+    assert cyxwiz("nodes", "show", "gpu-1", "--json").json["devices"][1]["flags"]
+    done = cyxwiz("nodes", "benchmark", "gpu-1")
+    assert (done.code, done.out) == (0, "")
+    assert "cyxwiz nodes show gpu-1" in done.err
+    assert machine.heartbeat().benchmark > asked
+    assert cyxwiz("nodes", "benchmark", "nobody").code == cyxwiz("ps", "nobody").code != 0
 
 
 def test_a_node_whose_memory_is_unknown_says_so(cyxwiz, logged_in, owner):

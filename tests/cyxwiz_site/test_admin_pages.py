@@ -18,7 +18,7 @@ from deployments.models import Deployment, DeploymentEvent, DeploymentMetric, Re
 from jobs.models import Job, JobEvent
 from models_registry import blobs, services
 from models_registry.models import Model, Version
-from nodes.models import Allocation, Device, JoinToken, Node
+from nodes.models import Allocation, Benchmark, Device, JoinToken, Node
 from tests import factories
 
 SITE = django_admin.site
@@ -51,6 +51,7 @@ def fleet(owner: User, name: str, state: str = "running") -> None:
         broker_password_digest="0" * 64,
     )
     device = Device.objects.create(node=node, name="cpu", kind="cpu", memory_total_bytes=2**34)
+    Benchmark.objects.create(device=device, measured_at=timezone.now(), method="NumPy", seconds=1, loaded_models=0)
     Allocation.objects.create(device=device, holder=f"replica:{uuid.uuid4()}:1", memory_bytes=2**20)
     JoinToken.objects.create(
         owner=owner,

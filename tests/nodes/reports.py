@@ -2,16 +2,58 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from django.test import Client
 
 from nodes import joining
 from nodes.models import Node
 from protocol.hardware import GIB
-from protocol.messages import DesiredState, DeviceFacts, HardwareFacts, Heartbeat, Registration, decode, encode
+from protocol.messages import (
+    Benchmarks,
+    DesiredState,
+    DeviceFacts,
+    HardwareFacts,
+    Heartbeat,
+    Registration,
+    decode,
+    encode,
+)
 from tests.cast import Person
 
 
-def hardware(*, memory_bytes: int | None = 8 * GIB, formats: list[str] | None = None) -> HardwareFacts:
+def h200(**facts: object) -> DeviceFacts:
+    """As NVML tells of it, in a machine whose libraries can all use it."""
+    standard = {
+        "name": "cuda:0",
+        "kind": "cuda",
+        "model": "NVIDIA H200",
+        "vendor": "NVIDIA",
+        "uuid": "GPU-5f1c",
+        "memory_total_bytes": 140 * GIB,
+        "memory_available_bytes": 139 * GIB,
+        "driver": "570.124.06",
+        "cuda_version": "12.8",
+        "compute_capability": "9.0",
+        "pci_address": "0000:1b:00.0",
+        "pcie_generation": 1,
+        "pcie_lanes": 16,
+        "pcie_generation_max": 5,
+        "pcie_lanes_max": 16,
+        "temperature_celsius": 34.0,
+        "power_watts": 76.5,
+        "power_limit_watts": 700.0,
+        "ecc": True,
+        "peak_gflops": 66_908.0,
+        "peak_memory_bytes_per_second": 4.9e12,
+        "unknown": {"mig": "nvmlDeviceGetMigMode of NVML says: Not Supported"},
+    }
+    return DeviceFacts(**{**standard, **facts})  # type: ignore[arg-type]
+
+
+def hardware(
+    *, memory_bytes: int | None = 8 * GIB, formats: list[str] | None = None, gpus: Sequence[DeviceFacts] = ()
+) -> HardwareFacts:
     return HardwareFacts(
         hostname="box.example",
         operating_system="Linux",
@@ -29,7 +71,8 @@ def hardware(*, memory_bytes: int | None = 8 * GIB, formats: list[str] | None = 
                 memory_total_bytes=memory_bytes,
                 memory_available_bytes=memory_bytes,
                 unknown={} if memory_bytes else {"memory_total_bytes": "no probe in this test"},
-            )
+            ),
+            *gpus,
         ],
         refusals={"gguf": "llama-cpp-python is not installed"},
     )
@@ -64,3 +107,8 @@ class Machine:
         answer = self.client.post("/api/node/v1/heartbeat", encode(report), content_type="application/json")
         assert answer.status_code == 200, answer.content
         return decode(answer.content, DesiredState)
+
+    def send_benchmarks(self, told: Benchmarks) -> int:
+        """The status of the answer."""
+        answer = self.client.post("/api/node/v1/benchmarks", encode(told), content_type="application/json")
+        return answer.status_code

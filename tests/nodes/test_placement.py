@@ -45,6 +45,16 @@ def test_the_wanted_class_only():
     assert choose(wanted, nodes[:1])[0].code == "hardware_class"
 
 
+def test_a_device_gets_only_what_it_can_run():
+    blind = DeviceOffer(2, "cuda:0", "cuda-24g", 20 * GIB, {"onnx": "this onnxruntime is built without CUDA"})
+    assert choose(NEED, [node("a", cpu(1), blind)])[0].code == "memory"
+    on_cuda = Need(format="onnx", memory_bytes=GIB, hardware_class="cuda-24g")
+    assert choose(on_cuda, [node("a", blind, cuda(24, 20))]) == Choice("a", 24)
+    [refusal] = choose(on_cuda, [node("a", cpu(8), blind)])
+    assert refusal.code == "format"
+    assert refusal.reason == "cannot run onnx on such a device: cuda:0: this onnxruntime is built without CUDA"
+
+
 def test_replicas_spread_then_the_cheapest_class_then_the_most_room():
     assert choose(NEED, [node("a", cpu(64), siblings=1), node("b", cpu(4))]) == Choice("b", 1)
     assert choose(NEED, [node("a", cuda(24, 20)), node("b", cpu(4))]) == Choice("b", 1)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 from uuid import uuid4
 
 import pytest
@@ -11,6 +14,27 @@ import redis
 from protocol.messages import File, ReplicaSpec
 from tests.workers.gateway_side import GatewaySide
 from tests.workers.node_api import NodeApi
+
+needs_opencl = pytest.mark.skipif(
+    not Path("/etc/OpenCL/vendors/pocl.icd").exists(), reason="no pocl-opencl-icd, an OpenCL device that needs no GPU"
+)
+
+
+def build_nvml(folder: Path, *flags: str) -> Path:
+    """The folder of a libnvidia-ml.so.1 that tells of one card (see fake_nvml.c)."""
+    if shutil.which("cc") is None:
+        pytest.skip("no C compiler")
+    where = folder / f"nvml{''.join(flags)}"
+    where.mkdir()
+    source = Path(__file__).with_name("fake_nvml.c")
+    subprocess.run(["cc", "-shared", "-fPIC", "-w", *flags, "-o", where / "libnvidia-ml.so.1", source], check=True)
+    return where
+
+
+@pytest.fixture
+def fake_nvml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For this process and those that it starts from now on."""
+    monkeypatch.setenv("LD_LIBRARY_PATH", str(build_nvml(tmp_path)))
 
 
 @pytest.fixture

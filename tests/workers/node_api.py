@@ -29,6 +29,7 @@ class NodeApi:
         self.heartbeats: list[Heartbeat] = []
         self.registrations: list[messages.Registration] = []
         self.results: dict[str, tuple[bytes, int]] = {}
+        self.benchmarks: list[messages.Benchmarks] = []
         self.failures: dict[str, Failure] = {}
         self.peaks: dict[str, MemoryPeak] = {}  # by job
         self.requests: Counter[str] = Counter()
@@ -73,6 +74,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._problem(401, "not_authenticated", "This node token is not valid.")
         elif path == "/heartbeat":
             self._heartbeat(messages.decode(body, Heartbeat))
+        elif path == "/benchmarks":
+            self._benchmarks(messages.decode(body, messages.Benchmarks))
         elif path.startswith("/jobs/"):
             self._job(path, body)
         else:
@@ -121,6 +124,12 @@ class _Handler(BaseHTTPRequestHandler):
         if desired.token:
             self.api.token = desired.token
             self.api.desired = msgspec.structs.replace(self.api.desired, token=None)
+
+    def _benchmarks(self, told: messages.Benchmarks) -> None:
+        self.api.benchmarks.append(told)
+        if self.api.desired.benchmark == told.asked:
+            self.api.desired = msgspec.structs.replace(self.api.desired, benchmark="")
+        self._send(204, b"", "application/json")
 
     def _job(self, path: str, body: bytes) -> None:
         _, _, job_id, action = path.split("/")

@@ -96,5 +96,5 @@ def test_hardware_is_shown_for_people(tmp_path: Path):
     told = CliRunner().invoke(cli, ["hardware", "--home", str(tmp_path)])
     assert told.exit_code == 0
     assert "cores" in told.output
-    assert "runs    onnx, " in told.output
+    assert "runs onnx, " in told.output
     assert list(tmp_path.iterdir()) == []

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
+import msgspec
 import psutil
 import pytest
 
+from tests.workers.waiting import until
 from workers.hardware import cgroups, cpu, machine, memory
 from workers.hardware.probing import CannotTell, attempt
 from workers.runtimes import catalogue
 
 GIB = 1024**3
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -24,13 +29,48 @@ def groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_this_machine(tmp_path: Path):
     facts = machine.facts(tmp_path)
-    [device] = facts.devices
+    device = facts.devices[0]
+    assert device.name == "cpu"
     assert facts.cpu_cores <= (os.cpu_count() or 1)
     assert 0 < device.memory_available_bytes <= device.memory_total_bytes <= psutil.virtual_memory().total
     assert facts.disk_free_bytes > 0
     assert "Linux" in facts.operating_system or "kernel" in facts.operating_system
     assert device.model or device.unknown["model"]
     assert machine.available_bytes().keys() == {"cpu"}
+
+
+def test_figures_are_those_of_the_kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(cgroups, "folders", lambda controller: iter([]))
+    meminfo = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+    assert memory.total_bytes() == int(meminfo["MemTotal"].split()[0]) * 1024
+    assert memory.available_bytes() == pytest.approx(int(meminfo["MemAvailable"].split()[0]) * 1024, rel=0.05)
+    (tmp_path / "blobs").symlink_to("/dev/shm")  # the models may lie on another disk than the rest of the home
+    for home, there in ((tmp_path / "missing", tmp_path), (tmp_path, Path("/dev/shm"))):
+        disk, now = machine.disk_usage(home), os.statvfs(there)
+        assert disk.total == now.f_blocks * now.f_frsize
+        assert disk.free == pytest.approx(now.f_bavail * now.f_frsize, rel=0.05)
+
+
+def test_a_real_limit_is_what_the_command_says(tmp_path: Path):
+    """In a memory cgroup of our own, as a container has one."""
+    folder = Path("/sys/fs/cgroup/memory")
+    mine = Path("/proc/self/cgroup").read_text()
+    group = next((line.split(":")[2] for line in mine.splitlines() if ":memory:" in line), None)
+    if group is None or not os.access(folder, os.W_OK):
+        pytest.skip("no memory cgroup of version 1 that we may write to")
+    parent = folder / group.lstrip("/")
+    own = (parent if parent.is_dir() else folder) / f"cyxwiz-test-{os.getpid()}"
+    own.mkdir()
+    try:
+        (own / "memory.limit_in_bytes").write_text(str(GIB))
+        enter = f'echo $$ > "{own}/cgroup.procs" && exec "$0" -m workers hardware --json --home "{tmp_path}"'
+        told = subprocess.run(["sh", "-c", enter, sys.executable], cwd=ROOT, check=True, capture_output=True)
+        device = msgspec.json.decode(told.stdout)["devices"][0]
+        assert device["memory_total_bytes"] == GIB
+        assert 0.5 * GIB < device["memory_available_bytes"] <= GIB
+    finally:
+        until(lambda: not (own / "cgroup.procs").read_text())
+        own.rmdir()
 
 
 def test_a_container_limit_counts_version_2(groups: Path):

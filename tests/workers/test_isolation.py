@@ -47,7 +47,10 @@ def test_the_agent_imports_nothing_that_runs_models():
         from pathlib import Path
         from workers.hardware import machine
         machine.facts(Path("/"))
-        heavy = {"numpy", "onnxruntime", "torch", "tensorflow", "onnx", "llama_cpp", "jinja2"} & set(sys.modules)
+        heavy = {
+            *("numpy", "onnxruntime", "torch", "tensorflow", "onnx", "llama_cpp", "jinja2"),
+            *("numba", "pynvml", "pyopencl"),
+        } & set(sys.modules)
         assert not heavy, heavy
         """
     )

@@ -133,3 +133,10 @@ def test_weights_elsewhere_are_not_read(tmp_path: Path, location: str):
     (home / "link").symlink_to("../secret")
     with pytest.raises(LoadFailed, match="onnxruntime"):
         loaded(home, in_two_files(location))
+
+
+def test_a_gpu_that_it_cannot_use_is_no_reason_to_compute_on_the_cpu(tmp_path: Path):
+    """onnxruntime would, and memory promised on the GPU would be taken from RAM."""
+    (tmp_path / "model.onnx").write_bytes(tiny_models.doubler())
+    with pytest.raises(LoadFailed, match="built without CUDA"):
+        OnnxRuntime().load(Artifact(tmp_path, ("model.onnx",), "cuda:0", 1))

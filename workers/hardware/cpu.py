@@ -19,23 +19,24 @@ def device() -> DeviceFacts:
     return DeviceFacts(
         name=DEVICE,
         kind="cpu",
-        model=attempt("model", model, unknown),
+        model=attempt("model", lambda: described("model name"), unknown),
+        vendor=attempt("vendor", lambda: described("vendor_id"), unknown),
         memory_total_bytes=attempt("memory_total_bytes", memory.total_bytes, unknown),
         memory_available_bytes=attempt("memory_available_bytes", memory.available_bytes, unknown),
         unknown=unknown,
     )
 
 
-def model() -> str:
+def described(key: str) -> str:
     try:
         lines = CPUINFO.read_text().splitlines()
     except OSError as error:
         raise CannotTell(f"{CPUINFO} cannot be read: {error.strerror}") from error
     for line in lines:
-        key, _, value = line.partition(":")
-        if key.strip() == "model name":
+        name, _, value = line.partition(":")
+        if name.strip() == key:
             return value.strip()
-    raise CannotTell(f"{CPUINFO} has no model name (on ARM it never does)")
+    raise CannotTell(f"{CPUINFO} has no '{key}' (on ARM it never does)")
 
 
 def cores() -> int:

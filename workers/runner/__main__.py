@@ -6,21 +6,18 @@ What it imports here starts no thread, as numpy would: the cage binds only threa
 from __future__ import annotations
 
 import argparse
-import ctypes
 import os
-import signal
 import socket
 import sys
 from pathlib import Path
 
 from workers import wire
 from workers.failures import describe
+from workers.parent import die_with
 from workers.runner import orders
 from workers.runtimes import catalogue
 from workers.sandbox import disk
 from workers.sandbox.cage import Cage, close
-
-PR_SET_PDEATHSIG = 1
 
 
 def main() -> int:
@@ -29,7 +26,7 @@ def main() -> int:
     words.add_argument("--parent", type=int, required=True)
     words.add_argument("--level", type=int, required=True, help="of the sandbox")
     told = words.parse_args()
-    die_with(told.parent)
+    die_with(told.parent)  # the socket's end tells of it as well, but not to a runner that computes or hangs
     # The agent may have thousands of files open, but `select` takes numbers below 1024 only; a copy gets a small one.
     sock = socket.socket(fileno=os.dup(told.fd))
     os.close(told.fd)
@@ -54,14 +51,6 @@ def cage(order: orders.Order, level: int) -> Cage:
     readable = (Path(order.folder), *map(Path, order.readable))
     file_bytes = disk.most_file_bytes(scratch, serving=order.serve)
     return Cage(level, scratch, readable, order.memory_bytes, file_bytes, order.device)
-
-
-def die_with(parent: int) -> None:
-    """The socket's end tells of the agent's death as well, but not to a runner that computes or hangs."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() not in (parent, 0):  # it died before we asked; 0: it is outside our namespace
-        os._exit(0)
 
 
 if __name__ == "__main__":

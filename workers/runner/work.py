@@ -8,7 +8,7 @@ from pathlib import Path
 
 from protocol import options
 from protocol.errors import Unsupported
-from workers import wire
+from workers import settings, wire
 from workers.failures import describe
 from workers.runner import once, orders, serving, text_serving
 from workers.runtimes import catalogue
@@ -41,12 +41,13 @@ def run(sock: socket.socket, reader: wire.FrameReader, order: orders.Order, arri
 def load(order: orders.Order) -> Runtime:
     if order.format not in catalogue.RUNTIMES:
         raise Unsupported(f"This node knows no model format '{order.format}'.")
+    device = settings.show_only(order.device)
     runtime = catalogue.load(order.format)()
     runtime.load(
         Artifact(
             folder=Path(order.folder),
             files=tuple(order.files),
-            device=order.device,
+            device=device,
             memory_bytes=order.memory_bytes,
             options=order.options,
             signature=order.signature,

@@ -15,20 +15,22 @@ if TYPE_CHECKING:
 class Entry:
     runtime: str  # "module:Class"
     libraries: tuple[str, ...]
+    on_cuda: str = ""  # the library that must say that it can use the GPU (see `hardware.libraries`); "": none can
     prepare: str = ""  # "module:function", called with the sandbox's level before the cage closes; starts no thread
 
 
 RUNTIMES = {
-    "onnx": Entry("workers.runtimes.onnx:OnnxRuntime", ("onnxruntime", "numpy")),
+    "onnx": Entry("workers.runtimes.onnx:OnnxRuntime", ("onnxruntime", "numpy"), on_cuda="onnxruntime"),
     "gguf": Entry(
         "workers.runtimes.gguf.runtime:GgufRuntime",
         ("llama_cpp", "jinja2", "numpy"),
+        on_cuda="llama_cpp",
         prepare="workers.runtimes.gguf.templates:prepare",
     ),
-    "torchscript": Entry("workers.runtimes.torchscript:TorchScriptRuntime", ("torch", "numpy")),
-    "pt2": Entry("workers.runtimes.pt2:Pt2Runtime", ("torch", "numpy")),
+    "torchscript": Entry("workers.runtimes.torchscript:TorchScriptRuntime", ("torch", "numpy"), on_cuda="torch"),
+    "pt2": Entry("workers.runtimes.pt2:Pt2Runtime", ("torch", "numpy"), on_cuda="torch"),
     "tflite": Entry("workers.runtimes.tflite:TfliteRuntime", ("ai_edge_litert", "numpy")),
-    "savedmodel": Entry("workers.runtimes.savedmodel:SavedModelRuntime", ("tensorflow", "numpy")),
+    "savedmodel": Entry("workers.runtimes.savedmodel:SavedModelRuntime", ("tensorflow", "numpy"), on_cuda="tensorflow"),
     "fake": Entry("workers.runtimes.fake:FakeRuntime", ("numpy",)),
 }
 

@@ -1,0 +1,36 @@
+"""What is deployed gets a GPU only where its format runs on one, and the node is told which."""
+
+from __future__ import annotations
+
+import pytest
+
+from nodes.models import Allocation
+from tests import factories
+from tests.nodes.reports import Machine, h200
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+URL = "/api/v1/deployments/"
+WANTED = {"name": "digits", "model": "digits", "hardware_class": "cuda-140g"}
+
+
+def test_memory_of_the_gpu_is_promised_and_its_name_told(owner):
+    factories.version(owner.user)
+    machine = Machine(owner, gpus=[h200()])
+    machine.heartbeat()
+    assert owner.post(URL, WANTED).status_code == 201
+    [spec] = machine.heartbeat().replicas
+    assert spec.device == "cuda:0"
+    assert Allocation.objects.get().device.name == "cuda:0"
+    card = owner.get("/api/v1/nodes/box/").json()["devices"][1]
+    assert card["allocated_bytes"] == spec.memory_bytes
+
+
+def test_a_gpu_that_no_library_can_use_is_not_given(owner):
+    version = factories.version(owner.user)
+    machine = Machine(owner, gpus=[h200(refusals={version.format: "it is built without CUDA"})])
+    machine.heartbeat()
+    made = owner.post(URL, WANTED).json()
+    assert made["state"] == "pending"
+    assert "cuda:0: it is built without CUDA" in made["reason"]
+    assert machine.heartbeat().replicas == []
