@@ -22,14 +22,11 @@ _prepared: list[subprocess.Popen[bytes]] = []
 
 def prepare(level: int) -> None:
     """Starts the processes that render: a runner that has shut itself in can start nothing."""
-    for _ in range(AT_ONCE):
-        _prepared.append(
-            subprocess.Popen(  # noqa: S603  (our own program)
-                [sys.executable, "-P", "-m", PROGRAM, "--level", str(level)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-            )
-        )
+    command = [sys.executable, "-P", "-m", PROGRAM, "--level", str(level)]
+    _prepared.extend(
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)  # noqa: S603  (our own program)
+        for _ in range(AT_ONCE)
+    )
 
 
 class ChatTemplate:
