@@ -75,7 +75,7 @@ def schema(content: object) -> dict[str, object]:
 @pytest.mark.parametrize(
     ("more", "words"),
     [
-        ({"stop": [f"stop {n}" for n in range(10_000)]}, "64 are the most"),
+        ({"stop": [f"stop {n}" for n in range(10_000)]}, "stop takes at most 64 texts"),
         ({"extra_body": {"grammar": 'root ::= ("a"'}}, "does not parse"),
         ({"extra_body": {"grammar": "root ::= " + "(" * 100_000}}, "more than 200 deep"),
         (schema({"type": "nonsense"}), "JSON schema cannot be made into a grammar"),

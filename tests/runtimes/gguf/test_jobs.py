@@ -28,8 +28,14 @@ ANSWERS = [f"{a} plus {b} is {a + b}." for a, b in SUMS]
 
 
 @pytest.fixture(scope="module")
-def runner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunnerProcess]:
-    process = RunnerProcess(tmp_path_factory.mktemp("runner"), lambda *_: None)
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The runner's own, the only one in which it may read and write."""
+    return tmp_path_factory.mktemp("runner")
+
+
+@pytest.fixture(scope="module")
+def runner(folder: Path) -> Iterator[RunnerProcess]:
+    process = RunnerProcess(folder, lambda *_: None)
     process.load(Order("gguf", str(RHYMES.parent), [RHYMES.name], "cpu", 1, OPTIONS, serve=False), 30)
     yield process
     process.close()
@@ -61,14 +67,14 @@ def over(runner: RunnerProcess, folder: Path, data: bytes, rows: int, format: st
     return [json.loads(line)["text_output"] for line in found.splitlines()]
 
 
-def test_prompts_as_inputs_with_parameters_for_all(runner, tmp_path):
-    assert answered(runner, tmp_path, texts("text_input", PROMPTS), texts("sampling_parameters", [GREEDY])) == ANSWERS
+def test_prompts_as_inputs_with_parameters_for_all(runner, folder):
+    assert answered(runner, folder, texts("text_input", PROMPTS), texts("sampling_parameters", [GREEDY])) == ANSWERS
 
 
-def test_parameters_for_each_prompt(runner, tmp_path):
+def test_parameters_for_each_prompt(runner, folder):
     schema = '{"json_schema": {"enum": ["yes", "no"]}}'
     parameters = [GREEDY, '{"max_tokens": 3, "temperature": 0}', schema]
-    found = answered(runner, tmp_path, texts("text_input", PROMPTS[:3]), texts("sampling_parameters", parameters))
+    found = answered(runner, folder, texts("text_input", PROMPTS[:3]), texts("sampling_parameters", parameters))
     assert found[:2] == [ANSWERS[0], ANSWERS[1][:3]]
     assert found[2] in ('"yes"', '"no"')
 
@@ -80,7 +86,7 @@ def npz(**columns: list[str]) -> bytes:
 
 
 @pytest.mark.parametrize("format", ["jsonl", "csv", "npz"])
-def test_every_row_of_a_data_set_gets_its_answer(runner, tmp_path, format):
+def test_every_row_of_a_data_set_gets_its_answer(runner, folder, format):
     quoted = GREEDY.replace('"', '""')
     data = {
         "jsonl": "".join(
@@ -91,7 +97,7 @@ def test_every_row_of_a_data_set_gets_its_answer(runner, tmp_path, format):
         ).encode(),
         "npz": npz(text_input=PROMPTS, sampling_parameters=[GREEDY] * len(PROMPTS)),
     }[format]
-    assert over(runner, tmp_path, data, len(PROMPTS), format) == ANSWERS
+    assert over(runner, folder, data, len(PROMPTS), format) == ANSWERS
 
 
 @pytest.mark.parametrize(
@@ -108,20 +114,20 @@ def test_every_row_of_a_data_set_gets_its_answer(runner, tmp_path, format):
         ([texts("text_input", ["a"]), texts("sampling_parameters", ['{"grammar": "root ::= ("}'])], "does not parse"),
     ],
 )
-def test_what_cannot_be_is_told_and_the_next_job_runs(runner, tmp_path, inputs, words):
+def test_what_cannot_be_is_told_and_the_next_job_runs(runner, folder, inputs, words):
     with pytest.raises(AttemptFailed) as failed:
-        answered(runner, tmp_path, *inputs)
+        answered(runner, folder, *inputs)
     assert words in failed.value.failure.message
     assert (
-        answered(runner, tmp_path, texts("text_input", PROMPTS[:1]), texts("sampling_parameters", [GREEDY]))
+        answered(runner, folder, texts("text_input", PROMPTS[:1]), texts("sampling_parameters", [GREEDY]))
         == ANSWERS[:1]
     )
 
 
-def test_a_row_that_cannot_be_is_named(runner, tmp_path):
+def test_a_row_that_cannot_be_is_named(runner, folder):
     data = npz(text_input=[*PROMPTS[:20], "x" * 600])
     with pytest.raises(AttemptFailed) as failed:
-        over(runner, tmp_path, data, 21, "npz")
+        over(runner, folder, data, 21, "npz")
     assert "Rows 17 to 21: Prompt 5 of 5: The prompt has 601 tokens" in failed.value.failure.message
 
 
