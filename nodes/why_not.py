@@ -46,6 +46,7 @@ WITHOUT_STOPPING = {
     "offline": "start its agent",
     "draining": "resume it, if it is yours",
     "busy": "wait for a job there to end",
+    "program": "change what the reason says, if it is yours",
 }
 
 

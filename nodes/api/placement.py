@@ -24,7 +24,7 @@ class WhyNotSerializer(serializers.Serializer[Any]):
     node = serializers.CharField(source="refusal.node")
     code = serializers.CharField(
         source="refusal.code",
-        help_text="The filter that failed: offline, draining, format, hardware_class, memory_unknown, memory, busy.",
+        help_text="The filter that failed: offline, draining, format, hardware_class, memory_unknown, memory, busy, program.",
     )
     reason = serializers.CharField(source="refusal.reason")
     device = serializers.CharField(
