@@ -19,7 +19,7 @@ from protocol.errors import BadRequest, LoadFailed, RunFailed
 from protocol.tensors import Signature, TensorSpec
 from tests.runtimes.digits import DIGITS
 from tests.runtimes.torch_loading import ANY, exported, loaded, run, scripted
-from tests.workers.waiting import until
+from tests.waiting import until
 from workers.runtimes.base import Interrupted
 
 

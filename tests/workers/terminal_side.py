@@ -18,7 +18,7 @@ import redis
 from protocol import names, terminal
 from protocol.messages import TerminalEnded, TerminalSpec
 from tests.e2e.quickstarts import PROJECT
-from tests.workers.waiting import until
+from tests.waiting import until
 from workers import settings
 from workers.terminal.orders import Order, shell_of
 
@@ -99,7 +99,7 @@ class TerminalSide:
             self.read()
             return text in self.output
 
-        until(there, seconds, f"{text!r}; there is {bytes(self.output[-300:])!r}")
+        until(there, f"{text!r}; there is {bytes(self.output[-300:])!r}", seconds=seconds)
         return bytes(self.output)
 
     def quiet(self) -> None:
@@ -122,7 +122,7 @@ class TerminalSide:
 
     def ended(self, seconds: float = 20) -> TerminalEnded:
         assert self.process.stdout
-        until(lambda: self.read() or self.process.poll() is not None, seconds, "the process has ended")
+        until(lambda: self.read() or self.process.poll() is not None, "the process has ended", seconds=seconds)
         return msgspec.json.decode(self.process.stdout.read(), type=TerminalEnded)
 
     def _take(self, frame: bytes) -> None:

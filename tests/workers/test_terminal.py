@@ -12,9 +12,9 @@ import psutil
 import pytest
 
 from protocol import terminal
+from tests.waiting import until
 from tests.workers import terminal_side
 from tests.workers.terminal_side import TerminalSide
-from tests.workers.waiting import until
 
 IS_ROOT = os.geteuid() == 0
 needs_root = pytest.mark.skipif(not IS_ROOT, reason="Only root can become another user, or enter namespaces.")
@@ -78,7 +78,7 @@ def test_not_even_kill_9_of_the_process_that_holds_it_leaves_something(redis_url
         for escape in ESCAPES.values():
             side.run(escape.replace("{}", mark))
         side.process.kill()
-        until(lambda: marked(mark) == [], 3)
+        until(lambda: marked(mark) == [], seconds=3)
 
 
 @needs_root

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from protocol.messages import DeviceFacts
-from tests.workers.waiting import until
+from tests.waiting import until
 from workers.hardware import use
 from workers.hardware.use import Use
 
