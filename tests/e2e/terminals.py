@@ -17,7 +17,8 @@ import msgspec
 import psutil
 
 from protocol.terminal import FRAME_MOST_BYTES
-from tests.e2e.quickstarts import PROJECT, free_port, until
+from tests.e2e.quickstarts import PROJECT, free_port
+from tests.waiting import until
 from tests.with_services import redis
 
 PEOPLE = ("olga", "tom", "otto", "eve")  # the node's owner, an operator, an observer, an outsider
@@ -80,7 +81,12 @@ class Stack:
         words += ["--ws-max-size", str(FRAME_MOST_BYTES), "--ws-per-message-deflate", "false"]
         self._start("web", words, self.env)
         with httpx2.Client(base_url=self.url, timeout=5) as client:
-            until(lambda: _answers(client), "the web process is ready", START_SECONDS, lambda: self.log("web"))
+            until(
+                lambda: _answers(client),
+                "the web process is ready",
+                seconds=START_SECONDS,
+                context=lambda: self.log("web"),
+            )
 
     def start_recorder(self) -> None:
         self._start("recorder", ["manage.py", "record_terminals"], self.env)
@@ -101,8 +107,8 @@ class Stack:
             until(
                 lambda: api.get(f"/api/v1/nodes/{NODE}/").json().get("state") == "online",
                 "the node is online",
-                START_SECONDS,
-                lambda: self.log("agent"),
+                seconds=START_SECONDS,
+                context=lambda: self.log("agent"),
             )
 
     def kill(self, name: str, number: signal.Signals = signal.SIGKILL) -> None:

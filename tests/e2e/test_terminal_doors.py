@@ -17,9 +17,9 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from protocol import terminal
 from protocol.terminal import Hello
-from tests.e2e.quickstarts import until
 from tests.e2e.terminal_client import Client, in_loop
 from tests.e2e.terminals import NODE, Stack
+from tests.waiting import until
 
 U64_MOST = 2**64 - 1
 ME = pwd.getpwuid(os.getuid()).pw_name
@@ -295,7 +295,7 @@ async def test_a_right_that_is_withdrawn_ends_terminal_and_watching_within_five_
             assert api.delete(f"{grants}otto/").status_code == 204
         await client.until(lambda: client.closed, 5)
         await watcher.until(lambda: watcher.closed, 5)
-        until(lambda: not sleeping(912345678), "its processes are gone", 5)
+        until(lambda: not sleeping(912345678), "its processes are gone", seconds=5)
         assert client.closed[0] == watcher.closed[0] == terminal.REFUSED
         assert "withdrawn" in client.closed[1]
         assert (await said(stack, session["id"], hello(resume=client._resume), name="tom"))[0] == terminal.REFUSED
@@ -348,7 +348,7 @@ async def test_when_the_agent_is_killed_its_terminals_go_and_are_known_to_be_gon
         await client.run("setsid sleep 923456789 &")
         until(lambda: sleeping(923456789), "it sleeps")
         await asyncio.to_thread(stack.kill, "agent")
-        until(lambda: not sleeping(923456789), "its processes are gone", 5)
+        until(lambda: not sleeping(923456789), "its processes are gone", seconds=5)
         await client.until(lambda: client.exit, 10)
     stack.start_agent(ME)
     reopened = stack.open()

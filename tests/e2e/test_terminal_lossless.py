@@ -10,9 +10,9 @@ from pathlib import Path
 
 import msgspec
 
-from tests.e2e.quickstarts import until
 from tests.e2e.terminal_client import Client, in_loop
 from tests.e2e.terminals import Stack
+from tests.waiting import until
 
 LINES = 1_000_000
 CUTS, KILLS = 20, 2

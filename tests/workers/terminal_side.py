@@ -99,7 +99,7 @@ class TerminalSide:
             self.read()
             return text in self.output
 
-        until(there, seconds, f"{text!r}; there is {bytes(self.output[-300:])!r}")
+        until(there, f"{text!r}; there is {bytes(self.output[-300:])!r}", seconds=seconds)
         return bytes(self.output)
 
     def quiet(self) -> None:
@@ -122,7 +122,7 @@ class TerminalSide:
 
     def ended(self, seconds: float = 20) -> TerminalEnded:
         assert self.process.stdout
-        until(lambda: self.read() or self.process.poll() is not None, seconds, "the process has ended")
+        until(lambda: self.read() or self.process.poll() is not None, "the process has ended", seconds=seconds)
         return msgspec.json.decode(self.process.stdout.read(), type=TerminalEnded)
 
     def _take(self, frame: bytes) -> None:

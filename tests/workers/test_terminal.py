@@ -78,7 +78,7 @@ def test_not_even_kill_9_of_the_process_that_holds_it_leaves_something(redis_url
         for escape in ESCAPES.values():
             side.run(escape.replace("{}", mark))
         side.process.kill()
-        until(lambda: marked(mark) == [], 3)
+        until(lambda: marked(mark) == [], seconds=3)
 
 
 @needs_root
