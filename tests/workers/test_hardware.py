@@ -11,7 +11,7 @@ import msgspec
 import psutil
 import pytest
 
-from tests.workers.waiting import until
+from tests.waiting import until
 from workers.hardware import cgroups, cpu, machine, memory
 from workers.hardware.probing import CannotTell, attempt
 from workers.runtimes import catalogue
