@@ -14,6 +14,7 @@ from protocol.terminal import Mode
 from terminal.broker import Broker
 
 AT_ONCE = 16  # entries in one read: what waits in memory for a slow client
+BULK_BYTES = 1024  # after a frame of more than that the others have their turn
 BLOCK_MS = 5000
 SILENT_SECONDS = 15.0  # Redis hangs
 UNHEARD_SECONDS = 600  # a node that never comes leaves no list behind; one that does renews it
@@ -76,6 +77,8 @@ class Attachment:
                     self.at_ms = int(id.partition(b"-")[0])
                     if (passed := self._sort_out(frame)) is not None:
                         yield passed
+                        if len(frame) > BULK_BYTES:
+                            await asyncio.sleep(0)
         finally:
             reader.abort()
 

@@ -22,7 +22,10 @@ from workers.terminal.ring import Ring
 
 log = logging.getLogger(__name__)
 
-GATHER_SECONDS = 0.004  # a flood is sent in large pieces; what comes after a pause goes at once
+# What comes after a pause goes at once; what follows soon is gathered for a moment; a flood goes in large pieces, for
+# each costs Redis, the web process and the recorder about the same, whatever its size.
+GATHER_SECONDS, FLOOD_SECONDS = 0.004, 0.02
+FLOOD_BYTES = 4096
 TOUCH_SECONDS = 60.0
 KEYS_LIVE_SECONDS = 600  # after the last touch: a node that was cut off leaves nothing behind
 
@@ -40,6 +43,7 @@ class Outlet:
         self._inack: int | None = None
         self._saying: deque[tuple[int, Frames]] = deque()
         self._stopping = False
+        self._last, self._last_bytes = 0.0, 0  # when output was sent, and how much
         self._touched = -TOUCH_SECONDS
         self._thread = threading.Thread(target=self._run, name="outlet", daemon=True)
 
@@ -67,7 +71,6 @@ class Outlet:
 
     def _run(self) -> None:
         backoff = Backoff(0.05, 2)
-        last = 0.0
         while True:
             with self.changed:
                 while not self._has_something():
@@ -76,9 +79,7 @@ class Outlet:
                     self.changed.wait(TOUCH_SECONDS / 2)
                     if time.monotonic() - self._touched > TOUCH_SECONDS:
                         break
-                pause = GATHER_SECONDS - (time.monotonic() - last)
-                if pause > 0 and not self._saying and self._ring.head - self._sent < OUT_MOST_BYTES:
-                    self.changed.wait(pause)
+                self._gather()
                 frames, said, sent, inack = self._next()
             try:
                 self._push(frames)
@@ -89,9 +90,10 @@ class Outlet:
                 time.sleep(backoff.seconds())
                 continue
             backoff.reset()
-            last = time.monotonic()
             with self.changed:
-                self._sent = sent
+                if sent > self._sent:
+                    self._last, self._last_bytes = time.monotonic(), sent - self._sent
+                    self._sent = sent
                 for _ in range(said):
                     self._saying.popleft()
                 if self._inack == inack:
@@ -100,6 +102,16 @@ class Outlet:
 
     def _has_something(self) -> bool:
         return bool(self._saying) or self._inack is not None or self._ring.head > self._sent
+
+    def _gather(self) -> None:
+        if not self._saying and self._ring.head == self._sent:  # there is an INACK only; the echo follows on its heels
+            self.changed.wait_for(lambda: self._is_urgent() or self._ring.head > self._sent, GATHER_SECONDS)
+        pause = self._last - time.monotonic() + (FLOOD_SECONDS if self._last_bytes > FLOOD_BYTES else GATHER_SECONDS)
+        if pause > 0:
+            self.changed.wait_for(self._is_urgent, pause)
+
+    def _is_urgent(self) -> bool:
+        return bool(self._saying) or self._stopping or self._ring.head - self._sent >= OUT_MOST_BYTES
 
     def _next(self) -> tuple[list[bytes], int, int, int | None]:
         """Frames to send; how many of `_saying` are in them; up to which offset they go; which input they confirm."""

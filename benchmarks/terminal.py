@@ -1,0 +1,206 @@
+"""How long a key takes to come back as its echo, over the whole path (websocket, consumer, Redis, the terminal's
+process, its PTY, and back), beside a bare PTY in the same run: alone, with idle sockets, and with sessions that flood.
+
+    python -m benchmarks.terminal                     500 idle sockets, 20 flooding sessions
+    python -m benchmarks.terminal --idle 50 --floods 2 --keys 300
+
+It starts a control plane and a node of its own, on a PostgreSQL and a Redis of its own. The load runs on the same
+machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import multiprocessing
+import os
+import pty
+import pwd
+import resource
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import AsyncExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import psutil
+
+from tests.e2e.terminal_client import Client
+from tests.e2e.terminals import NODE, Stack, running
+from tests.with_services import postgres
+
+WATCHED = 20  # idle sessions, which the idle sockets watch
+P50_MS, P99_MS = 5.0, 25.0  # what is asked for, with idle sockets and floods
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--idle", type=int, default=500, help="sockets that are only open (default: 500)")
+    parser.add_argument("--floods", type=int, default=20, help="sessions that run `yes` (default: 20)")
+    parser.add_argument("--keys", type=int, default=1000, help="for each figure (default: 1000)")
+    arguments = parser.parse_args()
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    with tempfile.TemporaryDirectory(prefix="cyxwiz-bench-", ignore_cleanup_errors=True) as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        os.environ.setdefault("SECRET_KEY", "only-for-this-run")
+        with (
+            postgres(folder / "postgres") as database_url,
+            running(folder / "stack", database_url, user=pwd.getpwuid(os.getuid()).pw_name) as stack,
+        ):
+            asyncio.run(_measure(stack, arguments))
+
+
+async def _measure(stack: Stack, arguments: argparse.Namespace) -> None:
+    print(f"\n{'':44}{'through CyxWiz':>18}     {'a bare PTY meanwhile':>18}")
+    print(f"{'':44}{'p50 ms':>9}{'p99 ms':>9}     {'p50 ms':>9}{'p99 ms':>9}", flush=True)
+    async with AsyncExitStack() as open_ones:
+        typist = await _open(stack, open_ones)
+        _show("alone", await _echoes(typist, arguments.keys))
+        # In a process of its own: what the load costs itself is no delay of ours.
+        steps = multiprocessing.get_context("spawn")
+        told, said = steps.Queue(), steps.Queue()
+        load = steps.Process(
+            target=_load, args=(stack.url, stack.keys, arguments.idle, arguments.floods, told, said), daemon=True
+        )
+        load.start()
+        await asyncio.to_thread(said.get)
+        _show(f"with {arguments.idle} idle sockets", await _echoes(typist, arguments.keys))
+        told.put("flood")
+        await asyncio.to_thread(said.get)
+        before = _cpu_seconds(stack)
+        begun = time.perf_counter()
+        flooded = await _echoes(typist, arguments.keys)
+        seconds = time.perf_counter() - begun
+        spent = {name: (after - before.get(name, 0)) / seconds for name, after in _cpu_seconds(stack).items()}
+        memory = ", ".join(f"{name} {stack.resident_mib(name):.0f} MiB" for name in ("web", "recorder", "agent"))
+        held = [process.memory_info().rss / 2**20 for process in stack.holders()]
+        told.put("end")
+        rate = await asyncio.to_thread(said.get) / 2**20
+        load.join()
+        _show(f"and {arguments.floods} sessions flooding, {rate:.1f} MiB/s", flooded)
+        print("\nCores used meanwhile: " + ", ".join(f"{name} {cores:.2f}" for name, cores in spent.items()))
+        print(f"Memory: {memory}, each of {len(held)} terminals {sum(held) / len(held):.0f} MiB.")
+        p50, p99 = _percentile(flooded[0], 0.5), _percentile(flooded[0], 0.99)
+        kept = "kept" if p50 < P50_MS and p99 < P99_MS else "NOT kept"
+        print(f"Asked for: p50 < {P50_MS:.0f} ms, p99 < {P99_MS:.0f} ms with all of it: {kept}.")
+        print(f"Load of the machine meanwhile: {os.getloadavg()[0]:.1f}, on {psutil.cpu_count()} cores.")
+
+
+def _load(url: str, keys: dict[str, str], idle: int, floods: int, told: Any, said: Any) -> None:
+    """Opens what is idle, says so; floods when it is told to, until it is told to end; says how fast (bytes/s)."""
+    where = Where(url, keys)
+
+    async def run() -> None:
+        async with AsyncExitStack() as open_ones:
+            watched = [where.open() for _ in range(min(WATCHED, idle))]
+            for session in watched:
+                await _attach(where, open_ones, session)
+            with where.api("olga") as owner:
+                owner.post(f"/api/v1/terminal/nodes/{NODE}/grants/", json={"user": "otto", "role": "observer"})
+            with where.api("otto") as watcher:
+                for number in range(idle - len(watched)):
+                    session = watched[number % len(watched)]
+                    ticket = watcher.post(f"/api/v1/terminal/sessions/{session['id']}/tickets").json()["ticket"]
+                    await _attach(where, open_ones, {**session, "ticket": ticket}, "otto")
+            flooding = [await _open(where, open_ones) for _ in range(floods)]
+            said.put("idle")
+            await asyncio.to_thread(told.get)
+            for flood in flooding:
+                await flood.send(b"yes 'a line of a program that says too much'\n")
+            await asyncio.sleep(1)
+            said.put("flooding")
+            before, begun = sum(flood.next for flood in flooding), time.perf_counter()
+            await asyncio.to_thread(told.get)
+            said.put((sum(flood.next for flood in flooding) - before) / (time.perf_counter() - begun))
+            for flood in flooding:
+                await flood.send(b"\x03")
+
+    asyncio.run(run())
+
+
+class Where:
+    """A control plane that runs, as a client knows it."""
+
+    def __init__(self, url: str, keys: dict[str, str]) -> None:
+        self.url, self.keys = url, keys
+
+    def api(self, name: str) -> httpx2.Client:
+        return httpx2.Client(base_url=self.url, headers={"Authorization": f"Bearer {self.keys[name]}"}, timeout=30)
+
+    def open(self) -> dict[str, str]:
+        with self.api("olga") as api:
+            answer = api.post("/api/v1/terminal/sessions/", json={"node": NODE})
+        assert answer.status_code == 201, answer.text
+        return dict(answer.json())
+
+
+def _cpu_seconds(stack: Stack) -> dict[str, float]:
+    spent = {name: sum(psutil.Process(process.pid).cpu_times()[:2]) for name, process in stack.processes.items()}
+    holders = sum(sum(process.cpu_times()[:2]) for process in stack.holders())
+    return spent | {"terminals": holders, "typist": time.process_time()}
+
+
+async def _open(where: Stack | Where, open_ones: AsyncExitStack) -> Client:
+    client = await _attach(where, open_ones, where.open())
+    await client.run("stty -echo; PS1=; true", 60)
+    return client
+
+
+async def _attach(
+    where: Stack | Where, open_ones: AsyncExitStack, session: dict[str, str], name: str = "olga"
+) -> Client:
+    client = await open_ones.enter_async_context(Client(where.url, where.keys[name], session, keep=4096))
+    await client.until(lambda: client.ready, 60)
+    return client
+
+
+async def _echoes(client: Client, keys: int) -> tuple[list[float], list[float]]:
+    """Seconds from sending a key to having its echo; and, between the keys, those of a PTY in this process whose
+    program answers, which tells how busy the machine is."""
+    await client.send(b"stty echo; cat >/dev/null\n")
+    await asyncio.sleep(0.5)
+    through, bare = [], []
+    with _bare_pty() as master:
+        for number in range(keys):
+            begun = time.perf_counter()
+            os.write(master, b"k\n")
+            os.read(master, 100)
+            bare.append(time.perf_counter() - begun)
+            at = client.next
+            begun = time.perf_counter()
+            await client.send(b"k" if number % 64 else b"\n")
+            await client.until(lambda at=at: client.next > at)  # type: ignore[misc]
+            through.append(time.perf_counter() - begun)
+            await asyncio.sleep(0.002)  # nobody types faster; and no key meets the echo before it
+    await client.send(b"\x03stty -echo\n")
+    return through, bare
+
+
+@contextmanager
+def _bare_pty() -> Iterator[int]:
+    pid, master = pty.fork()
+    if pid == 0:
+        os.execv("/bin/sh", ["sh", "-c", "stty -echo; echo ready; exec cat"])
+    while b"ready" not in os.read(master, 1000):
+        pass
+    yield master
+    os.close(master)
+    os.waitpid(pid, 0)
+
+
+def _show(what: str, measured: tuple[list[float], list[float]]) -> None:
+    through, bare = ([_percentile(seconds, part) for part in (0.5, 0.99)] for seconds in measured)
+    print(f"{what:44}{through[0]:9.2f}{through[1]:9.2f}     {bare[0]:9.2f}{bare[1]:9.2f}", flush=True)
+
+
+def _percentile(seconds: Sequence[float], part: float) -> float:
+    """In milliseconds."""
+    return sorted(seconds)[min(len(seconds) - 1, int(part * len(seconds)))] * 1000
+
+
+if __name__ == "__main__":
+    main()
