@@ -158,8 +158,9 @@ def test_a_runner_stays_within_the_guess_at_its_memory(owner, digits, images, fo
     arrays(digits[format].ask(image=np.repeat(images, 8, axis=0)))
     version = services.add_version(owner=owner.user, name="digits", chunks=[(DIGITS / file).read_bytes()])
     assert version.format == format
-    taken = digits[format].process.memory_bytes
-    assert taken <= memory.estimate_bytes(version, {}) <= 4 * taken
+    use = digits[format].process.measure()
+    assert use is not None
+    assert use.resident <= memory.estimate_bytes(version, {}) <= 4 * use.resident
 
 
 def test_strings_odd_names_and_failures_of_a_savedmodel(savedmodels, tmp_path):

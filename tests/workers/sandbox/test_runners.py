@@ -43,7 +43,8 @@ def start(tmp_path: Path) -> Iterator[Callable[[], Started]]:
 
 
 def died(runner: Started, *words: str) -> None:
-    assert runner.process.read() == []
+    while runner.process.read():  # it may have answered before
+        pass
     failure = runner.process.died().failure
     assert failure.code == "runner_died"
     for word in words:
@@ -86,7 +87,6 @@ def test_a_job_that_takes_too_much_memory_says_so(tmp_path: Path):
 def test_a_full_scratch_folder_ends_it(start):
     good, bad = start(), start()
     bad.send(command("litter 200"))
-    bad.receive()
     died(bad, "was ended", "64 MiB", "scratch folder")
     assert good.ask(floats("x", 1)).error_code == ""
 
@@ -107,7 +107,6 @@ def test_very_many_threads_end_it(start, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(runner_process, "MOST_THREADS", 200)
     good, bad = start(), start()
     bad.send(command("threads 400"))
-    bad.receive()
     died(bad, "more than 200 threads")
     assert good.ask(floats("x", 1)).error_code == ""
 
