@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import httpx2
 import msgspec
@@ -16,6 +16,7 @@ from accounts import live
 from gateway.asgi import Gateway
 from protocol import credentials, names, routes
 from protocol.tensors import TensorSpec
+from protocol.text import INPUTS, OUTPUTS
 from tests.gateway.node import Node, echo
 from tests.waiting import until
 from tests.web_server import Server
@@ -134,3 +135,13 @@ def deploy(control, http):
         return route
 
     return deploy
+
+
+@pytest.fixture
+def text(deploy, node) -> Callable:
+    """text([answer, …]): a deployment of a language model."""
+
+    def text(answers, name="model", **more):
+        return deploy(node, answers, name, task="text", inputs=INPUTS, outputs=OUTPUTS, platform="llama_cpp", **more)
+
+    return text

@@ -119,3 +119,11 @@ if __name__ == "__main__":
     node.seen = type("Nothing", (), {"append": lambda self, _: None})()  # type: ignore[assignment]
     with node:
         threading.Event().wait()
+
+
+def say(replica: bytes, request: Generate | Embed) -> list[Chunk] | Embeddings:
+    """Always the same, in pieces or as a whole."""
+    if isinstance(request, Embed):
+        return Embeddings([struct.pack("<2f", 1, 2)] * len(request.inputs), prompt_tokens=4)
+    end = Chunk("" if request.stream else "one two", "length", 7, 2, 3, 50)
+    return [Chunk("one "), Chunk("two"), end] if request.stream else [end]

@@ -3,11 +3,9 @@ OpenAI's own client, and at /v2 as Triton has it."""
 
 from __future__ import annotations
 
-import json
-import struct
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx2
@@ -21,9 +19,9 @@ from gateway import text as gateway_text
 from gateway.asgi import Gateway
 from protocol import frames, names
 from protocol.routes import Abilities
-from protocol.text import INPUTS, OUTPUTS, Chunk, Embed, Embeddings, Generate
+from protocol.text import Chunk, Embeddings, Generate
 from tests.gateway.conftest import BODY_LIMIT_BYTES, Control
-from tests.gateway.node import Node, lose, stay_silent
+from tests.gateway.node import Node, lose, say, stay_silent
 from tests.waiting import until
 from tests.web_server import Server
 from tests.with_services import free_port, running, wait_for
@@ -31,27 +29,9 @@ from tests.with_services import free_port, running, wait_for
 HELLO = [{"role": "user", "content": "Hello"}]
 
 
-def say(replica: bytes, request: Generate | Embed) -> list[Chunk] | Embeddings:
-    """Always the same, in pieces or as a whole."""
-    if isinstance(request, Embed):
-        return Embeddings([struct.pack("<2f", 1, 2)] * len(request.inputs), prompt_tokens=4)
-    end = Chunk("" if request.stream else "one two", "length", 7, 2, 3, 50)
-    return [Chunk("one "), Chunk("two"), end] if request.stream else [end]
-
-
 def begin(replica: bytes, request: Generate) -> list[Chunk]:
     """Says the first word and no more."""
     return [Chunk("one ")]
-
-
-@pytest.fixture
-def text(deploy, node) -> Callable:
-    """text([answer, …]): a deployment of a language model."""
-
-    def text(answers, name="model", **more):
-        return deploy(node, answers, name, task="text", inputs=INPUTS, outputs=OUTPUTS, platform="llama_cpp", **more)
-
-    return text
 
 
 @pytest.fixture
@@ -322,64 +302,6 @@ def test_tokens_are_counted_by_the_minute(client, text):
 
     until(lambda: counts() == [3, 0, 18, 4])
     connection.close()
-
-
-def test_language_models_as_the_open_inference_protocol_shows_them(http, text):
-    text([say], created=1234567890)
-    known = http.get("/v2/models/model").json()
-    assert known["inputs"] == [{"name": "text_input", "datatype": "BYTES", "shape": [1]}]
-    assert known["outputs"] == [{"name": "text_output", "datatype": "BYTES", "shape": [1]}]
-    assert known["platform"] == "llama_cpp"
-    assert http.get("/v2/models/model/config").json()["input"][0]["data_type"] == "TYPE_STRING"
-    assert http.get("/v1/models/model").json()["created"] == 1234567890
-
-
-def test_generate_takes_parameters_beside_or_within(http, node, text):
-    text([say])
-    address = "/v2/models/model/versions/3/generate"
-    within = {"parameters": {"top_k": 3, "stop": "x", "repetition_penalty": 1.5, "stream": False}}
-    beside = {"top_k": 3, "stop": ["x"], "repetition_penalty": 1.5}
-    for more in (within, beside):
-        assert http.post(address, json={"text_input": "Once"} | more).json()["text_output"] == "one two"
-        asked = node.seen[-1][1]
-        assert (asked.prompt, asked.top_k, asked.stop, asked.repeat_penalty) == ("Once", 3, ["x"], 1.5)
-    assert http.post("/v2/models/model/versions/4/generate", json={"text_input": "x"}).status_code == 404
-    assert http.get(address).status_code == 405
-
-
-@pytest.mark.parametrize(
-    ("body", "words"),
-    [
-        ({}, "text_input"),
-        ({"text_input": 7}, "text_input"),
-        ([], "JSON object"),
-        ({"text_input": "x", "parameters": {"temprature": 1}}, "temprature"),
-        ({"text_input": "x", "max_tokens": "5"}, "max_tokens"),
-        ({"text_input": "x", "seed": 2**70}, "seed"),
-        ({"text_input": "x", "id": 5}, "id"),
-        ({"text_input": "x", "exclude_input_in_output": False}, "never repeats"),
-    ],
-)
-def test_generate_says_what_is_wrong(http, text, body, words):
-    text([say])
-    for how in ("generate", "generate_stream"):
-        refused = http.post(f"/v2/models/model/{how}", json=body)
-        assert refused.status_code == 400
-        assert words in refused.json()["error"]
-
-
-def test_a_generate_stream_that_breaks_ends_with_an_error(http, text):
-    text([lambda *_: [Chunk("one "), frames.Error("run_failed", "It broke.")]])
-    answer = http.post("/v2/models/model/generate_stream", json={"text_input": "x"})
-    assert answer.headers["content-type"] == "text/event-stream; charset=utf-8"
-    events = [json.loads(event.removeprefix("data: ")) for event in answer.text.strip().split("\n\n")]
-    assert events == [{"model_name": "model", "model_version": "3", "text_output": "one "}, {"error": "It broke."}]
-
-
-def test_a_stream_that_is_refused_has_a_status(http, text):
-    text([lambda *_: frames.Error("bad_request", "No.")])
-    refused = http.post("/v2/models/model/generate_stream", json={"text_input": "x"})
-    assert (refused.status_code, refused.json()) == (400, {"error": "No."})
 
 
 def test_a_generation_that_redis_cut_off_is_ended_when_redis_is_back(tmp_path):
