@@ -6,6 +6,7 @@ quick far end when the gateway alone is measured:
 
 from __future__ import annotations
 
+import struct
 import sys
 import threading
 import uuid
@@ -16,7 +17,7 @@ import redis
 
 from protocol import frames, names
 from protocol.tensors import Tensor
-from protocol.text import Chunk
+from protocol.text import Chunk, Embed, Embeddings, Generate
 
 Said = frames.Answered | frames.Error
 # A list is an answer in pieces. One that does not end in a last piece (a Chunk with a finish_reason) stays open.
