@@ -19,7 +19,7 @@ CHECKING := SECRET_KEY=only-for-checks CYXWIZ_HOME=$(VENV)/check DATABASE_URL=sq
 SHELL := bash
 .SHELLFLAGS := -eo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo serve node test check bench setup runtimes clean redis check-format check-lint check-types check-imports check-django check-migrations test-postgres test-sqlite opencl
+.PHONY: help demo serve node test check bench setup runtimes clean redis check-format check-lint check-types check-imports check-django check-migrations test-processes test-control test-sqlite opencl
 .DELETE_ON_ERROR:
 
 help: ## List the targets
@@ -35,15 +35,27 @@ node: $(NODE) ## Join this machine to a control plane and run models for it; URL
 	@if [ -n "$(TOKEN)" ]; then CYXWIZ_JOIN_TOKEN="$(TOKEN)" $(VENV)-node/bin/python -m workers join "$(URL)"; fi
 	@exec $(VENV)-node/bin/python -m workers run $(ARGS)
 
-test: test-postgres test-sqlite ## The whole suite on PostgreSQL, then a smaller run on SQLite; ARGS="-k name"
+# Much of a test's time is waiting for processes to start, so two parts run side by side, each with servers of its own
+# unless they are to use given ones.
+test: $(TEST) opencl ## The whole suite on PostgreSQL, and a smaller run on SQLite; ARGS="-k name"
+	@$(MAKE) --no-print-directory --jobs $(if $(DATABASE_URL)$(REDIS_URL),1,2) --keep-going test-processes test-control test-sqlite
+	@echo "All tests passed."
 
-test-postgres: $(TEST) opencl
-	@echo "== The whole suite, on PostgreSQL"
-	@$(BIN)/python tests/with_services.py $(BIN)/python -m pytest $(ARGS)
+PROCESSES := tests/e2e tests/runtimes tests/workers
+PYTEST := $(BIN)/python -m pytest
+NONE_CHOSEN := [ $$? = 5 ] # by ARGS, of this part
 
-test-sqlite: $(TEST) test-postgres
+test-processes: $(TEST)
+	@echo "== Nodes, runtimes and end-to-end tests, on PostgreSQL"
+	@$(BIN)/python tests/with_services.py $(PYTEST) $(PROCESSES) $(ARGS) || $(NONE_CHOSEN)
+
+test-control: $(TEST)
+	@echo "== All others, on PostgreSQL"
+	@$(BIN)/python tests/with_services.py $(PYTEST) $(PROCESSES:%=--ignore=%) $(ARGS) || $(NONE_CHOSEN)
+
+test-sqlite: $(TEST)
 	@echo "== What does not need PostgreSQL's guarantees, on SQLite"
-	@$(BIN)/python tests/with_services.py --sqlite $(BIN)/python -m pytest -m sqlite $(ARGS) || [ $$? = 5 ] # 5: ARGS chose none of them
+	@$(BIN)/python tests/with_services.py --sqlite $(PYTEST) -m sqlite $(ARGS) || $(NONE_CHOSEN)
 
 check: $(TEST) ## Format, lint, types, import contracts, Django's own checks, missing migrations
 	@$(MAKE) --no-print-directory --jobs --keep-going --output-sync=target check-types check-django check-migrations check-imports check-lint check-format
