@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import re
-import tempfile
 import zipfile
 from collections.abc import Callable, Collection
-from pathlib import Path
 
 from models_registry.formats import pickles, zipped
 from protocol.errors import ModelRefused
 
 SMALL_BYTES = 64
+SAVED_LIMIT_BYTES = 512 * 1024**2  # read whole
 # Written into every archive by torch._C.PyTorchFileWriter
 BOOKKEEPING = {"version", "byteorder", ".data/serialization_id", ".data/version", ".format_version"}
 BOOKKEEPING |= {".storage_alignment"}
@@ -69,14 +69,11 @@ class Archive:
         """A record that is itself a file of torch.save. Nobody loads it here, but others might."""
         if not self.size(name):
             return
-        with tempfile.NamedTemporaryFile(prefix="cyxwiz-") as copy:
-            for chunk in self._zip.stream(f"{self._root}/{name}"):
-                copy.write(chunk)
-            copy.flush()
-            try:
-                with zipped.opened(Path(copy.name)) as inner:
-                    saved = Archive(inner)
-                    saved.refuse_all_but(re.compile(r"data\.pkl|data/\d+"))
-                    saved.check_sizes("data", saved.check_pickle("data.pkl"))
-            except ModelRefused as refused:
-                raise ModelRefused(f"{name!r} in the archive: {refused.message} {advice}") from refused
+        copy = io.BytesIO(self.read(name, SAVED_LIMIT_BYTES))  # a check may not write
+        try:
+            with zipped.opened(copy) as inner:
+                saved = Archive(inner)
+                saved.refuse_all_but(re.compile(r"data\.pkl|data/\d+"))
+                saved.check_sizes("data", saved.check_pickle("data.pkl"))
+        except ModelRefused as refused:
+            raise ModelRefused(f"{name!r} in the archive: {refused.message} {advice}") from refused

@@ -13,8 +13,9 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 
 from protocol.errors import ModelRefused
 
@@ -39,9 +40,9 @@ LONGEST_COMMENT = 65535
 class Zip:
     """Open for reading; see `opened`."""
 
-    def __init__(self, path: Path, archive: zipfile.ZipFile) -> None:
-        self.path = path
-        self.size_bytes = path.stat().st_size
+    def __init__(self, file: BinaryIO, archive: zipfile.ZipFile) -> None:
+        self._file = file
+        self.size_bytes = file.seek(0, os.SEEK_END)
         self._archive = archive
         self.members = {info.filename: info for info in archive.infolist() if not info.is_dir()}
         self._starts: dict[str, int] = {}
@@ -87,50 +88,51 @@ class Zip:
         if sum(info.file_size for info in infos) > EXPANSION * self.size_bytes + EXPANSION_FREE_BYTES:
             raise ModelRefused(f"The archive unpacks to more than {EXPANSION} times its size.")
         end = 0
-        with self.path.open("rb") as file:
-            for info in sorted(infos, key=lambda info: info.header_offset):
-                _check_name(info)
-                if info.header_offset < end:
-                    raise ModelRefused(f"{info.filename!r} in the archive lies on the bytes of another file.")
-                self._starts[info.filename] = start = _start(file.fileno(), info)
-                end = start + info.compress_size
+        for info in sorted(infos, key=lambda info: info.header_offset):
+            _check_name(info)
+            if info.header_offset < end:
+                raise ModelRefused(f"{info.filename!r} in the archive lies on the bytes of another file.")
+            self._starts[info.filename] = start = _start(self._file, info)
+            end = start + info.compress_size
         if end > self.size_bytes:
             raise ModelRefused("The archive is cut off.")
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[Zip]:
+def opened(source: Path | BinaryIO) -> Iterator[Zip]:
     """Refuses what is no archive that can be trusted."""
-    _check_directory(path)
+    with source.open("rb") if isinstance(source, Path) else nullcontext(source) as file, _read(file) as archive:
+        yield Zip(file, archive)
+
+
+def _read(file: BinaryIO) -> zipfile.ZipFile:
+    _check_directory(file)
     try:
-        archive = zipfile.ZipFile(path)
+        return zipfile.ZipFile(file)
     except (zipfile.BadZipFile, NotImplementedError, ValueError, UnicodeDecodeError, struct.error) as error:
         raise ModelRefused(f"This is not a valid zip archive: {error}.") from error
-    with archive:
-        yield Zip(path, archive)
 
 
 def is_zip(head: bytes) -> bool:
     return head.startswith(MAGIC)
 
 
-def _check_directory(path: Path) -> None:
+def _check_directory(file: BinaryIO) -> None:
     """Its size, found where zipfile finds it."""
-    with path.open("rb") as file:
-        size = file.seek(0, 2)
-        tail_start = max(size - LONGEST_COMMENT - END.size, 0)
-        file.seek(tail_start)
-        tail = file.read()
-        at = tail.rfind(b"PK\x05\x06")
-        if at < 0 or len(tail) - at < END.size:
-            raise ModelRefused("This is not a valid zip archive: its directory is missing; perhaps it was cut off.")
-        _, _, _, _, members, directory_bytes, _, _ = END.unpack_from(tail, at)
-        locator_at = tail_start + at - END_LOCATOR_64.size
-        if locator_at >= END_64.size:
-            file.seek(locator_at - END_64.size)
-            before = file.read(END_64.size + END_LOCATOR_64.size)
-            if before[END_64.size :].startswith(b"PK\x06\x07") and before.startswith(b"PK\x06\x06"):
-                *_, members, directory_bytes, _ = END_64.unpack_from(before)
+    size = file.seek(0, 2)
+    tail_start = max(size - LONGEST_COMMENT - END.size, 0)
+    file.seek(tail_start)
+    tail = file.read()
+    at = tail.rfind(b"PK\x05\x06")
+    if at < 0 or len(tail) - at < END.size:
+        raise ModelRefused("This is not a valid zip archive: its directory is missing; perhaps it was cut off.")
+    _, _, _, _, members, directory_bytes, _, _ = END.unpack_from(tail, at)
+    locator_at = tail_start + at - END_LOCATOR_64.size
+    if locator_at >= END_64.size:
+        file.seek(locator_at - END_64.size)
+        before = file.read(END_64.size + END_LOCATOR_64.size)
+        if before[END_64.size :].startswith(b"PK\x06\x07") and before.startswith(b"PK\x06\x06"):
+            *_, members, directory_bytes, _ = END_64.unpack_from(before)
     if members > MEMBERS_LIMIT or directory_bytes > DIRECTORY_LIMIT_BYTES:
         raise ModelRefused(f"The archive has more than {MEMBERS_LIMIT:,} files.")
 
@@ -158,14 +160,15 @@ def _check_name(info: zipfile.ZipInfo) -> None:
         raise ModelRefused(f"{name!r} in the archive has two sizes.")
 
 
-def _start(fd: int, info: zipfile.ZipInfo) -> int:
+def _start(file: BinaryIO, info: zipfile.ZipInfo) -> int:
     """Where its bytes begin. Its own header must agree with the directory: readers differ in which they believe."""
-    header = os.pread(fd, LOCAL.size, info.header_offset)
+    file.seek(info.header_offset)
+    header = file.read(LOCAL.size)
     if len(header) < LOCAL.size or not header.startswith(b"PK\x03\x04"):
         raise ModelRefused(f"The directory of the archive points to no file for {info.filename!r}.")
     _, _, _, method, _, _, _, _, _, name_bytes, extra_bytes = LOCAL.unpack(header)
     start = info.header_offset + LOCAL.size + name_bytes + extra_bytes
-    name = os.pread(fd, name_bytes, info.header_offset + LOCAL.size)
+    name = file.read(name_bytes)
     if method != info.compress_type or name.decode(errors="replace") != info.orig_filename:
         raise ModelRefused(f"{info.filename!r} in the archive is another file by its own header.")
     return start

@@ -56,6 +56,7 @@ class Client:
         self.ready: Ready | None = None
         self.notices: list[Notice] = []
         self.pongs: dict[int, float] = {}
+        self._may_type = False  # on this connection: after READY
         self.paused = False  # does not acknowledge
         self._changed = asyncio.Condition()
         self._connection: ClientConnection | None = None
@@ -79,7 +80,7 @@ class Client:
             piece = content[at : at + terminal.IN_MOST_BYTES]
             self.seq += 1
             self.unconfirmed.append((self.seq, piece))
-            if self.ready is not None:
+            if self._may_type:
                 await self.raw(terminal.SEQUENCE.pack(terminal.IN, self.seq) + piece)
 
     async def raw(self, frame: bytes) -> None:
@@ -129,6 +130,7 @@ class Client:
                     async with self._changed:
                         self.connections += 1
                         self._connection = connection
+                        self._may_type = False
                         self._changed.notify_all()
                     async for frame in connection:
                         assert isinstance(frame, bytes)
@@ -160,8 +162,11 @@ class Client:
                 self._resume = self.ready.resume
                 self._acked = self.next = self.ready.replay_from
                 self._confirmed(self.ready.last_seq)
-                for seq, content in self.unconfirmed:
-                    await self.raw(terminal.SEQUENCE.pack(terminal.IN, seq) + content)
+                sent = 0  # what is typed meanwhile comes after what was typed before
+                while again := [piece for piece in self.unconfirmed if piece[0] > sent]:
+                    for sent, content in again:
+                        await self.raw(terminal.SEQUENCE.pack(terminal.IN, sent) + content)
+                self._may_type = True
             elif kind == terminal.INACK:
                 self._confirmed(terminal.SEQUENCE.unpack(frame)[1])
             elif kind == terminal.EXIT:

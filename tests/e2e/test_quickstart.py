@@ -71,7 +71,7 @@ def test_a_whole_life(tmp_path: Path) -> None:
 def says_where_everything_is(quickstart: Quickstart) -> None:
     known = {"url", "api_key", "admin_user", "admin_password", "redis_url", "flower_url", "pids"}
     assert set(quickstart.state) == known
-    assert set(quickstart.pids) == {"quickstart", "redis", "web", "worker", "beat", "flower"}
+    assert set(quickstart.pids) == {"quickstart", "redis", "web", "worker", "beat", "flower", "recorder"}
     assert alive(list(quickstart.pids.values())) == list(quickstart.pids.values())
     with quickstart.api() as api:
         assert api.get("/api/v1/nodes/").json()["results"] == []

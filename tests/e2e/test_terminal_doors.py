@@ -14,6 +14,7 @@ from uuid import uuid4
 import psutil
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.frames import CloseCode
 
 from protocol import terminal
 from protocol.terminal import Hello
@@ -208,8 +209,10 @@ async def test_floods_of_frames_are_cut_off_and_cost_no_memory(stack: Stack) -> 
 
         before = stack.resident_mib("web")
         assert await after_ready(stack, session["id"], tiny) == terminal.TIMED_OUT
-        assert await after_ready(stack, session["id"], endless) == 1009
-        assert await after_ready(stack, session["id"], huge) == 1009
+        # Who is cut off while he still sends may find the connection reset before he reads why.
+        cut_off = (CloseCode.MESSAGE_TOO_BIG, CloseCode.ABNORMAL_CLOSURE)
+        assert await after_ready(stack, session["id"], endless) in cut_off
+        assert await after_ready(stack, session["id"], huge) in cut_off
         assert await after_ready(stack, session["id"], hasty) == terminal.TIMED_OUT
         assert stack.resident_mib("web") - before < 20
         assert await bystander.run("echo st''ill") == "still"

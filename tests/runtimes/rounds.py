@@ -29,7 +29,8 @@ def check(order: Order, folder: Path, seconds: float = 60) -> None:
         runner = RunnerProcess(folder, lambda *_: None)
         try:
             runner.load(order, seconds)
-            return runner.memory_bytes or 0
+            used = runner.measure()
+            return used.resident if used else 0
         finally:
             runner.close()
 
