@@ -1,7 +1,7 @@
 """Reads what a TensorFlow SavedModel says of itself: the inputs and outputs of its signature `serving_default`.
 
 A SavedModel is a program. What it may do is looked at by `savedmodel_operators`; why that holds for what TensorFlow
-does while it loads the folder stands in docs/decisions/007-savedmodel.md.
+does while it loads the folder stands in docs/decisions/009-savedmodel.md.
 """
 
 from __future__ import annotations
