@@ -11,7 +11,8 @@ import redis
 from accounts import live
 from tests.cast import Person, person
 
-# What a quickstart on SQLite rests on. `-m sqlite` runs these, without what is marked `postgres`.
+# What a quickstart on SQLite rests on. `-m sqlite` runs those of these tests that touch a database, without what is
+# marked `postgres`.
 SQLITE_FOLDERS = {"accounts", "nodes", "models_registry", "deployments", "jobs", "cyxwiz_site", "quickstart"}
 
 
@@ -21,8 +22,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         folder = item.path.relative_to(Path(__file__).parent).parts[0]
         if folder == "e2e":
             item.add_marker(pytest.mark.e2e)
-        if folder in SQLITE_FOLDERS and not item.get_closest_marker("postgres"):
+        if folder in SQLITE_FOLDERS and _touches_a_database(item) and not item.get_closest_marker("postgres"):
             item.add_marker(pytest.mark.sqlite)
+
+
+def _touches_a_database(item: pytest.Item) -> bool:
+    fixtures = {"db", "transactional_db"} & set(getattr(item, "fixturenames", ()))
+    return bool(fixtures or item.get_closest_marker("django_db"))
 
 
 # No deadline: the machine is shared, and a slow moment is no fault.
