@@ -17,6 +17,7 @@ import msgspec
 import psutil
 
 from protocol.terminal import FRAME_MOST_BYTES
+from tests import processes
 from tests.e2e.quickstarts import PROJECT, free_port
 from tests.waiting import until
 from tests.with_services import redis
@@ -121,12 +122,7 @@ class Stack:
 
     def holders(self) -> list[psutil.Process]:
         """The processes on the node that hold a terminal."""
-        found = []
-        for child in psutil.Process(self.processes["agent"].pid).children():
-            with contextlib.suppress(psutil.NoSuchProcess):
-                if "workers.terminal" in child.cmdline():
-                    found.append(child)
-        return found
+        return processes.running("workers.terminal", below_pid=self.processes["agent"].pid)
 
     def resident_mib(self, name: str) -> float:
         return psutil.Process(self.processes[name].pid).memory_info().rss / 2**20

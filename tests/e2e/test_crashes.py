@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import signal
 import subprocess
@@ -15,8 +14,8 @@ from pathlib import Path
 
 import httpx2
 import numpy as np
-import psutil
 
+from tests import processes
 from tests.e2e.digits import deploy, labels, request, until_running
 from tests.e2e.quickstarts import PROJECT, Quickstart, alive
 from tests.waiting import until
@@ -27,12 +26,7 @@ CALLS_EACH = 5
 
 
 def runners(agent: int) -> list[int]:
-    found = []
-    for child in psutil.Process(agent).children(recursive=True):
-        with contextlib.suppress(psutil.NoSuchProcess):  # ended since; a zombie counts as that
-            if "workers.runner" in child.cmdline():
-                found.append(child.pid)
-    return found
+    return [process.pid for process in processes.running("workers.runner", below_pid=agent, recursive=True)]
 
 
 async def ask_all(

@@ -17,6 +17,7 @@ import httpx2
 import psutil
 import pytest
 
+from tests import processes
 from tests.e2e.quickstarts import END_SECONDS, PROJECT, Quickstart, alive, command, free_port, started
 from tests.waiting import until
 
@@ -89,7 +90,7 @@ def says_where_everything_is(quickstart: Quickstart) -> None:
 def keeps_its_secrets_to_itself(quickstart: Quickstart) -> None:
     for name in ("quickstart.json", "credentials.json", "secret_key", "redis/url"):
         assert stat.S_IMODE((quickstart.home / name).stat().st_mode) == 0o600
-    shown_to_everybody = [word for pid in family(quickstart) for word in psutil.Process(pid).cmdline()]
+    shown_to_everybody = [word for _, words in processes.below(quickstart.process.pid) for word in words]
     redis_password = urlsplit(str(quickstart.state["redis_url"])).password
     for secret in (redis_password, quickstart.state["api_key"], quickstart.state["admin_password"]):
         assert not any(str(secret) in word for word in shown_to_everybody)

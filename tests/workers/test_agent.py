@@ -22,6 +22,7 @@ from msgspec.structs import replace
 
 from protocol import names
 from protocol.messages import DesiredState
+from tests import processes
 from tests.waiting import until
 from tests.workers import tiny_models
 from tests.workers.conftest import build_nvml, spec
@@ -60,7 +61,7 @@ def running(home: Path) -> Iterator[subprocess.Popen[str]]:
 
 
 def runners(agent: subprocess.Popen[str]) -> list[psutil.Process]:
-    return [child for child in psutil.Process(agent.pid).children() if "workers.runner" in child.cmdline()]
+    return processes.running("workers.runner", below_pid=agent.pid)
 
 
 @pytest.fixture

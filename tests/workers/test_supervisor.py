@@ -15,6 +15,7 @@ from msgspec.structs import replace
 from protocol import names
 from protocol.messages import Failure, ReplicaFacts, ReplicaSpec
 from protocol.tensors import Tensor
+from tests import processes
 from tests.waiting import until
 from tests.workers import tiny_models
 from tests.workers.conftest import spec
@@ -89,7 +90,7 @@ def side(node_api: NodeApi, tmp_path: Path) -> Iterator[Side]:
 
 
 def runner_pids() -> list[int]:
-    return [child.pid for child in psutil.Process().children() if "workers.runner" in " ".join(child.cmdline())]
+    return [process.pid for process in processes.running("workers.runner")]
 
 
 def test_a_model_is_fetched_loaded_served_and_unloaded(side: Side, node_api: NodeApi, gateway: GatewaySide):
