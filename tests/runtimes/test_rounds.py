@@ -11,10 +11,10 @@ import pytest
 from models_registry import formats
 from protocol.tensors import Signature
 from tests.runtimes import rounds
-from tests.runtimes.digits import DIGITS, FOLDER, Sample
+from tests.runtimes.digits import DIGITS, RHYMES, Sample
 from workers.runner.orders import Order
 
-SAMPLES = [*DIGITS, Sample("gguf", FOLDER.parent / "rhymes" / "rhymes.gguf")]
+SAMPLES = [*DIGITS, RHYMES]
 
 
 def order(sample: Sample, tmp_path: Path) -> Order:
