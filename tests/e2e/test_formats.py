@@ -34,6 +34,7 @@ LOAD_SECONDS = 60  # TensorFlow takes three to import, on a busy machine fifteen
 DYING = "dying"
 COMMAND = {"name": "command", "datatype": "BYTES", "shape": [-1]}
 CALLS = 150
+ROUNDS = 3
 # Scheduling on a busy machine: below this a p99 says nothing about the neighbours.
 NOISE_SECONDS = 0.05
 
@@ -149,14 +150,17 @@ def test_one_that_aborts_leaves_its_neighbours_alone(
     system: Quickstart, newcomer: Newcomer, of_tensors: list[str], heldout: Heldout, dying: None
 ) -> None:
     ask_all = partial(_ask_all, newcomer, of_tensors, {"json": request(heldout[0][:1])})
-    calm = asyncio.run(ask_all())
-    before = set(runners(system.pids["local-1"]))
-    crashed = asyncio.run(ask_all(then="abort"))
-    for name in of_tensors:
-        assert crashed[name] < max(2 * calm[name], NOISE_SECONDS), (name, calm, crashed)
-    until(lambda: _tell(newcomer.api, "print again").status_code == 200, "it is back", seconds=LOAD_SECONDS)
-    gone = before - set(runners(system.pids["local-1"]))
-    assert len(gone) == 1
+    calm, crashed = [], []
+    for _ in range(ROUNDS):
+        calm.append(asyncio.run(ask_all()))
+        before = set(runners(system.pids["local-1"]))
+        crashed.append(asyncio.run(ask_all(then="abort")))
+        until(lambda: _tell(newcomer.api, "print again").status_code == 200, "it is back", seconds=LOAD_SECONDS)
+        gone = before - set(runners(system.pids["local-1"]))
+        assert len(gone) == 1
+    for name in of_tensors:  # of the rounds those count that the machine's other users disturbed least
+        before_it, with_it = (min(one[name] for one in rounds) for rounds in (calm, crashed))
+        assert with_it < max(2 * before_it, NOISE_SECONDS), (name, calm, crashed)
 
 
 def _tell(api: httpx2.Client, command: str) -> httpx2.Response:
