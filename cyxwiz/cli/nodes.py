@@ -54,6 +54,8 @@ def show(context: typer.Context, name: NodeName, json: Json = False) -> None:
     say(f"{node.name}  {state}, seen {age(node.last_heartbeat_at)} ago")
     disk = f"disk {size(node.disk_free_bytes)} free of {size(node.disk_total_bytes)}"
     say(f"{node.operating_system}, {node.architecture}, {node.cpu_cores} cores, {disk}")
+    for format, why in node.refusals.items():
+        say(f"cannot run {format}: {why}")
     for source, why in node.unknown.items():
         say(f"unknown  {source}: {why}")
     for device in node.devices:

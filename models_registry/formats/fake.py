@@ -41,9 +41,4 @@ def read(path: Path) -> dict[str, Any]:
         model = msgspec.json.decode(path.read_bytes(), type=FakeModel)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ModelRefused(f"This is not a model of the fake runtime: {error}.") from error
-    specs.check(model.inputs, model.outputs)
-    return {
-        "inputs": msgspec.to_builtins(model.inputs),
-        "outputs": msgspec.to_builtins(model.outputs),
-        "memory_bytes": model.memory_bytes,
-    }
+    return specs.as_metadata(model.inputs, model.outputs) | {"memory_bytes": model.memory_bytes}

@@ -7,12 +7,13 @@ lie within the file and on nobody else's bytes. Weights are not read.
 
 from __future__ import annotations
 
-import mmap
 from pathlib import Path
 from typing import Any
 
 from models_registry.formats import chat_template
-from models_registry.formats.gguf_wire import ARRAY, STRING, Array, Malformed, Wire
+from models_registry.formats.gguf_wire import ARRAY, STRING, Array, Wire
+from models_registry.formats.mapped import mapped
+from models_registry.formats.wire import Malformed
 from protocol.errors import ModelRefused
 
 NAME = "gguf"
@@ -60,15 +61,11 @@ def matches(head: bytes) -> bool:
 
 def read(path: Path) -> dict[str, Any]:
     """`inputs` and `outputs` are empty: this model takes text, and what stands in for tensors the gateway knows."""
-    try:
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            wire = Wire(data, PARTS_LIMIT)
-            entries, tensors = _counts(wire)
-            values = _values(wire, entries)
-            parameters = _tensors(wire, tensors, values)
-        metadata = _metadata(values, parameters)
-    except Malformed as error:
-        raise ModelRefused(f"This is not a valid GGUF model: {error}.") from error
+    with mapped(path, "a valid GGUF model") as data:
+        wire = Wire(data, PARTS_LIMIT)
+        entries, tensors = _counts(wire)
+        values = _values(wire, entries)
+        metadata = _metadata(values, _tensors(wire, tensors, values))
     if metadata["has_chat_template"]:
         chat_template.check(values["tokenizer.chat_template"])
     return metadata

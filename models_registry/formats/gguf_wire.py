@@ -7,13 +7,11 @@ from dataclasses import dataclass, field
 from mmap import mmap
 from typing import Any
 
+from models_registry.formats.wire import Malformed
+
 STRING, ARRAY = 8, 9
 SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 NUMBERS_KEPT = 4096  # of an array: as many as a model may have layers; the others are the vocabulary's
-
-
-class Malformed(Exception):
-    """What is wrong, as a clause: "it is cut off: …"."""
 
 
 @dataclass(frozen=True)

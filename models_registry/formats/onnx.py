@@ -7,15 +7,13 @@ broken files: inputs or outputs that are no tensors.
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Collection, Mapping
 from math import prod
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from models_registry.formats import specs
+from models_registry.formats.mapped import mapped
 from models_registry.formats.onnx_external import ExternalData
 from models_registry.formats.wire import LENGTH, VARINT, Malformed, Wire, signed
 from protocol.errors import ModelRefused
@@ -73,15 +71,9 @@ def read(path: Path) -> dict[str, Any]:
 def _read(path: Path, external: ExternalData) -> dict[str, Any]:
     if path.stat().st_size > SIZE_LIMIT_BYTES:
         raise ModelRefused("This cannot be an ONNX model: one file of ONNX has less than 2 GiB.")
-    try:
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            header = _Header(Wire(data, PARTS_LIMIT), external)
-            specs.check(header.inputs, header.outputs)
-    except Malformed as error:
-        raise ModelRefused(f"This is not a valid ONNX model: {error}.") from error
-    return {
-        "inputs": msgspec.to_builtins(header.inputs),
-        "outputs": msgspec.to_builtins(header.outputs),
+    with mapped(path, "a valid ONNX model") as data:
+        header = _Header(Wire(data, PARTS_LIMIT), external)
+    return specs.as_metadata(header.inputs, header.outputs) | {
         "opset": header.opset,
         "ir_version": header.ir_version,
         "producer": header.producer,

@@ -11,8 +11,6 @@ from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
 
-import msgspec
-
 from models_registry.formats import specs, zipped
 from models_registry.formats.pickles import check_view
 from models_registry.formats.torch_archives import SMALL_BYTES, Archive, inside
@@ -73,11 +71,8 @@ def _read(package: Archive) -> dict[str, Any]:
             raise ModelRefused(f"The archive has no {folder} for {key!r}, which the graph takes as {name!r}.")
     inputs = [given.spec for given in program.inputs.values()]
     outputs = [spec for _, spec in program.outputs]
-    specs.check(inputs, outputs)
     records = {one.record: one.element_bytes for tensors in stored.values() for one in tensors.values()}
-    return {
-        "inputs": msgspec.to_builtins(inputs),
-        "outputs": msgspec.to_builtins(outputs),
+    return specs.as_metadata(inputs, outputs) | {
         "producer": f"PyTorch {program.torch_version[:100]}",
         "operations": len(program.graph.steps),
         "parameters": sum(package.size(record) // element_bytes for record, element_bytes in records.items()),

@@ -6,15 +6,13 @@ does while it loads the folder stands in docs/decisions/009-savedmodel.md.
 
 from __future__ import annotations
 
-import mmap
 import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from models_registry.formats import specs
+from models_registry.formats.mapped import mapped
 from models_registry.formats.savedmodel_operators import Graph
 from models_registry.formats.wire import LENGTH, VARINT, Malformed, Wire, signed
 from protocol.errors import ModelRefused
@@ -49,17 +47,11 @@ def matches_names(names: Collection[str]) -> bool:
 def read_folder(files: Mapping[str, Path]) -> dict[str, Any]:
     _check_files(files)
     path = files[FILENAME]
-    if not 0 < path.stat().st_size <= SIZE_LIMIT_BYTES:
-        raise ModelRefused("saved_model.pb is empty, or larger than protobuf allows (2 GiB).")
-    try:
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            model = _Model(Wire(data, PARTS_LIMIT))
-            specs.check(model.inputs, model.outputs)
-    except Malformed as error:
-        raise ModelRefused(f"saved_model.pb is not valid: {error}.") from error
-    return {
-        "inputs": msgspec.to_builtins(model.inputs),
-        "outputs": msgspec.to_builtins(model.outputs),
+    if path.stat().st_size > SIZE_LIMIT_BYTES:
+        raise ModelRefused("saved_model.pb is larger than protobuf allows (2 GiB).")
+    with mapped(path, "a valid saved_model.pb") as data:
+        model = _Model(Wire(data, PARTS_LIMIT))
+    return specs.as_metadata(model.inputs, model.outputs) | {
         "producer": f"tensorflow {model.tensorflow}" if model.tensorflow.isprintable() else "tensorflow",
         "nodes": model.graph.nodes,
     }

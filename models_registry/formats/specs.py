@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import msgspec
+
 from protocol.errors import ModelRefused
 from protocol.tensors import DATATYPES, TensorSpec
 
@@ -22,6 +26,11 @@ def check(inputs: list[TensorSpec], outputs: list[TensorSpec]) -> None:
             if tensor.name in seen:
                 raise ModelRefused(f"Two {kind}s are called {tensor.name!r}.")
             seen.add(tensor.name)
+
+
+def as_metadata(inputs: list[TensorSpec], outputs: list[TensorSpec]) -> dict[str, Any]:
+    check(inputs, outputs)
+    return {"inputs": msgspec.to_builtins(inputs), "outputs": msgspec.to_builtins(outputs)}
 
 
 def _check_one(kind: str, tensor: TensorSpec) -> None:

@@ -7,15 +7,13 @@ measured. Refused besides broken files: weights in other files, and operators th
 
 from __future__ import annotations
 
-import mmap
 from math import prod
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from models_registry.formats import specs
 from models_registry.formats.flatbuffer import I8, I32, U32, U64, Buffer, Table
+from models_registry.formats.mapped import mapped
 from models_registry.formats.wire import Malformed
 from protocol.errors import ModelRefused
 from protocol.tensors import TensorSpec
@@ -61,17 +59,9 @@ def matches(head: bytes) -> bool:
 
 
 def read(path: Path) -> dict[str, Any]:
-    try:
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            model = _Model(Buffer(data, PARTS_LIMIT))
-            specs.check(model.inputs, model.outputs)
-    except Malformed as error:
-        raise ModelRefused(f"This is not a valid TensorFlow Lite model: {error}.") from error
-    return {
-        "inputs": msgspec.to_builtins(model.inputs),
-        "outputs": msgspec.to_builtins(model.outputs),
-        "nodes": model.operators,
-    }
+    with mapped(path, "a valid TensorFlow Lite model") as data:
+        model = _Model(Buffer(data, PARTS_LIMIT))
+    return specs.as_metadata(model.inputs, model.outputs) | {"nodes": model.operators}
 
 
 Subgraph = tuple[list["_Tensor"], tuple[int, ...], tuple[int, ...]]  # its tensors; which are inputs, outputs

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from django.test import Client
+from django.urls import reverse
 from msgspec.structs import replace
 
 from nodes.models import JoinToken, Node
@@ -18,6 +20,16 @@ def test_nodes_are_listed_with_their_sandbox_and_why_it_is_no_better(cyxwiz, log
     assert "level 1" in listed.out
     assert f"box: its sandbox reaches level 1 only: {reason}" in listed.err
     assert cyxwiz("nodes", "ls", "--json").json[0]["sandbox_why_not_higher"] == reason
+
+
+def test_what_a_node_cannot_run_is_shown_with_the_reason(cyxwiz, logged_in, machine, owner, admin):
+    reason = "llama-cpp-python is not installed"
+    assert f"cannot run gguf: {reason}" in cyxwiz("nodes", "show", "box").out
+    assert owner.get("/api/v1/nodes/box/").json()["refusals"] == {"gguf": reason}
+    browser = Client()
+    browser.force_login(admin.user)
+    page = browser.get(reverse("admin:nodes_node_change", args=[machine.node.pk])).content.decode()
+    assert reason in page
 
 
 def test_its_owner_allows_programs_and_takes_it_back(cyxwiz, logged_in, machine):

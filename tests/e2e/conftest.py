@@ -6,8 +6,6 @@ import logging
 import os
 import pwd
 import secrets
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +19,7 @@ import redis
 from psycopg import sql
 
 from tests.e2e.digits import DIGITS, deploy
-from tests.e2e.quickstarts import PROJECT, Quickstart, free_port, started
+from tests.e2e.quickstarts import Quickstart, free_port, started
 from tests.e2e.terminals import Stack, running
 
 logging.getLogger("httpx2").setLevel(logging.WARNING)  # a line per poll would bury what a failed test has to say
@@ -90,14 +88,7 @@ def digits(api: httpx2.Client) -> str:
 @pytest.fixture(scope="package")
 def outsider(system: Quickstart) -> Iterator[httpx2.Client]:
     """Somebody else, who owns nothing."""
-    program = (
-        "from accounts import keys; from accounts.models import User;"
-        "print(keys.issue(user=User.objects.create_user('otto'), name='test')[1])"
-    )
-    command = [sys.executable, "manage.py", "shell", "--no-imports", "-c", program]
-    done = subprocess.run(command, cwd=PROJECT, env=system.env, capture_output=True, text=True, check=True)
-    key = done.stdout.split()[-1]
-    with httpx2.Client(base_url=system.url, headers={"Authorization": f"Bearer {key}"}, timeout=30) as client:
+    with system.api(system.new_user("otto")) as client:
         yield client
 
 

@@ -49,8 +49,19 @@ class Quickstart:
     def authorization(self) -> dict[str, str]:
         return {"Authorization": f"Bearer {self.state['api_key']}"}
 
-    def api(self) -> httpx2.Client:
-        return httpx2.Client(base_url=self.url, headers=self.authorization, timeout=30)
+    def api(self, key: str = "") -> httpx2.Client:
+        headers = {"Authorization": f"Bearer {key}"} if key else self.authorization
+        return httpx2.Client(base_url=self.url, headers=headers, timeout=30)
+
+    def new_user(self, name: str) -> str:
+        """Somebody who owns nothing: the API key."""
+        program = (
+            "from accounts import keys; from accounts.models import User;"
+            f"print(keys.issue(user=User.objects.create_user({name!r}), name='test')[1])"
+        )
+        command = [sys.executable, "manage.py", "shell", "--no-imports", "-c", program]
+        done = subprocess.run(command, cwd=PROJECT, env=self.env, capture_output=True, text=True, check=True)
+        return done.stdout.split()[-1]
 
     def printed(self) -> str:
         return self.output.read_text()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -61,6 +62,43 @@ def test_a_prompt_that_is_too_long_is_the_clients_own_exception(rhymes):
     with pytest.raises(openai.BadRequestError, match="room for") as caught:
         ask(rhymes, "x" * 20_000)
     assert caught.value.code == "context_length_exceeded"
+
+
+ENDLESS = "root ::= [a-z] root"
+
+
+def test_whoever_hangs_up_ends_the_generation_within_200_ms(api, client):
+    """Seen by who waits for the one place there is, through all of the system: what was asked before would go on for
+    seconds, as it does while somebody listens."""
+    deploy(api, "single", RHYMES.read_bytes(), parallel=1, context_length=16_384)
+
+    def begin() -> openai.Stream:
+        stream = client.completions.create(
+            model="single", prompt="M", temperature=1, max_tokens=16_000, stream=True, extra_body={"grammar": ENDLESS}
+        )
+        next(iter(stream))
+        return stream
+
+    def next_one(after: float) -> float:
+        answer = client.completions.create(model="single", prompt="Mary had", max_tokens=1, temperature=0)
+        assert answer.choices[0].text
+        return time.monotonic() - after
+
+    try:
+        took = []
+        for _ in range(5):
+            stream = begin()
+            stream.close()
+            took.append(next_one(after=time.monotonic()))
+        assert min(took) < 0.2  # the one that the machine's other users disturbed least
+        with ThreadPoolExecutor(1) as pool, begin() as listened_to:
+            waiting = pool.submit(next_one, time.monotonic())
+            with pytest.raises(TimeoutError):
+                waiting.result(1)
+            listened_to.close()
+            waiting.result(20)
+    finally:
+        api.delete("/api/v1/deployments/single/")
 
 
 def test_embeddings(rhymes):

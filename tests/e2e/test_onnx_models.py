@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,8 +13,9 @@ import pytest
 import tritonclient.http as triton
 from tritonclient.utils import InferenceServerException
 
+from tests.e2e import pages
 from tests.e2e.digits import DIGITS, deploy
-from tests.e2e.quickstarts import PROJECT, Quickstart
+from tests.e2e.quickstarts import Quickstart
 from tests.e2e.test_crashes import runners
 from tests.workers import tiny_models
 
@@ -44,16 +43,21 @@ def repository(tmp_path: Path) -> Path:
 
 
 def test_a_triton_repository_moves_in(
-    system: Quickstart, api: httpx2.Client, client: triton.InferenceServerClient, heldout: Heldout, repository: Path
+    system: Quickstart,
+    api: httpx2.Client,
+    client: triton.InferenceServerClient,
+    heldout: Heldout,
+    repository: Path,
+    tmp_path: Path,
 ) -> None:
-    command = [sys.executable, "-m", "cyxwiz.cli.main", "models", "import", str(repository)]
-    env = {**system.env, "CYXWIZ_URL": system.url, "CYXWIZ_API_KEY": str(system.state["api_key"])}
-    done = subprocess.run(command, capture_output=True, text=True, cwd=PROJECT, env=env, timeout=60)
-    assert done.returncode == 0, done.stderr
+    lines = "".join(text for language, text in pages.blocks("docs/importing.md") if language == "sh")
+    assert "cyxwiz models import /srv/model_repository" in lines
+    assert "cyxwiz deploy digits --model digits@3" in lines
+    lines = lines.replace("/srv/model_repository", str(repository)).replace("digits", "imported")
+    pages.typed("sh", lines, url=system.url, key=str(system.state["api_key"]), home=tmp_path)
     files = api.get("/api/v1/models/imported/versions/3/").json()["files"]
     assert [file["path"] for file in files] == ["model.onnx", "weights"]
 
-    deploy(api, "imported", model="imported", version=3)
     image = triton.InferInput("image", heldout[0].shape, "FP32")
     image.set_data_from_numpy(heldout[0])
     answer = client.infer("imported", [image], model_version="3", headers=system.authorization)

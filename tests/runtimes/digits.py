@@ -1,4 +1,5 @@
-"""The digits model in every format that it is exported to, and what goes with the file when it is uploaded."""
+"""The digits model in every format that it is exported to, and what goes with the file when it is uploaded; and the
+language model."""
 
 from __future__ import annotations
 
@@ -33,6 +34,7 @@ DIGITS = [
     Sample("tflite", FOLDER / "digits.tflite"),
     Sample("savedmodel", FOLDER / "digits-savedmodel.zip"),
 ]
+RHYMES = Sample("gguf", FOLDER.parent / "rhymes" / "rhymes.gguf")
 
 
 def images() -> np.ndarray:

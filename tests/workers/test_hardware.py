@@ -142,4 +142,11 @@ def test_a_probe_that_breaks_costs_only_its_field():
 
 def test_a_format_whose_library_is_missing_is_refused_with_the_reason(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(catalogue.RUNTIMES, "onnx", catalogue.Entry("x:Y", ("numpy", "surely_not_installed")))
-    assert catalogue.refusals() == {"onnx": "surely_not_installed is not installed on this node"}
+    assert catalogue.refusals() == {
+        "onnx": "surely_not_installed is not installed on this node (pip install -r requirements/node.txt)"
+    }
+
+
+def test_what_the_reason_says_to_install_is_there():
+    requirements = Path(__file__).parents[2] / "requirements"
+    assert all((requirements / entry.requirements).exists() for entry in catalogue.RUNTIMES.values())

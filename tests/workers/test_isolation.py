@@ -46,11 +46,10 @@ def test_the_agent_imports_nothing_that_runs_models():
         import workers.agent, workers.tasks, workers.joining, workers.__main__
         from pathlib import Path
         from workers.hardware import machine
+        from workers.runtimes import catalogue
         machine.facts(Path("/"))
-        heavy = {
-            *("numpy", "onnxruntime", "torch", "tensorflow", "onnx", "llama_cpp", "jinja2"),
-            *("numba", "pynvml", "pyopencl"),
-        } & set(sys.modules)
+        libraries = {name for entry in catalogue.RUNTIMES.values() for name in entry.libraries}
+        heavy = {*libraries, "onnx", "numba", "pynvml", "pyopencl"} & set(sys.modules)
         assert not heavy, heavy
         """
     )

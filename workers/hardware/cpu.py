@@ -48,6 +48,11 @@ def cores() -> int:
     return max(1, min([count, *(ceil(quota) for quota in _quotas())]))
 
 
+def threads(wanted: int) -> int:
+    """No more than there are cores: further ones only take turns."""
+    return min(wanted, cores())
+
+
 def _quotas() -> list[float]:
     found = []
     try:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 class Entry:
     runtime: str  # "module:Class"
     libraries: tuple[str, ...]
+    requirements: str = "node.txt"  # the file that installs them
     on_cuda: str = ""  # the library that must say that it can use the GPU (see `hardware.libraries`); "": none can
     prepare: str = ""  # "module:function", called with the sandbox's level before the cage closes; starts no thread
 
@@ -24,13 +25,18 @@ RUNTIMES = {
     "gguf": Entry(
         "workers.runtimes.gguf.runtime:GgufRuntime",
         ("llama_cpp", "jinja2", "numpy"),
+        "gguf.txt",
         on_cuda="llama_cpp",
         prepare="workers.runtimes.gguf.templates:prepare",
     ),
-    "torchscript": Entry("workers.runtimes.torchscript:TorchScriptRuntime", ("torch", "numpy"), on_cuda="torch"),
-    "pt2": Entry("workers.runtimes.pt2:Pt2Runtime", ("torch", "numpy"), on_cuda="torch"),
-    "tflite": Entry("workers.runtimes.tflite:TfliteRuntime", ("ai_edge_litert", "numpy")),
-    "savedmodel": Entry("workers.runtimes.savedmodel:SavedModelRuntime", ("tensorflow", "numpy"), on_cuda="tensorflow"),
+    "torchscript": Entry(
+        "workers.runtimes.torchscript:TorchScriptRuntime", ("torch", "numpy"), "torch.txt", on_cuda="torch"
+    ),
+    "pt2": Entry("workers.runtimes.pt2:Pt2Runtime", ("torch", "numpy"), "torch.txt", on_cuda="torch"),
+    "tflite": Entry("workers.runtimes.tflite:TfliteRuntime", ("ai_edge_litert", "numpy"), "tflite.txt"),
+    "savedmodel": Entry(
+        "workers.runtimes.savedmodel:SavedModelRuntime", ("tensorflow", "numpy"), "tensorflow.txt", on_cuda="tensorflow"
+    ),
     "fake": Entry("workers.runtimes.fake:FakeRuntime", ("numpy",)),
 }
 
@@ -41,7 +47,7 @@ def refusals() -> dict[str, str]:
         format: [library for library in entry.libraries if find_spec(library) is None]
         for format, entry in RUNTIMES.items()
     }
-    return {format: _not_installed(names) for format, names in missing.items() if names}
+    return {format: _not_installed(names, RUNTIMES[format].requirements) for format, names in missing.items() if names}
 
 
 def prepare(format: str, level: int) -> None:
@@ -57,5 +63,6 @@ def load(format: str) -> type[Runtime]:
     return cast("type[Runtime]", getattr(import_module(module), name))
 
 
-def _not_installed(names: list[str]) -> str:
-    return f"{' and '.join(names)} {'is' if len(names) == 1 else 'are'} not installed on this node"
+def _not_installed(names: list[str], requirements: str) -> str:
+    are = "is" if len(names) == 1 else "are"
+    return f"{' and '.join(names)} {are} not installed on this node (pip install -r requirements/{requirements})"

@@ -43,7 +43,7 @@ class OnnxRuntime:
     def load(self, artifact: Artifact) -> None:
         options = ort.SessionOptions()
         # Few threads that sleep when idle: a node holds many models, and spinning threads of one starve the others.
-        options.intra_op_num_threads = min(known_options.read("onnx", artifact.options, "threads"), cpu.cores())
+        options.intra_op_num_threads = cpu.threads(known_options.read("onnx", artifact.options, "threads"))
         options.inter_op_num_threads = 1
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 3

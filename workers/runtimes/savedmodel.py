@@ -15,6 +15,7 @@ import tensorflow as tf
 from protocol import options as known_options
 from protocol.errors import LoadFailed, RunFailed
 from protocol.tensors import TensorSpec
+from workers.hardware import cpu
 from workers.runtimes import fitting
 from workers.runtimes.base import Arrays, Artifact, Inputs
 
@@ -50,7 +51,7 @@ class SavedModelRuntime:
     def load(self, artifact: Artifact) -> None:
         # Few threads: a node holds many models.
         tf.config.threading.set_intra_op_parallelism_threads(
-            known_options.read("savedmodel", artifact.options, "threads")
+            cpu.threads(known_options.read("savedmodel", artifact.options, "threads"))
         )
         tf.config.threading.set_inter_op_parallelism_threads(1)
         _choose_device(artifact.device)

@@ -10,6 +10,7 @@ from ai_edge_litert.interpreter import Interpreter
 from protocol import options as known_options
 from protocol.errors import LoadFailed, RunFailed
 from protocol.tensors import TensorSpec
+from workers.hardware import cpu
 from workers.runtimes import fitting
 from workers.runtimes.base import Arrays, Artifact, Inputs
 
@@ -25,7 +26,7 @@ class TfliteRuntime:
 
     def load(self, artifact: Artifact) -> None:
         (file,) = artifact.files
-        threads = known_options.read("tflite", artifact.options, "threads")
+        threads = cpu.threads(known_options.read("tflite", artifact.options, "threads"))
         try:
             interpreter = Interpreter(model_path=str(artifact.folder / file), num_threads=threads)
             interpreter.allocate_tensors()  # else what is wrong is found out by the first request

@@ -35,7 +35,7 @@ OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", 
 
 def prepare(format: str, artifact: Artifact) -> torch.device:
     """The device that the model goes to. For the whole process: PyTorch counts its threads per process."""
-    torch.set_num_threads(min(known_options.read(format, artifact.options, "threads"), cpu.cores()))
+    torch.set_num_threads(cpu.threads(known_options.read(format, artifact.options, "threads")))
     if torch.get_num_interop_threads() != 1:
         torch.set_num_interop_threads(1)
     if not artifact.device.startswith("cuda"):

@@ -19,6 +19,7 @@ from tests.models_registry import tflite_samples
 from tests.runtimes.tensorflow.conftest import DIGITS
 from tests.workers.gateway_side import Answer, unpack
 from workers.failures import AttemptFailed
+from workers.hardware import memory as memory_of
 from workers.runner.orders import Order
 from workers.runner_process import RunnerProcess
 from workers.runtimes.arrays import to_array, to_tensor
@@ -231,6 +232,14 @@ def test_nonsense_for_threads_is_named(tmp_path):
         tmp_path, "bad_request", "tflite", lite(tmp_path, tflite_samples.doubler()), "model.tflite", threads=0
     )
     assert "threads must be a whole number" in words
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_threads_are_bounded_by_the_cores(savedmodels, images, tmp_path, format):
+    folder, file = (DIGITS, "digits.tflite") if format == "tflite" else (savedmodels / "digits", "saved_model.pb")
+    with running(tmp_path, format, folder, (file,), threads=256) as runner:
+        assert arrays(runner.ask(image=images))
+        assert memory_of.threads(runner.process.pid) < 256
 
 
 @pytest.mark.parametrize("change", [lambda model: None, lambda model: name_it(model)], ids=["graph", "signature"])

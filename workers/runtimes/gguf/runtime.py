@@ -53,7 +53,7 @@ class GgufRuntime:
         layers = read("n_gpu_layers")
         if layers is None:
             layers = 0 if artifact.device == "cpu" else -1
-        self._threads = read("threads") or min(cpu.cores(), MOST_THREADS)
+        self._threads = cpu.threads(read("threads") or MOST_THREADS)
         self._batch = read("batch")
         self.most_open = read("queue")
         if len(artifact.files) != 1:
