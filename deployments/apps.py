@@ -22,6 +22,10 @@ class DeploymentsConfig(AppConfig):
         def holders(user: Any, **_: object) -> object:
             return previews.stoppable(user)
 
+        def held(node: Any, **_: object) -> object:
+            return previews.held_on(node)
+
+        signals.held_wanted.connect(held, weak=False)
         signals.holders_wanted.connect(holders, weak=False)
         signals.heartbeat_received.connect(heartbeat, weak=False)
         signals.node_offline.connect(offline, weak=False)

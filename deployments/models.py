@@ -11,7 +11,7 @@ from accounts.ownership import Owned
 from deployments.states import DeploymentState, ReplicaState
 from models_registry.models import Version
 from nodes.models import Device, Node
-from protocol.hardware import CLASSES
+from protocol.hardware import CLASSES, HOST
 
 
 class Deployment(Owned):
@@ -77,6 +77,13 @@ class Replica(models.Model):
 
     def __str__(self) -> str:
         return f"{self.deployment.name}/{self.index}"
+
+    @property
+    def measured_bytes(self) -> tuple[int | None, int | None]:
+        """Now and at most, of the memory that its allocation is of."""
+        if self.device is not None and self.device.kind != HOST:
+            return self.device_memory_bytes, self.device_peak_bytes
+        return self.memory_bytes, self.peak_bytes
 
     def holder(self, fence: int) -> str:
         """Under which name an attempt holds its allocation."""

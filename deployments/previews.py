@@ -10,9 +10,11 @@ from accounts.models import User
 from deployments import reconcile
 from deployments.models import Deployment, Replica
 from deployments.states import ON_NODE, ReplicaState
+from models_registry import memory
 from nodes import planning
 from nodes.models import Node
 from nodes.placement import Need
+from nodes.planning import Held
 from nodes.why_not import Row, Stoppable
 
 
@@ -54,6 +56,19 @@ def stoppable(user: User) -> dict[str, Stoppable]:
     return {
         Replica(pk=pk).holder(fence): Stoppable("deployment", name)
         for pk, fence, name in mine.values_list("pk", "fence", "deployment__name")
+    }
+
+
+def held_on(node: Node) -> dict[str, Held]:
+    """By the allocation that it holds: every replica there."""
+    there = Replica.objects.filter(node=node).select_related("device", "deployment__version__model")
+    return {
+        replica.holder(replica.fence): Held(
+            f"{replica} of {replica.deployment.version}",
+            memory.estimate_bytes(replica.deployment.version, replica.deployment.options),
+            *replica.measured_bytes,
+        )
+        for replica in there
     }
 
 

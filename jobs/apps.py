@@ -19,6 +19,10 @@ class JobsConfig(AppConfig):
         def holders(user: Any, **_: object) -> object:
             return queueing.stoppable(user)
 
+        def held(node: Any, **_: object) -> object:
+            return queueing.held_on(node)
+
+        signals.held_wanted.connect(held, weak=False)
         signals.holders_wanted.connect(holders, weak=False)
         signals.heartbeat_received.connect(heartbeat, weak=False)
         signals.node_lost.connect(lost, weak=False)

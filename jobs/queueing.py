@@ -24,6 +24,7 @@ from models_registry import memory
 from nodes import allocations, doorbells, planning
 from nodes.models import Node
 from nodes.placement import Choice, Need, NodeOffer, choose, explain
+from nodes.planning import Held
 from nodes.why_not import Row, Stoppable
 from protocol import names
 from protocol.errors import Conflict
@@ -166,6 +167,15 @@ def stoppable(user: User) -> dict[str, Stoppable]:
     """By the allocation that it holds: which of this user's jobs run."""
     mine = Job.objects.visible_to(user).filter(state=JobState.RUNNING).values_list("pk", "fence")
     return {Job(pk=pk, fence=fence).holder: Stoppable("job", str(pk)) for pk, fence in mine}
+
+
+def held_on(node: Node) -> dict[str, Held]:
+    """By the allocation that it holds: every job that runs there. Of jobs the peak comes with the result."""
+    there = Job.objects.filter(node=node, state=JobState.RUNNING).select_related("version__model")
+    return {
+        job.holder: Held(f"{job} of {job.version}", memory.estimate_bytes(job.version, job.options), None, None)
+        for job in there
+    }
 
 
 def explain_one(job: Job) -> None:

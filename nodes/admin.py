@@ -10,12 +10,13 @@ from django.contrib import admin, messages
 from django.db.models import QuerySet
 from django.forms import ModelForm
 from django.http import HttpRequest
+from django.template.defaultfilters import filesizeformat
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
 from accounts.models import User
 from accounts.staff_admin import UNKNOWN, ReadOnlyAdmin, ReadOnlyInline, StaffAdmin, badge, pretty, size
-from nodes import benchmarks, joining, services
+from nodes import benchmarks, joining, planning, services
 from nodes.device_columns import shown
 from nodes.models import Allocation, Benchmark, Device, JoinToken, Node
 from nodes.why_not import Row
@@ -63,12 +64,17 @@ class NodeAdmin(ReadOnlyAdmin):
     list_filter = ("state", "draining", "shared", "allows_programs", "sandbox_level", "architecture", "agent_version")
     search_fields = ("name", "hostname", "owner__username")
     exclude = ("token_id", "token_digest", "previous_token_id", "previous_token_digest", "broker_password_digest")
+    readonly_fields = ("held",)
     inlines = (DeviceInline,)
     actions = ("benchmark", "drain", "resume", "allow_programs", "refuse_programs", "remove")
     state_badge = badge("state")
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
         return super().get_queryset(request).prefetch_related("devices")
+
+    @admin.display(description="allocations")
+    def held(self, node: Node) -> SafeString:
+        return held_table(node)
 
     @admin.display(description="hardware classes")
     def classes(self, node: Node) -> str:
@@ -164,6 +170,21 @@ class JoinTokenAdmin(StaffAdmin):
         url = request.build_absolute_uri("/").rstrip("/")
         line = f"Shown this once, good for 15 minutes: cyxwiz-node join {url} --token {text}"
         self.message_user(request, line, messages.WARNING)
+
+
+def held_table(node: Node) -> SafeString:
+    """Each promise of memory on a node, beside what was estimated and what is measured."""
+    cells = []
+    for row, held in itertools.islice(planning.held_on(node), MOST_ROWS):
+        sizes = [row.memory_bytes, *((held.estimated_bytes, held.now_bytes, held.peak_bytes) if held else [None] * 3)]
+        shown = [UNKNOWN if one is None else filesizeformat(one) for one in sizes]
+        cells.append((row.device.name, held.name if held else "ending", *shown))
+    if not cells:
+        return SafeString(UNKNOWN)
+    titles = ("Device", "For", "Promised", "Estimated", "Measured now", "Measured peak")
+    head = format_html_join("", "<th>{}</th>", ((title,) for title in titles))
+    body = format_html_join("", "<tr><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td></tr>", cells)
+    return format_html("<table><tr>{}</tr>{}</table>", head, body)
 
 
 def why_not_table(rows: Iterable[Row]) -> SafeString:

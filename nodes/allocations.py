@@ -86,16 +86,17 @@ def offers(nodes: QuerySet[Node], siblings: Mapping[str, int]) -> list[NodeOffer
     for _, of_node in groupby(rows, itemgetter(1)):
         devices = list(of_node)
         pk, name, state, draining, formats, refusals, *sandbox = devices[0][:-OF_DEVICE]
+        id = str(pk)
         found.append(
             NodeOffer(
-                id=str(pk),
+                id=id,
                 name=name,
                 online=state == Node.State.ONLINE,
                 draining=draining,
                 formats=_formats(formats),
                 refusals=_refusals(refusals),
                 devices=tuple(_device(promised, *row[-OF_DEVICE:]) for row in devices if row[-OF_DEVICE] is not None),
-                siblings=siblings.get(str(pk), 0),
+                siblings=siblings.get(id, 0),
                 **dict(zip(SANDBOX, sandbox, strict=True)),
             )
         )

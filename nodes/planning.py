@@ -31,6 +31,24 @@ class Plan:
     why_not: list[Row]
 
 
+@dataclass(frozen=True)
+class Held:
+    """What holds memory of a device, and how much of it: as it was estimated before, and as it was measured."""
+
+    name: str
+    estimated_bytes: int
+    now_bytes: int | None
+    peak_bytes: int | None
+
+
+def held_on(node: Node) -> list[tuple[Allocation, Held | None]]:
+    """None: it is about to be given back."""
+    parts: list[Any] = signals.held_wanted.send(Node, node=node)
+    known: dict[str, Held] = {holder: one for _, part in parts for holder, one in part.items()}
+    rows = Allocation.objects.filter(device__node=node).select_related("device").order_by("device__name", "holder")
+    return [(row, known.get(row.holder)) for row in rows]
+
+
 def plan(
     *,
     nodes: QuerySet[Node],

@@ -15,3 +15,6 @@ node_lost = Signal()
 # Sent with `user`, to name what holds memory. A receiver returns a dict: the holder of an allocation -> the
 # nodes.why_not.Stoppable that this user could stop to free it. What others hold is in nobody's answer.
 holders_wanted = Signal()
+
+# Sent with `node`, for its page. A receiver returns a dict: the holder of an allocation there -> a nodes.planning.Held.
+held_wanted = Signal()

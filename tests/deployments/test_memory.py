@@ -7,6 +7,7 @@ import threading
 import pytest
 from django.db import connection
 from django.db.models import Count, Sum
+from django.template.defaultfilters import filesizeformat
 from django.test import Client
 
 from deployments import reconcile
@@ -105,6 +106,16 @@ def test_estimated_promised_and_measured_stand_side_by_side(owner, machine, vers
     [row] = owner.get("/api/v1/models/digits/versions/1/").json()["measured"]
     assert (row["device_kind"], row["peak_bytes"], row["options"]["threads"]) == ("cpu", PEAK, 1)
     assert owner.get("/api/v1/models/digits/versions/1/").json()["estimated_bytes"] == ESTIMATE
+
+
+def test_a_nodes_page_in_the_admin_shows_them_for_each_allocation(owner, admin, machine, version):
+    deploy(owner, "first")
+    measured(machine, PEAK, now=PEAK - MIB)
+    admin.client.force_login(admin.user)
+    page = admin.get(f"/admin/nodes/node/{machine.node.pk}/change/").content.decode()
+    sizes = [filesizeformat(size) for size in (ESTIMATE, ESTIMATE, PEAK - MIB, PEAK)]
+    cells = "".join(f"<td>{cell}</td>" for cell in ("cpu", f"first/0 of {version}", *sizes))
+    assert f"<tr>{cells}</tr>" in page
 
 
 def test_the_largest_peak_counts_and_lasts(owner, machine, version):

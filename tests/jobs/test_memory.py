@@ -84,3 +84,11 @@ def test_nonsense_is_refused(owner, machine, version, told):
     assert Job.objects.get().state == "running"
     assert send_result(machine, job, 7, peak_host_bytes=PEAK).status_code == 409  # of no attempt
     assert not MeasuredMemory.objects.exists()
+
+
+def test_a_nodes_page_in_the_admin_names_the_job_that_holds_memory(owner, admin, machine, version):
+    job = submitted(owner)
+    accepted(machine, job)
+    admin.client.force_login(admin.user)
+    page = admin.get(f"/admin/nodes/node/{machine.node.pk}/change/").content.decode()
+    assert f"<tr><td>cpu</td><td>{job} of {job.version}</td>" in page

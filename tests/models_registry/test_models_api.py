@@ -61,6 +61,24 @@ def test_the_first_push_makes_the_model(owner, settings):
     assert file.stat().st_mode & 0o777 == 0o440
 
 
+@pytest.mark.parametrize(
+    ("sent", "shown"),
+    [
+        ("../../x.onnx", "x.onnx"),
+        ("/etc/passwd", "passwd"),
+        ("..\\..\\x", "x"),
+        ("a%00b", "ab"),
+        ("y" * 300, "y" * 255),
+    ],
+)
+def test_a_file_name_is_never_a_path(owner, settings, sent, shown):
+    """It is shown to people, and that is all; the files of a version are called by their format and digest."""
+    body = push(owner, query=f"?filename={sent}").json()
+    assert body["metadata"]["filename"] == shown
+    assert body["files"][0]["path"] == "model.onnx"
+    assert files(settings) == [settings.BLOBS_DIR / DIGEST[:2] / DIGEST]
+
+
 def test_a_form_does_the_same(owner, settings):
     answer = push_form(owner, {"file": SimpleUploadedFile("linear.onnx", LINEAR), "sha256": DIGEST.upper()})
     assert answer.status_code == 201

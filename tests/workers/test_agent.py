@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import resource
 import signal
 import subprocess
@@ -161,6 +162,40 @@ def test_a_doorbell_brings_a_replica_which_serves_and_goes(
         until(lambda: node_api.heartbeats[-1].replicas == [])
         assert runners(agent) == []
         assert gateway.ask(wanted.id, floats("x", 1)).error_code == "replica_lost"
+
+
+class Runs:
+    """A pickle of it makes a file when it is loaded."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.marker),)
+
+
+def test_forged_messages_do_no_harm(node_api: NodeApi, home: Path, control: Celery, tmp_path: Path):
+    """Whoever can write to a node's queue can make it look what it should do, and nothing more."""
+    marker = tmp_path / "marker"
+    queue: Any = Queue(names.node_queue(NODE_ID), no_declare=True)
+    header = {"lang": "py", "task": names.SYNC_NODE, "id": "forged", "argsrepr": "", "kwargsrepr": ""}
+    with running(home) as agent, control.connection_for_write() as connection:
+        until(lambda: node_api.heartbeats)
+        producer = connection.Producer(routing_key=queue.name, serializer=None)
+        for content_type, encoding, body in (
+            ("application/x-python-serialize", "binary", pickle.dumps(Runs(marker))),
+            ("application/x-yaml", "utf-8", f"!!python/object/apply:os.mkdir [{marker}]"),
+            ("application/json", "utf-8", "[" * 100_000),
+            ("application/json", "utf-8", '[["' + "x" * 10_000_000 + '"], {}, {}]'),
+        ):
+            producer.publish(body, content_type=content_type, content_encoding=encoding, headers=header)
+        control.send_task("os.system", args=[f"mkdir {marker}"], queue=queue, ignore_result=True)
+        until(lambda: connection.default_channel.client.llen(queue.name) == 0)
+        heard = len(node_api.heartbeats)
+        ring(control, names.SYNC_NODE, queue.name)
+        until(lambda: len(node_api.heartbeats) > heard)
+        assert agent.poll() is None
+    assert not marker.exists()
 
 
 def test_a_runner_killed_under_way_is_told_at_once_and_not_started_again(
