@@ -6,6 +6,7 @@ WORKDIR /opt/cyxwiz
 COPY requirements/node.txt requirements/
 RUN pip install --no-cache-dir -r requirements/node.txt
 COPY protocol protocol
+COPY confinement confinement
 COPY workers workers
 ENV PYTHONUNBUFFERED=1
 USER cyxwiz

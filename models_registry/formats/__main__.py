@@ -7,20 +7,23 @@ this process and nothing else: a limit of the kernel ends it, and who is ended h
 
 from __future__ import annotations
 
-import ctypes
+import contextlib
 import resource
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 
+from confinement import kernel, landlock, programs, seccomp
 from models_registry import formats
-from models_registry.formats.requests import Answer, Limits, Request
+from models_registry.formats.requests import Answer, Request
 from protocol.errors import CyxwizError, ModelRefused
 
 PR_SET_NO_NEW_PRIVS = 38
 CLONE_NEWUSER, CLONE_NEWNET = 0x10000000, 0x40000000
+OURS = ("models_registry", "protocol", "confinement")
 
 
 def main() -> None:
@@ -28,7 +31,7 @@ def main() -> None:
     if not line:  # who started us has ended
         return
     request = msgspec.json.decode(line, type=Request)
-    give_up(request.limits, sum(Path(path).stat().st_size for path in request.files.values()))
+    give_up(request)
     sys.stdout.buffer.write(msgspec.json.encode(answer(request)))
 
 
@@ -50,16 +53,16 @@ def answer(request: Request) -> Answer:
     return Answer(format=found.format.NAME, metadata=found.metadata, files=placed)
 
 
-def give_up(limits: Limits, mapped_bytes: int) -> None:
-    """From here on no new privileges, no network where the kernel lets us go without (in a container it may not), no
-    writing, no other programs, and so much time and memory. `mapped_bytes`: of files, which count as address space."""
-    kernel = ctypes.CDLL(None)
-    kernel.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-    kernel.unshare(CLONE_NEWUSER | CLONE_NEWNET)
-    address_space = limits.memory_bytes + mapped_bytes
+def give_up(request: Request) -> None:
+    """From here on so much time and memory, no writing, no new privileges; and, as far as the kernel can do that, no
+    network, no other programs and processes, and of all files only the request's own besides Python's."""
+    limits, paths = request.limits, [Path(path) for path in request.files.values()]
+    if kernel.IS_LINUX:
+        _shut_in(paths)
+    mapped_bytes = sum(path.stat().st_size for path in paths)  # counts as address space
     for what, most in (
         (resource.RLIMIT_CPU, limits.cpu_seconds),
-        (resource.RLIMIT_AS, address_space),
+        (resource.RLIMIT_AS, limits.memory_bytes + mapped_bytes),
         (resource.RLIMIT_NOFILE, 64),
         (resource.RLIMIT_FSIZE, 0),
         (resource.RLIMIT_NPROC, 0),
@@ -67,6 +70,22 @@ def give_up(limits: Limits, mapped_bytes: int) -> None:
     ):
         resource.setrlimit(what, (most, most))
     signal.setitimer(signal.ITIMER_REAL, limits.wall_seconds)  # by default this signal ends the process
+
+
+def _shut_in(paths: list[Path]) -> None:
+    """A kernel, or a container, that refuses one of these may still have the others."""
+    grants = [(path, landlock.READ) for path in (*programs.readable(*OURS), *paths)]
+    parts: list[Callable[[], object]] = [
+        lambda: kernel.unshare(CLONE_NEWUSER | CLONE_NEWNET),
+        kernel.drop_capabilities,
+        lambda: kernel.prctl(PR_SET_NO_NEW_PRIVS, 1),
+        lambda: landlock.restrict(grants),
+    ]
+    if not seccomp.unsupported():
+        parts.append(lambda: seccomp.deny(gpu=False))
+    for part in parts:
+        with contextlib.suppress(OSError):
+            part()
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -13,6 +14,7 @@ import msgspec
 import pytest
 from django.utils import timezone
 
+from confinement import landlock
 from models_registry import admission, checker
 from models_registry.formats.onnx import PARTS_LIMIT
 from models_registry.models import Admission, Version
@@ -133,36 +135,57 @@ def test_what_a_web_process_took_along_is_rejected_later(owner, state):
     assert dict(Admission.objects.values_list("pk", "state")) == {young.pk: state, old.pk: "rejected"}
 
 
-def test_the_process_can_neither_write_nor_start_nor_reach_anything(tmp_path):
+def test_the_process_reaches_nothing_but_its_own_file(tmp_path):
     """What it may do is tried from within, after it has given up the rest."""
+    model, other = tmp_path / "model", tmp_path / "other"
+    model.write_bytes(b"a model")
+    other.write_bytes(b"somebody's secret")
     with socket.create_server(("127.0.0.1", 0)) as server:
         run = subprocess.run(
-            [sys.executable, "-c", WITHIN, str(tmp_path / "f"), str(server.getsockname()[1])],
+            [sys.executable, "-c", WITHIN, str(model), str(other), str(server.getsockname()[1])],
             capture_output=True,
             text=True,
             check=False,
             env={"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
         )
-    said = run.stdout.splitlines()
-    assert said[0] == "cannot write", run.stderr
-    if said[1] == "kept the network":
-        pytest.skip("this kernel lets nobody give up the network")
-    assert said[1] == "no network"
+    assert run.returncode == 0, run.stderr
+    assert not (tmp_path / "new").exists()
+    done = json.loads(run.stdout)
+    assert done.pop("read its file")
+    assert not done["write"]
+    try:
+        landlock.abi()
+    except OSError:
+        pytest.skip("this kernel has no Landlock")
+    assert [attempt for attempt, succeeded in done.items() if succeeded] == []
 
 
 WITHIN = """
-import socket, sys
+import json, os, socket, subprocess, sys
+from pathlib import Path
 from models_registry.formats.__main__ import give_up
-from models_registry.formats.requests import Limits
-give_up(Limits(wall_seconds=10, cpu_seconds=5, memory_bytes=2**31), 0)
-try:
-    with open(sys.argv[1], "wb") as file:
-        file.write(b"x")
-except OSError:
-    print("cannot write", flush=True)
-try:
-    socket.create_connection(("127.0.0.1", int(sys.argv[2])), 2).close()
-    print("kept the network")
-except OSError:
-    print("no network")
+from models_registry.formats.requests import Limits, Request
+model, other, port = sys.argv[1:]
+limits = Limits(wall_seconds=10, cpu_seconds=5, memory_bytes=2**31)
+give_up(Request(files={"": model}, is_folder=False, declared=None, limits=limits))
+attempts = {
+    "read its file": lambda: Path(model).read_bytes(),
+    "write": lambda: (Path(other).parent / "new").write_bytes(b"x"),
+    "read another's file": lambda: Path(other).read_bytes(),
+    "read the machine's files": lambda: Path("/etc/passwd").read_bytes(),
+    "read the environment of who started it": lambda: Path(f"/proc/{os.getppid()}/environ").read_bytes(),
+    "list a folder": lambda: os.listdir("/"),
+    "connect": lambda: socket.create_connection(("127.0.0.1", int(port)), 2),
+    "start a program": lambda: subprocess.run(["/bin/true"]),
+    "fork": lambda: os.fork() or os._exit(0),
+    "kill": lambda: os.kill(os.getppid(), 0),
+}
+done = {}
+for name, attempt in attempts.items():
+    try:
+        attempt()
+        done[name] = True
+    except OSError:
+        done[name] = False
+print(json.dumps(done))
 """

@@ -8,22 +8,19 @@ and what it starts later), and before anything of the model is read.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from confinement import kernel, landlock, programs, seccomp
 from protocol.errors import CyxwizError
 from workers import settings
-from workers.sandbox import kernel, landlock, limits, namespaces, seccomp
+from workers.sandbox import limits, namespaces
 
 HIGHEST = 2
 PR_SET_NO_NEW_PRIVS = 38
 
-PACKAGES = Path(__file__).resolve().parents[2]
-# Not the folder of our packages as a whole: in a checkout much else lies beside them.
-OURS = ("workers", "protocol")
-SYSTEM = ("/usr", "/lib", "/lib64", "/nix/store", "/etc/ld.so.cache", "/etc/localtime")
+OURS = ("workers", "protocol", "confinement")
 # What libraries look at to find out about the machine. Of /proc ourselves only.
 MACHINE = (
     "/proc/self",
@@ -96,10 +93,7 @@ def _attempt(what: str, part: Callable[[], object]) -> None:
 
 
 def _grants(cage: Cage, *, gpu: bool) -> Iterator[tuple[Path, int]]:
-    libraries = [entry for entry in map(Path, sys.path) if entry.name in ("site-packages", "dist-packages")]
-    python = [Path(prefix) for prefix in (sys.prefix, sys.base_prefix)]
-    reads = [*python, *libraries, *settings.library_folders(), *(PACKAGES / name for name in OURS), *cage.readable]
-    for path in [*reads, *map(Path, (*SYSTEM, *MACHINE))]:
+    for path in [*programs.readable(*OURS), *settings.library_folders(), *cage.readable, *map(Path, MACHINE)]:
         yield path, landlock.READ
     for name in DEVICES:
         yield Path(name), landlock.DEVICE

@@ -13,9 +13,10 @@ from pathlib import Path
 
 import msgspec
 
+from confinement import kernel
 from protocol.messages import SandboxFacts
 from workers import settings
-from workers.sandbox import kernel, namespaces, probes
+from workers.sandbox import namespaces, probes
 from workers.sandbox.cage import HIGHEST
 
 ANSWER_SECONDS = 30

@@ -6,7 +6,7 @@ import contextlib
 import os
 import resource
 
-from workers.sandbox import kernel
+from confinement import kernel
 
 GIB = 1024**3
 MIB = 1024**2

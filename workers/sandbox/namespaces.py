@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from workers.sandbox import kernel
+from confinement import kernel
 
 _NEW_MOUNTS, _NEW_IPC, _NEW_PIDS, _NEW_NETWORK = 0x00020000, 0x08000000, 0x20000000, 0x40000000
 _RECURSIVE, _PRIVATE = 0x4000, 0x40000

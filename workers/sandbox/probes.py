@@ -16,7 +16,8 @@ from pathlib import Path
 
 import msgspec
 
-from workers.sandbox import cage, kernel
+from confinement import kernel
+from workers.sandbox import cage
 
 MEMORY_BYTES = 64 * 1024**2
 FILE_BYTES = 1024**2

@@ -50,7 +50,8 @@ def test_without_root_it_reaches_level_1_and_says_why_no_more(tmp_path: Path):
     if reason := levels.attempt(1):
         pytest.skip(f"level 1 cannot be had here: {reason}")
     program = """
-from workers.sandbox import kernel, levels
+from confinement import kernel
+from workers.sandbox import levels
 kernel.prctl(38, 1)
 kernel.drop_capabilities()
 found = levels.reached()

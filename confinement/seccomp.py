@@ -14,8 +14,8 @@ import platform
 import struct
 from dataclasses import dataclass, field
 
-from workers.sandbox import kernel
-from workers.sandbox.syscalls import ARCHITECTURES, DENIED, NUMBERS
+from confinement import kernel
+from confinement.syscalls import ARCHITECTURES, DENIED, NUMBERS
 
 PR_SET_PDEATHSIG = 1
 _PR_SET_SECCOMP, _FILTER = 22, 2

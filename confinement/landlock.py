@@ -13,7 +13,7 @@ import stat
 from collections.abc import Iterable
 from pathlib import Path
 
-from workers.sandbox import kernel
+from confinement import kernel
 
 # Rights over files, by the bit; the ABI that brought them where that is not the first.
 _WRITE_FILE, _READ_FILE, _READ_DIR = 1 << 1, 1 << 2, 1 << 3
