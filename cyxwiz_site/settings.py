@@ -40,6 +40,7 @@ STATIC_ROOT = CYXWIZ_HOME / "static"
 for folder in (FILE_UPLOAD_TEMP_DIR, STATIC_ROOT):
     folder.mkdir(parents=True, exist_ok=True)
 RECORDINGS_DIR = CYXWIZ_HOME / "recordings"
+SSH_NODES_DIR = CYXWIZ_HOME / "ssh-nodes"
 RECORDING_DAYS = env.number("RECORDING_DAYS", 90)
 UPLOAD_LIMIT_BYTES = env.number("UPLOAD_LIMIT_BYTES", 20 * 1024**3)
 BODY_LIMIT_BYTES = env.number("BODY_LIMIT_BYTES", 64 * 1024**2)  # every other request, /v2 included

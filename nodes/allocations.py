@@ -71,16 +71,20 @@ def offers(nodes: QuerySet[Node], siblings: Mapping[str, int]) -> list[NodeOffer
     """Plain data for `placement`, in two queries however many nodes there are. Plain values, and JSON that is alike on
     many nodes read once: of a thousand model instances the making would cost more than the choice itself."""
     promised = dict(Allocation.objects.values_list("device").annotate(total=Sum("memory_bytes")).order_by())
-    rows = nodes.order_by("name").values_list(
-        "pk",
-        "name",
-        "state",
-        "draining",
-        Cast("formats", TextField()),
-        Cast("refusals", TextField()),
-        *SANDBOX,
-        *DEVICE,
-        Cast("devices__refusals", TextField()),
+    rows = (
+        nodes.filter(agentless=False)
+        .order_by("name")
+        .values_list(
+            "pk",
+            "name",
+            "state",
+            "draining",
+            Cast("formats", TextField()),
+            Cast("refusals", TextField()),
+            *SANDBOX,
+            *DEVICE,
+            Cast("devices__refusals", TextField()),
+        )
     )
     found: list[NodeOffer] = []
     for _, of_node in groupby(rows, itemgetter(1)):

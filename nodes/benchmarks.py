@@ -8,6 +8,7 @@ from msgspec import structs
 
 from nodes import doorbells, hardware
 from nodes.models import Benchmark, Device, Node
+from protocol.errors import Conflict
 from protocol.messages import BenchmarkFacts, Benchmarks
 
 KEPT = 10  # of each device
@@ -15,6 +16,8 @@ KEPT = 10  # of each device
 
 def ask(node: Node) -> None:
     """Has the node measure its devices soon; one that is offline does it when it is back."""
+    if node.agentless:
+        raise Conflict(f"{node.name} has no agent that could measure.")
     with transaction.atomic():
         node.benchmark_asked_at = timezone.now()
         Node.objects.filter(pk=node.pk).update(benchmark_asked_at=node.benchmark_asked_at)

@@ -6,6 +6,7 @@ SHA-256 of its password, which is what ACL SETUSER takes.
 
 from __future__ import annotations
 
+import secrets
 from urllib.parse import quote, urlsplit, urlunsplit
 
 import redis
@@ -13,7 +14,7 @@ from django.conf import settings
 
 from accounts import live
 from nodes.models import Node
-from protocol import names
+from protocol import credentials, names
 from protocol.errors import Unavailable
 
 # What a Celery worker and the link use on the node's own keys (found by watching MONITOR; see docs/architecture.md).
@@ -28,9 +29,19 @@ def user_name(node: Node) -> str:
     return f"node-{node.pk}"
 
 
-def url_for(node: Node, password: str) -> str:
-    """The broker address as this node is to use it."""
-    parts = urlsplit(settings.NODE_REDIS_URL)
+def renew(node: Node) -> str:
+    """Makes the user with a new password, and says at which address a process of ours that speaks for the node, which
+    has no agent, is this user."""
+    password = secrets.token_hex(32)
+    node.broker_password_digest = credentials.digest(password)
+    Node.objects.filter(pk=node.pk).update(broker_password_digest=node.broker_password_digest)
+    grant(node)
+    return url_for(node, password, settings.REDIS_URL)
+
+
+def url_for(node: Node, password: str, redis_url: str) -> str:
+    """That Redis, as this node is to use it."""
+    parts = urlsplit(redis_url)
     address = parts.netloc.rpartition("@")[2]
     return urlunsplit(parts._replace(netloc=f"{user_name(node)}:{quote(password)}@{address}"))
 

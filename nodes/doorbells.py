@@ -17,7 +17,10 @@ log = logging.getLogger(__name__)
 
 
 def ring_node(node: Node) -> None:
-    """After this transaction: have the node send a heartbeat now, and so hear what it should do."""
+    """After this transaction: have the node send a heartbeat now, and so hear what it should do. One without an agent
+    hears nothing: whoever serves it looks by himself."""
+    if node.agentless:
+        return
     _ring_on_commit(names.SYNC_NODE, names.node_queue(str(node.pk)), {})
 
 

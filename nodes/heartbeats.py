@@ -66,6 +66,19 @@ def receive(node: Node, heartbeat: Heartbeat) -> DesiredState:
     return answer
 
 
+def saw(node: Node) -> None:
+    """A node without an agent was looked at, and it is there: as good as a heartbeat."""
+    came_online = node.state != Node.State.ONLINE
+    Node.objects.filter(pk=node.pk).update(state=Node.State.ONLINE, last_heartbeat_at=timezone.now())
+    node.refresh_from_db()
+    celery_events.node_heard(node, came_online=came_online, running=0)
+
+
+def lost_sight(node: Node, why: str) -> None:
+    """It is not there, or nobody looks any more."""
+    _mark_offline(node, why)
+
+
 def sweep() -> None:
     """Marks silent nodes offline at once; after a grace says they are lost, unless too many fell silent together."""
     now = timezone.now()
@@ -96,7 +109,7 @@ def _mark_offline(node: Node, why: str) -> None:
 def brake() -> str:
     """Why re-placement is frozen, or nothing."""
     now = timezone.now()
-    heard = Node.objects.filter(last_heartbeat_at__gt=now - BRAKE_WINDOW)
+    heard = Node.objects.filter(agentless=False, last_heartbeat_at__gt=now - BRAKE_WINDOW)
     total = heard.count()
     silent = heard.filter(last_heartbeat_at__lt=now - LEASE).count()
     if total < BRAKE_LEAST_NODES or silent <= total * BRAKE_SHARE:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from datetime import timedelta
 from hmac import compare_digest
 
+from django.conf import settings
 from django.db import IntegrityError, transaction
 from django.utils import timezone
 
@@ -79,7 +80,7 @@ def register(registration: Registration) -> Registered:
         node_id=str(node.pk),
         name=node.name,
         token=credential.text,
-        broker_url=broker_users.url_for(node, broker_password),
+        broker_url=broker_users.url_for(node, broker_password, settings.NODE_REDIS_URL),
         queues=queues(node),
     )
 

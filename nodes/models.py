@@ -39,6 +39,9 @@ class Node(Owned):
     allows_programs = models.BooleanField(
         default=False, help_text="Runs models that are programs (TorchScript, .pt2, SavedModel), in its sandbox."
     )
+    agentless = models.BooleanField(
+        default=False, editable=False, help_text="Has no agent: reached by ssh, for terminals only."
+    )
     labels = models.JSONField(default=dict, blank=True)
 
     hostname = models.CharField(max_length=255, editable=False)

@@ -1,11 +1,14 @@
-"""What people do to nodes: drain, take back into service, allow programs, remove."""
+"""What people do to nodes: drain, take back into service, allow programs, add without an agent, remove."""
 
 from __future__ import annotations
 
-from django.db import transaction
+from django.db import IntegrityError, transaction
+from django.utils import timezone
 
-from nodes import broker_users, doorbells
+from accounts.models import User
+from nodes import broker_users, doorbells, joining
 from nodes.models import Allocation, Node
+from protocol import credentials
 from protocol.errors import Conflict
 
 
@@ -26,6 +29,30 @@ def allow_programs(node: Node) -> None:
 def refuse_programs(node: Node) -> None:
     """Places no more of them there. What runs already goes on until it is stopped, or the node is drained."""
     _set_allows_programs(node, False)
+
+
+def add_agentless(*, name: str, owner: User, hostname: str) -> Node:
+    """A machine that does not join but is reached from here; no model is ever placed on it. It has a Redis user of its
+    own, as every node, for whoever speaks for it: `broker_users.renew`."""
+    joining.check_name(name)
+    nobody = credentials.new(credentials.NODE_TOKEN)  # which nobody gets to know
+    try:
+        with transaction.atomic():
+            return Node.objects.create(
+                name=name,
+                owner=owner,
+                agentless=True,
+                hostname=hostname,
+                cpu_cores=0,
+                disk_total_bytes=0,
+                disk_free_bytes=0,
+                token_id=nobody.id,
+                token_digest=nobody.digest,
+                token_issued_at=timezone.now(),
+                broker_password_digest=nobody.digest,
+            )
+    except IntegrityError as error:
+        raise Conflict(f"There is a node named {name!r} already.") from error
 
 
 def remove(node: Node) -> None:

@@ -17,9 +17,11 @@ from django.utils.safestring import SafeString
 from accounts.models import User
 from accounts.staff_admin import UNKNOWN, ReadOnlyAdmin, StaffAdmin, badge, size
 from protocol.errors import NotFound
-from terminal import recordings, services
+from terminal import recordings, services, ssh_admin
 from terminal.models import AuditEvent, TerminalGrant, TerminalPolicy, TerminalSession
 from terminal.states import LIVE
+
+__all__ = ["ssh_admin"]  # registers itself
 
 
 class LiveFilter(admin.SimpleListFilter):

@@ -11,8 +11,8 @@ class TerminalConfig(AppConfig):
         from accounts.models import ApiKey, User
         from nodes import signals
         from nodes.models import Node
-        from terminal import doors, reports, services
-        from terminal.models import TerminalGrant, TerminalSession
+        from terminal import doors, reports, services, ssh_keys
+        from terminal.models import SshNode, TerminalGrant, TerminalSession
 
         def heartbeat(node: Any, heartbeat: Any, **_: object) -> dict[str, object]:
             return {"terminals": reports.renew(node, heartbeat)}
@@ -29,8 +29,12 @@ class TerminalConfig(AppConfig):
             for session in TerminalSession.objects.filter(node=instance).select_related("node"):
                 services.end(session, "The node was removed.")
 
+        def ssh_node_gone(instance: Any, **_: object) -> None:
+            ssh_keys.forget(instance.pk)
+
         signals.heartbeat_received.connect(heartbeat, weak=False)
         for model in (User, ApiKey, TerminalGrant):
             post_save.connect(rights_changed, sender=model, weak=False)
         post_delete.connect(rights_changed, sender=TerminalGrant, weak=False)
         pre_delete.connect(node_goes, sender=Node, weak=False)
+        post_delete.connect(ssh_node_gone, sender=SshNode, weak=False)

@@ -18,7 +18,10 @@ KEYS_LIVE_SECONDS = 60  # after an end; the node renews it while it has somethin
 
 
 def ring(session: TerminalSession) -> None:
-    """After this transaction: have the node ask for the session."""
+    """After this transaction: have the node ask for the session. One without an agent hears nothing: who serves it
+    looks twice a second (`ssh_server`)."""
+    if session.node is not None and session.node.agentless:
+        return
     doorbells.ring_node_for_terminal(str(session.node_id), session_id=str(session.pk))
 
 

@@ -1,4 +1,4 @@
-"""TerminalGrant, TerminalPolicy, TerminalSession, TerminalTicket, AuditEvent."""
+"""TerminalGrant, TerminalPolicy, TerminalSession, TerminalTicket, SshNode, AuditEvent."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from django.db.models import Q
 from accounts.models import ApiKey, User
 from accounts.ownership import Owned, OwnedQuerySet
 from nodes.models import Node
+from protocol import ssh
 from protocol.errors import Conflict
 from terminal.states import UNENDED, SessionState
 
@@ -56,6 +57,44 @@ class TerminalPolicy(models.Model):
 
     def __str__(self) -> str:
         return f"terminals on {self.node}"
+
+
+class SshNode(models.Model):
+    """How a node without an agent is reached. The host key is the only one that is taken; our private key is a file
+    (see `ssh_keys`)."""
+
+    node = models.OneToOneField(Node, on_delete=models.CASCADE, primary_key=True, related_name="ssh")
+    host = models.CharField(max_length=255)
+    port = models.PositiveIntegerField(default=22)
+    user = models.CharField(max_length=32, help_text="As whom terminals run there.")
+    host_key = models.TextField(help_text="As `ssh-keyscan` shows it, without the name: ssh-ed25519 AAAA…")
+    public_key = models.TextField(editable=False, help_text="Ours, for that user's authorized_keys.")
+    changed_key = models.TextField(
+        blank=True,
+        editable=False,
+        help_text="Another host key that it showed: it is blocked until an owner enrols one.",
+    )
+    problem = models.TextField(blank=True, editable=False, help_text="Why it is offline.")
+    looked_at = models.DateTimeField(null=True, editable=False)
+    enrolled_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, null=True, on_delete=models.SET_NULL, related_name="+", editable=False
+    )
+    enrolled_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering = ["node__name"]
+        verbose_name = "ssh node"
+
+    def __str__(self) -> str:
+        return f"{self.node.name} ({self.user}@{self.host}:{self.port})"
+
+    @property
+    def fingerprint(self) -> str:
+        return ssh.fingerprint(self.host_key)
+
+    @property
+    def is_blocked(self) -> bool:
+        return bool(self.changed_key)
 
 
 class SessionQuerySet(OwnedQuerySet):

@@ -12,7 +12,7 @@ from django.utils import timezone
 from nodes.models import Node
 from protocol.errors import Conflict, NotFound
 from protocol.messages import Heartbeat, TerminalEnded, TerminalSpec
-from terminal import audit, permissions, services
+from terminal import audit, doors, permissions, services
 from terminal.models import TerminalSession
 from terminal.states import LIVE, UNENDED, SessionState
 
@@ -52,6 +52,8 @@ def ended(*, session_id: UUID, node: Node, said: TerminalEnded) -> None:
             state=SessionState.ENDED, ended_at=timezone.now(), end_reason=why[:500], exit_code=said.code
         )
         audit.write("ended", session=session, reason=why, code=said.code, output_bytes=said.output_bytes)
+        if not said.output_bytes:  # then perhaps nothing but this tells who is attached that it could not start
+            doors.end(session, why)
 
 
 def renew(node: Node, heartbeat: Heartbeat) -> list[str]:

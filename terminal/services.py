@@ -35,7 +35,7 @@ def open_session(
     if not doors.recorder_runs():
         raise Unavailable("No recorder runs, and without one no terminal opens: manage.py record_terminals.")
     if node.state != Node.State.ONLINE:
-        raise Conflict(f"{node.name} is offline.")
+        raise Conflict(_why_offline(node))
     _check_quotas(node, user)
     cols, rows = terminal.clamp(cols, rows)
     with transaction.atomic():
@@ -164,6 +164,13 @@ def set_policy(*, node: Node, by: User, **rules: object) -> None:
     with transaction.atomic():
         TerminalPolicy.objects.update_or_create(node=node, defaults=rules)
         audit.write("rules_set", user=by, node=node.name, rules=rules)
+
+
+def _why_offline(node: Node) -> str:
+    if not node.agentless:
+        return f"{node.name} is offline."
+    problem = node.ssh.problem or "Nobody has looked at it: manage.py serve_ssh_nodes."
+    return f"{node.name} is offline. {problem}"
 
 
 def _check_quotas(node: Node, user: User) -> None:

@@ -98,6 +98,7 @@ class NodeSerializer(serializers.ModelSerializer[Node]):
             "draining",
             "shared",
             "allows_programs",
+            "agentless",
             "labels",
             "hostname",
             "operating_system",

@@ -1,6 +1,6 @@
 from django.urls import path
 
-from terminal.api import views
+from terminal.api import ssh_views, views
 
 urlpatterns = [
     path("sessions/", views.SessionsView.as_view(), name="terminal-sessions"),
@@ -12,4 +12,7 @@ urlpatterns = [
     path("nodes/<str:name>/grants/", views.GrantsView.as_view(), name="terminal-grants"),
     path("nodes/<str:name>/grants/<str:username>/", views.GrantView.as_view(), name="terminal-grant"),
     path("nodes/<str:name>/policy", views.PolicyView.as_view(), name="terminal-policy"),
+    path("ssh-nodes/", ssh_views.SshNodesView.as_view(), name="ssh-nodes"),
+    path("ssh-nodes/offered-keys", ssh_views.OfferedKeysView.as_view(), name="ssh-offered-keys"),
+    path("ssh-nodes/<str:name>/", ssh_views.SshNodeView.as_view(), name="ssh-node"),
 ]

@@ -40,7 +40,7 @@ class SessionsView(generics.ListAPIView[TerminalSession]):
         wanted = serializers.NewSessionSerializer(data=request.data)
         wanted.is_valid(raise_exception=True)
         fields = dict(wanted.validated_data)
-        user = _user(request)
+        user = caller(request)
         node = get_object_or_404(_nodes(user), name=fields.pop("node"))
         key = request.auth if isinstance(request.auth, ApiKey) else None
         session = services.open_session(node=node, user=user, api_key=key, **fields)
@@ -67,7 +67,7 @@ class TicketsView(APIView):
     def post(self, request: Request, id: UUID) -> Response:
         """Another ticket: to come back to your own session, or to watch somebody else's."""
         session = _find(request, id)
-        ticket, mode = services.new_ticket(session, _user(request))
+        ticket, mode = services.new_ticket(session, caller(request))
         return Response({"ticket": ticket, "mode": mode, "websocket": _websocket(session)}, status=201)
 
 
@@ -78,7 +78,7 @@ class ApproveView(APIView):
     def post(self, request: Request, id: UUID) -> Response:
         """Agree to a terminal that somebody else asked for."""
         session = _find(request, id)
-        services.approve(session, _user(request))
+        services.approve(session, caller(request))
         return Response(serializers.SessionSerializer(session).data)
 
 
@@ -89,7 +89,7 @@ class EndView(APIView):
     def post(self, request: Request, id: UUID) -> Response:
         """End it and all its processes."""
         session = _find(request, id)
-        services.end_for(session, _user(request))
+        services.end_for(session, caller(request))
         return Response(serializers.SessionSerializer(session).data)
 
 
@@ -100,7 +100,7 @@ class RecordingView(APIView):
     def get(self, request: Request, id: UUID) -> FileResponse:
         """What was shown, as asciicast v3; of a session that goes on, what is recorded so far."""
         session = _find(request, id)
-        user = _user(request)
+        user = caller(request)
         if not permissions.may_read_recording(session, user):
             raise Forbidden("Only who opened a terminal and owners of the node read its recording.")
         file = recordings.open_for(session, user)
@@ -115,17 +115,17 @@ class GrantsView(APIView):
     @extend_schema(responses=serializers.GrantSerializer(many=True))
     def get(self, request: Request, name: str) -> Response:
         """Who may do what with terminals on a node."""
-        grants = _managed(request, name).terminal_grants.select_related("user")
+        grants = managed_node(request, name).terminal_grants.select_related("user")
         return Response(serializers.GrantSerializer(grants, many=True).data)
 
     @extend_schema(request=serializers.GrantSerializer, responses=serializers.GrantSerializer)
     def post(self, request: Request, name: str) -> Response:
         """Give a user a role, in place of the one before."""
-        node = _managed(request, name)
+        node = managed_node(request, name)
         wanted = serializers.GrantSerializer(data=request.data)
         wanted.is_valid(raise_exception=True)
         user = get_object_or_404(User, username=wanted.validated_data["user"]["username"], is_active=True)
-        row = services.grant(node=node, user=user, role=wanted.validated_data["role"], by=_user(request))
+        row = services.grant(node=node, user=user, role=wanted.validated_data["role"], by=caller(request))
         return Response(serializers.GrantSerializer(row).data)
 
 
@@ -135,8 +135,10 @@ class GrantView(APIView):
     @extend_schema(responses={204: None})
     def delete(self, request: Request, name: str, username: str) -> Response:
         """Take the role away; the user's terminals there end."""
-        row = get_object_or_404(_managed(request, name).terminal_grants.select_related("user"), user__username=username)
-        services.withdraw(row, by=_user(request))
+        row = get_object_or_404(
+            managed_node(request, name).terminal_grants.select_related("user"), user__username=username
+        )
+        services.withdraw(row, by=caller(request))
         return Response(status=204)
 
 
@@ -146,26 +148,26 @@ class PolicyView(APIView):
     @extend_schema(responses=serializers.PolicySerializer)
     def get(self, request: Request, name: str) -> Response:
         """The rules for terminals on a node."""
-        node = get_object_or_404(_nodes(_user(request)), name=name)
+        node = get_object_or_404(_nodes(caller(request)), name=name)
         return Response(serializers.PolicySerializer(services.policy_of(node)).data)
 
     @extend_schema(request=serializers.PolicySerializer, responses=serializers.PolicySerializer)
     def patch(self, request: Request, name: str) -> Response:
         """Change them, for sessions to come."""
-        node = _managed(request, name)
+        node = managed_node(request, name)
         changed = serializers.PolicySerializer(services.policy_of(node), data=request.data, partial=True)
         changed.is_valid(raise_exception=True)
-        services.set_policy(node=node, by=_user(request), **changed.validated_data)
+        services.set_policy(node=node, by=caller(request), **changed.validated_data)
         return Response(serializers.PolicySerializer(services.policy_of(node)).data)
 
 
-def _user(request: Request) -> User:
+def caller(request: Request) -> User:
     assert isinstance(request.user, User)
     return request.user
 
 
 def _visible(request: Request) -> SessionQuerySet:
-    rows = TerminalSession.objects.visible_to(_user(request))
+    rows = TerminalSession.objects.visible_to(caller(request))
     return rows.select_related("node", "owner", "api_key", "approved_by")
 
 
@@ -180,8 +182,8 @@ def _nodes(user: User) -> Any:
     return Node.objects.visible_to(user) | Node.objects.filter(pk__in=granted)
 
 
-def _managed(request: Request, name: str) -> Node:
-    user = _user(request)
+def managed_node(request: Request, name: str) -> Node:
+    user = caller(request)
     node: Node = get_object_or_404(_nodes(user), name=name)
     if not permissions.may_manage(node, user):
         raise Forbidden(f"Only an owner of {name} manages terminals on it.")

@@ -13,21 +13,23 @@ from contextlib import contextmanager
 from uuid import uuid4
 
 import msgspec
+import psutil
 import redis
 
 from protocol import names, terminal
 from protocol.messages import TerminalEnded, TerminalSpec
+from protocol.terminal_orders import Order, SshTarget
 from tests.e2e.quickstarts import PROJECT
 from tests.waiting import until
 from workers import settings
-from workers.terminal.orders import Order, shell_of
+from workers.terminal.login import shell_of
 
 NODE_ID = "0f8fad5b-d9cb-469f-a165-70867728950e"
 WITHOUT_NAMESPACES = ["setpriv", "--bounding-set", "-sys_admin", "--inh-caps", "-sys_admin", "--"]
 
 
 class TerminalSide:
-    def __init__(self, url: str, *, namespaces: bool, user: str, keep_seconds: int) -> None:
+    def __init__(self, url: str, *, namespaces: bool, opens: str | SshTarget, keep_seconds: int) -> None:
         self.id = str(uuid4())
         self.redis = redis.Redis.from_url(url)
         self.inbox = names.terminal_input(NODE_ID, self.id)
@@ -40,10 +42,11 @@ class TerminalSide:
         self.acknowledges = True
         self._last = "0-0"
         spec = TerminalSpec(id=self.id, cols=80, rows=24, keep_seconds=keep_seconds)
-        shell = shell_of(user, self.id)
-        # Not that user's real home: what stands in its profile may take a second.
-        shell = msgspec.structs.replace(shell, env={**shell.env, "HOME": "/"})
-        order = Order(parent=os.getpid(), broker_url=url, node_id=NODE_ID, spec=spec, shell=shell)
+        if isinstance(opens, str):
+            shell = shell_of(opens, self.id)
+            # Not that user's real home: what stands in its profile may take a second.
+            opens = msgspec.structs.replace(shell, env={**shell.env, "HOME": "/"})
+        order = Order(parent=os.getpid(), broker_url=url, node_id=NODE_ID, spec=spec, opens=opens)
         command = [*([] if namespaces else WITHOUT_NAMESPACES), sys.executable, "-P", "-m", "workers.terminal"]
         self.process = subprocess.Popen(
             command,
@@ -140,10 +143,11 @@ class TerminalSide:
 
 @contextmanager
 def session(
-    url: str, *, namespaces: bool = True, user: str | None = None, keep_seconds: int = 300
+    url: str, *, namespaces: bool = True, opens: str | SshTarget = "", keep_seconds: int = 300
 ) -> Iterator[TerminalSide]:
-    user = user or pwd.getpwuid(os.getuid()).pw_name
-    side = TerminalSide(url, namespaces=namespaces, user=user, keep_seconds=keep_seconds)
+    """`opens`: a shell as a user of this machine, by default as who runs the tests, or on another by ssh."""
+    opens = opens or pwd.getpwuid(os.getuid()).pw_name
+    side = TerminalSide(url, namespaces=namespaces, opens=opens, keep_seconds=keep_seconds)
     try:
         yield side
     finally:
@@ -154,3 +158,9 @@ def session(
             assert pipe
             pipe.close()
         side.redis.close()
+
+
+def marked(mark: str) -> list[int]:
+    """Processes with `mark` on their command line."""
+    processes = psutil.process_iter(["cmdline"])
+    return [process.pid for process in processes if mark in " ".join(process.info["cmdline"] or [])]

@@ -14,7 +14,7 @@ import pytest
 from protocol import terminal
 from tests.waiting import until
 from tests.workers import terminal_side
-from tests.workers.terminal_side import TerminalSide
+from tests.workers.terminal_side import TerminalSide, marked
 
 IS_ROOT = os.geteuid() == 0
 needs_root = pytest.mark.skipif(not IS_ROOT, reason="Only root can become another user, or enter namespaces.")
@@ -28,12 +28,6 @@ def side(redis_url: str) -> Iterator[TerminalSide]:
         side.attach()
         side.quiet()
         yield side
-
-
-def marked(mark: str) -> list[int]:
-    """Processes with `mark` on their command line."""
-    processes = psutil.process_iter(["cmdline"])
-    return [process.pid for process in processes if mark in " ".join(process.info["cmdline"] or [])]
 
 
 ESCAPES = {
@@ -66,7 +60,10 @@ def test_nothing_that_the_shell_started_outlives_it(redis_url: str, namespaces: 
         ended = side.ended()
         assert marked(mark) == []
         assert time.monotonic() - begun < 3.5
-        assert ended.reason == {"ordered": "because", "exit": "", "killed agent": "The node agent ended it."}[how]
+        assert (
+            ended.reason
+            == {"ordered": "because", "exit": "", "killed agent": "What held it on its node was stopped."}[how]
+        )
 
 
 @needs_root
@@ -84,7 +81,7 @@ def test_not_even_kill_9_of_the_process_that_holds_it_leaves_something(redis_url
 @needs_root
 @pytest.mark.parametrize("namespaces", WAYS)
 def test_a_fork_bomb_is_bounded_and_gone_with_the_terminal(redis_url: str, namespaces: bool) -> None:
-    with terminal_side.session(redis_url, namespaces=namespaces, user="nobody") as side:
+    with terminal_side.session(redis_url, namespaces=namespaces, opens="nobody") as side:
         side.attach()
         side.type(b"bomb() { bomb | bomb & }; bomb\n")
         until(lambda: side.read() or b"ork" in side.output, what="the kernel refuses to fork")
@@ -108,7 +105,7 @@ def test_the_environment_is_made_anew_and_no_file_is_inherited(side: TerminalSid
 
 @needs_root
 def test_an_unprivileged_user_sees_no_secret(redis_url: str) -> None:
-    with terminal_side.session(redis_url, user="nobody") as side:
+    with terminal_side.session(redis_url, opens="nobody") as side:
         side.attach()
         side.quiet()
         assert side.run("id -un; id -G") == "nobody\n65534"

@@ -9,8 +9,8 @@ import sys
 
 import msgspec
 
+from protocol.terminal_orders import Order
 from workers.terminal import descendants
-from workers.terminal.orders import Order
 from workers.terminal.session import Session
 
 

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import msgspec
 
+from protocol.terminal_orders import Shell
 from workers.terminal import descendants
-from workers.terminal.orders import Shell
 
 READ_BYTES = 64 * 1024
 PROGRAM = str(Path(__file__).with_name("shell.py"))
@@ -26,6 +26,7 @@ class Pty:
 
     def __init__(self, shell: Shell, cols: int, rows: int) -> None:
         self.exit_code: int | None = None  # of the shell; 128 + n where signal n ended it
+        self.lost = ""  # as by ssh; here the shell is never lost without an end
         self.master, slave = pty.openpty()
         os.fchown(slave, shell.uid, -1)
         os.fchmod(slave, 0o600)

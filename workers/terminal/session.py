@@ -15,15 +15,19 @@ import struct
 import time
 from collections import deque
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from protocol import names, terminal
 from protocol.messages import TerminalEnded
 from protocol.terminal import RING_BYTES, WINDOW_BYTES
+from protocol.terminal_orders import Order, Shell, SshTarget
 from workers.terminal import inlet
-from workers.terminal.orders import Order
 from workers.terminal.outlet import Outlet
 from workers.terminal.pty import Pty
 from workers.terminal.ring import Ring
+
+if TYPE_CHECKING:
+    from workers.terminal.ssh_shell import SshShell
 
 log = logging.getLogger(__name__)
 
@@ -59,13 +63,21 @@ class Session:
         signal.set_wakeup_fd(self._wake, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.signal(signal.SIGTERM, self._told_to_end)
-        self._pty = Pty(order.shell, self._cols, self._rows)
+        self._pty = self._open(order.opens)
+
+    def _open(self, opens: Shell | SshTarget) -> Pty | SshShell:
+        if isinstance(opens, Shell):
+            return Pty(opens, self._cols, self._rows)
+        from workers.terminal.ssh_shell import SshShell  # nodes with an agent have no paramiko
+
+        return SshShell(opens, self._cols, self._rows, self._poke)
 
     def run(self) -> TerminalEnded:
         """Until the shell has ended and its output has arrived, or nobody comes for it."""
         self._outlet.start()
         inlet.listen(self._url, self._inbox, self._heard)
         self._serve()
+        self._reason = self._reason or self._pty.lost
         if not self._pty.end():
             log.error("Some processes of the terminal could not be killed.")
         self._read_rest()
@@ -82,7 +94,7 @@ class Session:
         poll.register(self._woken, select.POLLIN)
         paused = False
         hung_up = False
-        while self._pty.exit_code is None and not self._reason:
+        while self._pty.exit_code is None and not self._pty.lost and not self._reason:
             with self._outlet.changed:
                 on_its_way = self._ring.head - min(self._acked, self._recorded)
                 paused = on_its_way >= (RESUME_BYTES if paused else WINDOW_BYTES)
@@ -261,4 +273,4 @@ class Session:
                 pass
 
     def _told_to_end(self, number: int, frame: FrameType | None) -> None:
-        self._reason = "The node agent ended it."
+        self._reason = "What held it on its node was stopped."

@@ -14,10 +14,11 @@ import msgspec
 
 from protocol.errors import Conflict, CyxwizError, Forbidden, NotFound
 from protocol.messages import TerminalEnded
+from protocol.terminal_orders import Order
 from workers import settings
 from workers.backoff import Backoff
 from workers.control_plane import ControlPlane
-from workers.terminal.orders import Order, shell_of
+from workers.terminal.login import shell_of
 
 log = logging.getLogger(__name__)
 
@@ -102,7 +103,7 @@ class Terminals:
         if sys.platform != "linux":
             raise Forbidden("This node gives no terminals: it does not run Linux.")
         shell = shell_of(settings.terminal_user(), session_id)
-        order = Order(parent=os.getpid(), broker_url=self._broker_url, node_id=self._node_id, spec=spec, shell=shell)
+        order = Order(parent=os.getpid(), broker_url=self._broker_url, node_id=self._node_id, spec=spec, opens=shell)
         process = _spawner.submit(self._spawn, session_id).result()
         log.info("Terminal %s runs as %s.", session_id[:8], shell.user)
         said, _ = process.communicate(msgspec.json.encode(order))

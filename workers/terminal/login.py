@@ -1,4 +1,4 @@
-"""What the agent tells a session's process at its start, and what that answers at its end."""
+"""As whom terminals run on this node, with which environment."""
 
 from __future__ import annotations
 
@@ -6,29 +6,11 @@ import os
 import pwd
 from pathlib import Path
 
-import msgspec
-
 from protocol.errors import Forbidden
-from protocol.messages import TerminalSpec
+from protocol.terminal_orders import Shell
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 NO_LOGIN = {"nologin", "false"}
-
-
-class Shell(msgspec.Struct, frozen=True):
-    user: str
-    uid: int
-    gid: int
-    program: str
-    env: dict[str, str]
-
-
-class Order(msgspec.Struct, frozen=True):
-    parent: int  # pid of the agent
-    broker_url: str
-    node_id: str
-    spec: TerminalSpec
-    shell: Shell
 
 
 def shell_of(user: str, session_id: str) -> Shell:
