@@ -12,7 +12,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, Request, sync_pla
 
 from tests.e2e.terminals import NODE
 
-SECONDS = 30
+SECONDS = 8
 # The text on the screen. Rows are DOM elements, wide characters and styles are spans in them.
 TEXT = "() => [...document.querySelectorAll('.xterm-rows > div')].map(row => row.textContent.trimEnd()).join('\\n')"
 
