@@ -69,6 +69,7 @@ MIDDLEWARE = [
     "cyxwiz_site.request_ids.RequestIdMiddleware",
     "cyxwiz_site.sane_paths.SanePathMiddleware",
     "django.middleware.security.SecurityMiddleware",
+    "cyxwiz_site.content_security.ContentSecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
@@ -96,6 +97,8 @@ STATIC_URL = "static/"
 WHITENOISE_USE_FINDERS = True  # works before, and without, collectstatic
 
 AUTH_USER_MODEL = "accounts.User"
+LOGIN_URL = LOGOUT_REDIRECT_URL = "login"
+LOGIN_REDIRECT_URL = "/"
 AUTH_PASSWORD_VALIDATORS = [
     {"NAME": "django.contrib.auth.password_validation.UserAttributeSimilarityValidator"},
     {"NAME": "django.contrib.auth.password_validation.MinimumLengthValidator"},

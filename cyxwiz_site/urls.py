@@ -1,17 +1,20 @@
 """Addresses of the Django side. /v2 is the gateway's (see `asgi`)."""
 
 from django.contrib import admin
+from django.contrib.auth.views import LoginView, LogoutView
 from django.urls import include, path
-from django.views.generic import RedirectView
-from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerView
+from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitView
 
-from cyxwiz_site import health
+from cyxwiz_site import front, health
 
 urlpatterns = [
-    path("", RedirectView.as_view(url="/admin/")),  # until there are pages for users
+    path("", front.door),
+    path("login/", LoginView.as_view(template_name="login.html", redirect_authenticated_user=True), name="login"),
+    path("logout/", LogoutView.as_view(), name="logout"),
     path("admin/", admin.site.urls),
+    path("terminal/", include("terminal.urls")),
     path("api/schema/", SpectacularAPIView.as_view(permission_classes=[]), name="schema"),
-    path("api/docs/", SpectacularSwaggerView.as_view(url_name="schema", permission_classes=[]), name="docs"),
+    path("api/docs/", SpectacularSwaggerSplitView.as_view(url_name="schema", permission_classes=[]), name="docs"),
     path("api/v1/models/", include("models_registry.api.urls")),
     path("api/v1/deployments/", include("deployments.api.urls")),
     path("api/v1/jobs/", include("jobs.api.urls")),

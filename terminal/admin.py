@@ -56,7 +56,11 @@ class TerminalSessionAdmin(ReadOnlyAdmin):
     def recording(self, session: TerminalSession) -> str | SafeString:
         if session.opened_at is None or session.recording_deleted_at is not None:
             return UNKNOWN
-        return format_html('<a href="{}">download</a>', reverse("admin:terminal_recording", args=[session.pk]))
+        return format_html(
+            '<a href="{}">play</a> · <a href="{}">download</a>',
+            reverse("terminal-playback", args=[session.pk]),
+            reverse("admin:terminal_recording", args=[session.pk]),
+        )
 
     def get_urls(self) -> list[URLPattern]:
         mine = path("<uuid:id>/recording", self.admin_site.admin_view(self.download), name="terminal_recording")

@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+from django.db.models import Q
 from django.utils import timezone
 
 from accounts.models import User
-from nodes.models import Node
+from nodes.models import Node, NodeQuerySet
 from terminal.models import TerminalGrant, TerminalSession
 
 Role = TerminalGrant.Role
+
+
+def known_nodes(user: User) -> NodeQuerySet:
+    """Those of the fleet that the user sees, and those with a grant."""
+    granted = TerminalGrant.objects.filter(user=user).values("node")
+    return Node.objects.visible_to(user) | Node.objects.filter(pk__in=granted)
+
+
+def managed_nodes(user: User) -> NodeQuerySet:
+    return _nodes_with(user, Role.OWNER)
+
+
+def openable_nodes(user: User) -> NodeQuerySet:
+    return _nodes_with(user, Role.OWNER, Role.OPERATOR)
 
 
 def role_on(node: Node, user: User) -> Role | None:
@@ -49,3 +64,8 @@ def why_not_any_more(session: TerminalSession) -> str:
     if session.expires_at <= timezone.now():
         return "It has reached its longest time."
     return ""
+
+
+def _nodes_with(user: User, *roles: Role) -> NodeQuerySet:
+    granted = TerminalGrant.objects.filter(user=user, role__in=roles).values("node")
+    return Node.objects.filter(Q(owner=user) | Q(pk__in=granted))

@@ -32,10 +32,7 @@ def open_session(
     policy = policy_of(node)
     if policy.reason_required and not reason.strip():
         raise BadRequest(f"{node.name} asks for a reason: say in `reason` what the terminal is for.")
-    if not doors.recorder_runs():
-        raise Unavailable("No recorder runs, and without one no terminal opens: manage.py record_terminals.")
-    if node.state != Node.State.ONLINE:
-        raise Conflict(_why_offline(node))
+    check_ready(node, recorder_runs=doors.recorder_runs())
     _check_quotas(node, user)
     cols, rows = terminal.clamp(cols, rows)
     with transaction.atomic():
@@ -58,6 +55,14 @@ def open_session(
     return session
 
 
+def check_ready(node: Node, *, recorder_runs: bool) -> None:
+    """Raises Unavailable, Conflict where nobody could have a terminal on this node now."""
+    if not recorder_runs:
+        raise Unavailable("No recorder runs, and without one no terminal opens: manage.py record_terminals.")
+    if node.state != Node.State.ONLINE:
+        raise Conflict(_why_offline(node))
+
+
 def approve(session: TerminalSession, user: User) -> None:
     if session.node is None or not permissions.may_manage(session.node, user):
         raise Forbidden("Only an owner of the node approves terminals on it.")
@@ -70,6 +75,14 @@ def approve(session: TerminalSession, user: User) -> None:
         session.refresh_from_db()
         audit.write("approved", session=session, user=user)
         doors.ring(session)
+
+
+def refuse(session: TerminalSession, user: User) -> None:
+    """In place of an approval. Raises Forbidden, Conflict."""
+    if session.node is None or not permissions.may_manage(session.node, user):
+        raise Forbidden("Only an owner of the node refuses terminals on it.")
+    if session.state != SessionState.UNAPPROVED or not end(session, f"{user.username} refused it.", by=user):
+        raise Conflict("This session does not wait for approval (any more).")
 
 
 def new_ticket(session: TerminalSession, user: User) -> tuple[str, Mode]:

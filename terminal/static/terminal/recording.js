@@ -1,0 +1,64 @@
+// A recording as asciicast v3: lines of JSON, first what it is, then [seconds since the line before, code, data].
+// Lines that begin with # are the recorder's checkpoints. No DOM.
+
+// What moves the cursor, sets colours and titles: OSC and other strings, CSI, shorter escapes, control characters.
+const CONTROL = /\x1b[\]P_^X][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b\[[0-?]*[ -/]*[@-~]|\x1b[ -/]*[0-~]|[\x00-\x08\x0b-\x1f\x7f]/g;
+
+export class Recording {
+  constructor(text) {
+    const lines = text.split("\n").filter((line) => line && !line.startsWith("#"));
+    // The last line of a session that goes on may not be whole yet.
+    if (!text.endsWith("\n")) lines.pop();
+    const [header, ...events] = lines.map((line) => JSON.parse(line));
+    if (header?.version !== 3) throw new Error("This is not an asciicast of version 3.");
+    this.cols = header.term.cols;
+    this.rows = header.term.rows;
+    let seconds = 0;
+    this.events = events.map(([interval, code, data]) => ({ seconds: (seconds += interval), code, data }));
+    this.seconds = seconds;
+  }
+
+  // Index of the first event after `seconds`.
+  after(seconds) {
+    let [low, high] = [0, this.events.length];
+    while (low < high) {
+      const middle = (low + high) >> 1;
+      if (this.events[middle].seconds <= seconds) low = middle + 1;
+      else high = middle;
+    }
+    return low;
+  }
+
+  // When `text` was printed: the seconds of each place where it stands in the output, as plain text.
+  find(text) {
+    if (!this.plain) this.index();
+    const found = [];
+    const wanted = text.toLowerCase();
+    for (let at = this.plain.indexOf(wanted); wanted && at >= 0; at = this.plain.indexOf(wanted, at + 1)) {
+      const end = at + wanted.length;
+      found.push(this.marks[this.marks.findLastIndex(({ from }) => from < end)].seconds);
+    }
+    return [...new Set(found)];
+  }
+
+  // All output as plain text, with where each event begins in it.
+  index() {
+    this.marks = [];
+    let length = 0;
+    const parts = [];
+    for (const { seconds, code, data } of this.events) {
+      if (code !== "o") continue;
+      const part = data.replace(CONTROL, "").toLowerCase();
+      this.marks.push({ from: length, seconds });
+      parts.push(part);
+      length += part.length;
+    }
+    this.plain = parts.join("");
+  }
+}
+
+export function clock(seconds) {
+  const two = (number) => String(Math.floor(number)).padStart(2, "0");
+  const hours = Math.floor(seconds / 3600);
+  return `${hours ? `${hours}:` : ""}${two((seconds / 60) % 60)}:${two(seconds % 60)}`;
+}

@@ -1,0 +1,193 @@
+// The page of one terminal: a screen, a connection, and the buttons around them.
+
+import { FitAddon } from "./xterm/addon-fit.mjs";
+import { Connection } from "./connection.js";
+import { attachPreferences, attachSearch, makeScreen } from "./screen.js";
+import { ask } from "./server.js";
+
+const APPROVAL_MS = 2000;
+const RESIZE_MS = 50;
+const NOTICE_MS = 8000;
+
+const $ = (id) => document.getElementById(id);
+const { session, node, recording } = document.body.dataset;
+const api = `/api/v1/terminal/sessions/${session}/`;
+const encoder = new TextEncoder();
+
+let mode = null;
+let isMuted = false;
+let countdown = null;
+let noticeTimer = null;
+
+const screen = makeScreen($("screen"), { say: (text) => showHint(text), cursorBlink: true });
+const { terminal } = screen;
+const fit = new FitAddon();
+terminal.loadAddon(fit);
+fit.fit();
+
+const connection = new Connection({
+  newTicket: () => ask("POST", `${api}tickets`),
+  check: async () => {
+    const { state, end_reason } = await ask("GET", api);
+    if (state === "ended") throw Object.assign(new Error(end_reason || "It has ended."), { status: 409 });
+  },
+  output: show,
+  size: () => ({ cols: terminal.cols, rows: terminal.rows }),
+  tell: { connecting, ready, waiting, notice, resized, ended },
+});
+
+terminal.onData((text) => connection.type(encoder.encode(text)));
+terminal.onBinary((text) => connection.type(Uint8Array.from(text, (character) => character.charCodeAt(0))));
+terminal.onTitleChange((title) => (document.title = title ? `${node}: ${title.slice(0, 200)}` : `Terminal on ${node}`));
+terminal.onResize(later(RESIZE_MS, () => connection.resize(terminal.cols, terminal.rows)));
+new ResizeObserver(() => mode !== "observer" && fit.fit()).observe($("screen"));
+addEventListener("online", () => connection.hurry());
+attachPreferences();
+attachButtons();
+start();
+
+async function start() {
+  try {
+    while ((await ask("GET", api)).state === "unapproved") {
+      status("waiting", "Waits for approval by an owner of the node.");
+      await new Promise((resolve) => setTimeout(resolve, APPROVAL_MS));
+    }
+  } catch {
+    // The connection will find out, and tell.
+  }
+  connection.open();
+}
+
+// Old output is what a page before this one showed. The questions in it were answered then: a second answer would be
+// typed into the shell.
+function show(bytes, isOld, shown) {
+  if (isOld !== isMuted) {
+    isMuted = isOld;
+    terminal.write("", () => (terminal.options.disableStdin = isOld || mode === "observer"));
+  }
+  terminal.write(bytes, shown);
+}
+
+function connecting() {
+  clearInterval(countdown);
+  status("waiting", "Connecting …");
+}
+
+function ready(told) {
+  mode = told.mode;
+  document.body.dataset.mode = mode;
+  $("paste").disabled = mode === "observer";
+  if (mode === "observer") {
+    terminal.options.disableStdin = true;
+    terminal.resize(told.cols, told.rows);
+    status("connected", "Watching. What you type goes nowhere.");
+  } else {
+    fit.fit();
+    connection.resize(terminal.cols, terminal.rows);
+    status("connected", `Connected; recorded. Ends by ${clock(told.expires_at)} at the latest.`);
+  }
+  terminal.focus();
+}
+
+function waiting(milliseconds) {
+  const until = Date.now() + milliseconds;
+  const tell = () => {
+    const seconds = Math.ceil(Math.max(0, until - Date.now()) / 1000);
+    status("waiting", `Connection lost. Trying again in ${seconds} s; the shell goes on meanwhile.`);
+  };
+  tell();
+  countdown = setInterval(tell, 1000);
+}
+
+function notice(kind, text) {
+  const said = { joined: `${text} is here.`, left: `${text} left.` }[kind] ?? text;
+  showHint(said);
+  clearTimeout(noticeTimer);
+  noticeTimer = setTimeout(() => showHint(""), NOTICE_MS);
+}
+
+function resized(cols, rows) {
+  if (mode === "observer") terminal.resize(cols, rows);
+}
+
+function ended({ reason, code, exit }) {
+  clearInterval(countdown);
+  terminal.options.disableStdin = true;
+  terminal.options.cursorBlink = false;
+  const how = exit && exit.code !== null ? `The shell has ended with status ${exit.code}.` : reason || `Closed (${code}).`;
+  status("ended", how);
+  $("end").disabled = $("paste").disabled = true;
+  $("again").hidden = !(code === 4409 || code === 401);
+  $("recording").hidden = !recording;
+}
+
+function attachButtons() {
+  const openSearch = attachSearch($("search"), screen);
+  $("find").addEventListener("click", openSearch);
+  $("copy").addEventListener("click", copy);
+  $("paste").addEventListener("click", paste);
+  $("again").addEventListener("click", () => location.reload());
+  $("end").addEventListener("click", end);
+  for (const button of document.querySelectorAll("[data-keys]")) {
+    button.addEventListener("click", () => {
+      terminal.input(JSON.parse(`"${button.dataset.keys}"`));
+      terminal.focus();
+    });
+  }
+  // Keys that are ours and not the shell's; each has a button as well.
+  terminal.attachCustomKeyEventHandler((event) => {
+    const act = { F: openSearch, C: copy, "?": () => $("find").focus() }[event.key];
+    if (!event.ctrlKey || !event.shiftKey || !act) return true;
+    if (event.type === "keydown") {
+      event.preventDefault();
+      act();
+    }
+    return false;
+  });
+}
+
+function copy() {
+  // Without HTTPS a page may not write to the clipboard by itself, but the browser's own command may.
+  if (navigator.clipboard) navigator.clipboard.writeText(terminal.getSelection()).then(() => showHint("Copied."));
+  else document.execCommand("copy");
+  terminal.focus();
+}
+
+async function paste() {
+  try {
+    terminal.paste(await navigator.clipboard.readText());
+  } catch {
+    showHint("This browser lets no page read the clipboard unasked: use Ctrl+Shift+V or ⌘V.");
+  }
+  terminal.focus();
+}
+
+async function end() {
+  if (!confirm(`End this terminal on ${node} and all its processes?`)) return;
+  try {
+    await ask("POST", `${api}end`);
+  } catch (error) {
+    showHint(error.message);
+  }
+}
+
+function status(state, text) {
+  document.body.dataset.state = state;
+  $("status").textContent = text;
+}
+
+function showHint(text) {
+  $("hint").textContent = text;
+}
+
+function clock(seconds) {
+  return new Date(seconds * 1000).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" });
+}
+
+function later(milliseconds, act) {
+  let timer;
+  return () => {
+    clearTimeout(timer);
+    timer = setTimeout(act, milliseconds);
+  };
+}
