@@ -24,7 +24,8 @@ _LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _AND, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x54
 _ALLOW, _FAIL, _KILL = 0x7FFF0000, 0x00050000, 0x80000000
 _X32 = 0x40000000  # x86-64 has a second set of calls from there on
 _CLONE_THREAD = 0x00010000
-_AF_UNIX, _SOCK_TYPES, _SOCK_STREAM = 1, 0xF, 1
+_AF_UNIX = 1
+_UNCONNECTED = 0b10  # in the types SOCK_DGRAM and SOCK_RAW, and not in SOCK_STREAM and SOCK_SEQPACKET
 
 
 def unsupported() -> str:
@@ -129,12 +130,11 @@ def _spare_gpu_drivers(filter: _Filter) -> None:
     would have to connect; that the persistence daemon does not answer, it takes."""
     filter.add(_EQUAL, filter.numbers["memfd_create"], 0, 1)
     filter.end(_ALLOW)
-    filter.add(_EQUAL, filter.numbers["socket"], 0, 7)
+    filter.add(_EQUAL, filter.numbers["socket"], 0, 6)
     filter.add(_LOAD, 16)
-    filter.add(_EQUAL, _AF_UNIX, 0, 4)
+    filter.add(_EQUAL, _AF_UNIX, 0, 3)
     filter.add(_LOAD, 24)
-    filter.add(_AND, _SOCK_TYPES)
-    filter.add(_EQUAL, _SOCK_STREAM, 0, 1)  # a datagram needs no connection to get somewhere
+    filter.add(_ANY_BIT, _UNCONNECTED, 1, 0)  # a datagram needs no connection to get somewhere
     filter.end(_ALLOW)
     filter.end(_FAIL | errno.EPERM)
     filter.fail("connect", errno.ECONNREFUSED)

@@ -279,7 +279,8 @@ def test_a_recording_plays_seeks_and_is_searched(olga: Person, stack: Stack) -> 
         "shell",
         "--no-imports",
         "-c",
-        f"from terminal.models import AuditEvent as A; print(A.objects.filter(session='{session}', what='recording_read', user='olga').count())",
+        "from terminal.models import AuditEvent as A; "
+        f"print(A.objects.filter(session='{session}', what='recording_read', user='olga').count())",
     )
     assert rows.split()[-1] == "2"
 

@@ -34,7 +34,7 @@ MACHINE = (
     "/sys/fs/cgroup",
 )
 DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
-# Of GPUs, and what their drivers read. CUDA gives its threads names, by writing to /proc/self/task.
+# Of GPUs, and what their drivers read. CUDA gives its threads names: it opens /proc/self/task/…/comm and truncates it.
 GPU_DEVICES = ("nvidia*", "nvidia-caps/*", "dri/*", "kfd", "dxg")
 GPU_WRITES = ("/proc/self",)
 GPU_READS = (
@@ -104,6 +104,6 @@ def _grants(cage: Cage, *, gpu: bool) -> Iterator[tuple[Path, int]]:
             for device in Path("/dev").glob(pattern):
                 yield device, landlock.GPU
         for name in GPU_WRITES:
-            yield Path(name), landlock.DEVICE
+            yield Path(name), landlock.REWRITE
         for name in GPU_READS:
             yield Path(name), landlock.READ
