@@ -24,6 +24,7 @@ from workers.runner.orders import Order
 from workers.runner_process import RunnerProcess
 from workers.runtimes.arrays import to_array, to_tensor
 from workers.sandbox import levels
+from workers.sandbox.cage import HIGHEST
 
 DIGITS = Path(__file__).resolve().parents[1] / "examples" / "digits"
 SIGNATURE = Signature(
@@ -55,13 +56,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as home:
         hardware = machine.facts(Path(home))
     print(msgspec.json.format(msgspec.json.encode(hardware)).decode())
-    for level in (levels.HIGHEST, 1, 0):
+    for level in (HIGHEST, 1, 0):
         print(f"sandbox {level}: {levels.attempt(level) or 'holds'}")
     images = np.load(DIGITS / "heldout.npz")["images"].astype(np.float32)
     for format in FILES:
-        expected = _run(format, "cpu", levels.HIGHEST, images)
+        expected = _run(format, "cpu", HIGHEST, images)
         print(f"{format} on the CPU: loaded in {expected.load_seconds:.1f} s, {expected.run_ms:.2f} ms a batch")
-        for level in range(PROGRAM_LEVEL, levels.HIGHEST + 1):
+        for level in range(PROGRAM_LEVEL, HIGHEST + 1):
             _compare(format, level, images, expected)
     _rounds(images)
     for device in hardware.devices:
