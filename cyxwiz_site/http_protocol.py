@@ -51,7 +51,8 @@ class Gathering:
     def _send(self) -> None:
         if self._written:
             written, self._written, self._bytes = self._written, [], 0
-            self._transport.write(written[0] if len(written) == 1 else b"".join(written))
+            if not self._transport.is_closing():  # else the caller has gone, and uvloop raises
+                self._transport.write(written[0] if len(written) == 1 else b"".join(written))
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)

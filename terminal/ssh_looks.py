@@ -46,6 +46,7 @@ async def look(looks: list[Look]) -> AsyncIterator[Seen]:
             process.stdin.write_eof()
             async for line in process.stdout:
                 yield msgspec.json.decode(line, type=Seen)
+            await process.wait()
     except TimeoutError:
         pass
     finally:

@@ -92,6 +92,9 @@ class Stack:
     def start_recorder(self) -> None:
         self._start("recorder", ["manage.py", "record_terminals"], self.env)
 
+    def start_ssh_server(self) -> None:
+        self._start("ssh_server", ["manage.py", "serve_ssh_nodes"], self.env)
+
     def start_agent(self, user: str | None) -> None:
         env = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
         env["NODE_HOME"] = str(self.folder / "node")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
@@ -20,8 +21,9 @@ def main() -> None:
     descendants.die_with(order.parent, signal.SIGTERM)
     descendants.become_reaper()
     ended = Session(order).run()
-    sys.stdout.buffer.write(msgspec.json.encode(ended))
-    sys.stdout.flush()
+    with contextlib.suppress(BrokenPipeError):  # who started us has gone
+        sys.stdout.buffer.write(msgspec.json.encode(ended))
+        sys.stdout.flush()
     os._exit(0)  # the inlet waits for Redis
 
 

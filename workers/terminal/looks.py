@@ -6,6 +6,7 @@ soon as it is known. A process of its own, so that what strangers' servers say i
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
@@ -32,7 +33,7 @@ def main() -> None:
 
 def _tell(look: Look) -> None:
     line = msgspec.json.encode(see(look)) + b"\n"
-    with _writing:
+    with _writing, contextlib.suppress(BrokenPipeError):  # nobody wants to know any more
         sys.stdout.buffer.write(line)
         sys.stdout.buffer.flush()
 
