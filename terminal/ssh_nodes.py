@@ -1,7 +1,7 @@
 """Nodes without an agent, reached by ssh: staff enrol them, with the host key that they know to be the machine's.
 
 Only staff, because whoever chooses an address has us speak to it from inside our network
-(docs/decisions/011-agentless-nodes.md).
+(docs/decisions/012-agentless-nodes.md).
 """
 
 from __future__ import annotations
