@@ -60,16 +60,19 @@ class TerminalSide:
     def push(self, frame: bytes) -> None:
         self.redis.rpush(self.inbox, frame)
 
-    def attach(self, wanted: int = 0, *, writes: bool = True, attachment: bytes | None = None) -> tuple[int, ...]:
+    def attach(
+        self, wanted: int = 0, *, writes: bool = True, attachment: bytes | None = None, run: terminal.Run | None = None
+    ) -> tuple[int, ...]:
         """(replayed from, head, last sequence, columns, rows)"""
         self.attachment = attachment or self.attachment
-        self.push(terminal.ATTACH_FRAME.pack(terminal.ATTACH, self.attachment, writes, wanted, 0, 0))
+        frame = terminal.ATTACH_FRAME.pack(terminal.ATTACH, self.attachment, writes, wanted, 0, 0)
+        self.push(frame + (msgspec.json.encode(run) if run else b""))
 
         def answer() -> tuple[int, ...] | None:
             self.read()
             for frame in reversed(self.frames):
                 if frame[0] == terminal.ATTACHED and frame[1:17] == self.attachment:
-                    return terminal.ATTACHED_FRAME.unpack(frame)[3:]
+                    return terminal.ATTACHED_FRAME.unpack(frame)[3:-1]
             return None
 
         return until(answer, what="the process answers")
@@ -127,7 +130,7 @@ class TerminalSide:
 
     def _take(self, frame: bytes) -> None:
         self.frames.append(frame)
-        if frame[0] != terminal.OUT:
+        if frame[0] not in (terminal.OUT, terminal.ERR):
             return
         offset = terminal.OFFSET.unpack_from(frame)[1]
         content = frame[terminal.OFFSET.size :]

@@ -10,6 +10,7 @@ import msgspec
 
 from protocol.errors import Forbidden
 from protocol.messages import TerminalSpec
+from protocol.terminal import Run, may_be_set
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 NO_LOGIN = {"nologin", "false"}
@@ -21,6 +22,12 @@ class Shell(msgspec.Struct, frozen=True):
     gid: int
     program: str
     env: dict[str, str]
+    command: str = ""  # none: a login shell
+    pty: bool = True
+
+    def running(self, run: Run) -> Shell:
+        env = {name: value for name, value in run.env.items() if may_be_set(name, value)}
+        return msgspec.structs.replace(self, env=self.env | env, command=run.command, pty=run.pty)
 
 
 class Order(msgspec.Struct, frozen=True):
