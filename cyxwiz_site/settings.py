@@ -41,6 +41,8 @@ for folder in (FILE_UPLOAD_TEMP_DIR, STATIC_ROOT):
     folder.mkdir(parents=True, exist_ok=True)
 RECORDINGS_DIR = CYXWIZ_HOME / "recordings"
 RECORDING_DAYS = env.number("RECORDING_DAYS", 90)
+SSH_GATEWAY_ADDRESS = env.text("SSH_GATEWAY_ADDRESS", "0.0.0.0")  # noqa: S104 - it is a way in
+SSH_GATEWAY_PORT = env.number("SSH_GATEWAY_PORT", 2222)
 UPLOAD_LIMIT_BYTES = env.number("UPLOAD_LIMIT_BYTES", 20 * 1024**3)
 BODY_LIMIT_BYTES = env.number("BODY_LIMIT_BYTES", 64 * 1024**2)  # every other request, /v2 included
 DATA_UPLOAD_MAX_MEMORY_SIZE = BODY_LIMIT_BYTES

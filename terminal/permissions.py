@@ -5,10 +5,16 @@ from __future__ import annotations
 from django.utils import timezone
 
 from accounts.models import User
-from nodes.models import Node
+from nodes.models import Node, NodeQuerySet
 from terminal.models import TerminalGrant, TerminalSession
 
 Role = TerminalGrant.Role
+
+
+def known_nodes(user: User) -> NodeQuerySet:
+    """Those of the fleet that the user sees, and those with a grant."""
+    granted = TerminalGrant.objects.filter(user=user).values("node")
+    return Node.objects.visible_to(user) | Node.objects.filter(pk__in=granted)
 
 
 def role_on(node: Node, user: User) -> Role | None:

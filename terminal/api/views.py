@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
 from uuid import UUID
 
 from django.http import FileResponse
@@ -19,7 +18,7 @@ from nodes.models import Node
 from protocol.errors import Forbidden
 from terminal import permissions, recordings, services
 from terminal.api import serializers
-from terminal.models import SessionQuerySet, TerminalGrant, TerminalSession
+from terminal.models import SessionQuerySet, TerminalSession
 from terminal.states import SessionState
 
 
@@ -41,7 +40,7 @@ class SessionsView(generics.ListAPIView[TerminalSession]):
         wanted.is_valid(raise_exception=True)
         fields = dict(wanted.validated_data)
         user = _user(request)
-        node = get_object_or_404(_nodes(user), name=fields.pop("node"))
+        node = get_object_or_404(permissions.known_nodes(user), name=fields.pop("node"))
         key = request.auth if isinstance(request.auth, ApiKey) else None
         session = services.open_session(node=node, user=user, api_key=key, **fields)
         ticket = None if session.state == SessionState.UNAPPROVED else services.new_ticket(session, user)[0]
@@ -146,7 +145,7 @@ class PolicyView(APIView):
     @extend_schema(responses=serializers.PolicySerializer)
     def get(self, request: Request, name: str) -> Response:
         """The rules for terminals on a node."""
-        node = get_object_or_404(_nodes(_user(request)), name=name)
+        node = get_object_or_404(permissions.known_nodes(_user(request)), name=name)
         return Response(serializers.PolicySerializer(services.policy_of(node)).data)
 
     @extend_schema(request=serializers.PolicySerializer, responses=serializers.PolicySerializer)
@@ -174,15 +173,9 @@ def _find(request: Request, id: UUID) -> TerminalSession:
     return found
 
 
-def _nodes(user: User) -> Any:
-    """Nodes that the user knows of: those of the fleet, and those with a grant."""
-    granted = TerminalGrant.objects.filter(user=user).values("node")
-    return Node.objects.visible_to(user) | Node.objects.filter(pk__in=granted)
-
-
 def _managed(request: Request, name: str) -> Node:
     user = _user(request)
-    node: Node = get_object_or_404(_nodes(user), name=name)
+    node: Node = get_object_or_404(permissions.known_nodes(user), name=name)
     if not permissions.may_manage(node, user):
         raise Forbidden(f"Only an owner of {name} manages terminals on it.")
     return node

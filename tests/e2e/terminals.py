@@ -46,6 +46,8 @@ class Stack:
             "NODE_REDIS_URL": redis_url,
             "CYXWIZ_HOME": str(folder / "home"),
             "DJANGO_SETTINGS_MODULE": "cyxwiz_site.settings",
+            "SSH_GATEWAY_ADDRESS": "0.0.0.0",
+            "SSH_GATEWAY_PORT": str(free_port()),
         }
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self.keys: dict[str, str] = {}
@@ -91,6 +93,17 @@ class Stack:
 
     def start_recorder(self) -> None:
         self._start("recorder", ["manage.py", "record_terminals"], self.env)
+
+    def start_ssh_gateway(self) -> None:
+        self._start("ssh", ["manage.py", "ssh_gateway"], self.env)
+        until(
+            lambda: self.ssh_host_key(), "the ssh gateway is ready", seconds=START_SECONDS, context=lambda: self.log("ssh")
+        )
+
+    def ssh_host_key(self) -> str:
+        """As it says itself when it listens."""
+        said = [line for line in self.log("ssh").splitlines() if line.startswith("ssh-ed25519 ")]
+        return said[-1] if said else ""
 
     def start_agent(self, user: str | None) -> None:
         env = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
