@@ -223,7 +223,7 @@ class SshSession:
     async def _read(self) -> None:
         while content := await self._loop.run_in_executor(self._reader, self._channel.recv, IN_MOST_BYTES):
             self._last_input = self._loop.time()
-            if self._is_unapproved and INTERRUPT in content:
+            if self._run.pty and self._session is not None and self._is_unapproved and INTERRUPT in content:
                 self._left.set()
             await self._type(content)
         if not self._channel.closed:  # an end of input only
