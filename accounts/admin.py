@@ -1,5 +1,5 @@
-"""Users, API keys and ssh keys in the admin. The secret of an API key is shown once, when it is made; nobody can read it
-again."""
+"""Users, API keys and ssh keys in the admin. The secret of an API key is shown once, when it is made; nobody can read
+it again."""
 
 from __future__ import annotations
 

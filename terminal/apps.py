@@ -32,6 +32,6 @@ class TerminalConfig(AppConfig):
         signals.heartbeat_received.connect(heartbeat, weak=False)
         for model in (User, ApiKey, TerminalGrant):
             post_save.connect(rights_changed, sender=model, weak=False)
-        for model in (TerminalGrant, SshKey):
-            post_delete.connect(rights_changed, sender=model, weak=False)
+        for ended in (TerminalGrant, SshKey):
+            post_delete.connect(rights_changed, sender=ended, weak=False)
         pre_delete.connect(node_goes, sender=Node, weak=False)

@@ -21,7 +21,7 @@ class SshKeysView(generics.ListAPIView[SshKey]):
     queryset = SshKey.objects.none()
 
     def get_queryset(self) -> QuerySet[SshKey]:
-        return SshKey.objects.visible_to(self.request.user)  # type: ignore[arg-type]
+        return SshKey.objects.visible_to(self.request.user)
 
     @extend_schema(request=serializers.NewSshKeySerializer, responses={201: serializers.SshKeySerializer})
     def post(self, request: Request) -> Response:
@@ -42,4 +42,4 @@ class SshKeyView(generics.RetrieveDestroyAPIView[SshKey]):
     queryset = SshKey.objects.none()
 
     def get_queryset(self) -> QuerySet[SshKey]:
-        return SshKey.objects.visible_to(self.request.user)  # type: ignore[arg-type]
+        return SshKey.objects.visible_to(self.request.user)

@@ -11,5 +11,6 @@ urlpatterns = [
     path("sessions/<uuid:id>/recording", views.RecordingView.as_view(), name="terminal-recording"),
     path("nodes/<str:name>/grants/", views.GrantsView.as_view(), name="terminal-grants"),
     path("nodes/<str:name>/grants/<str:username>/", views.GrantView.as_view(), name="terminal-grant"),
+    path("ssh-gateway", views.SshGatewayView.as_view(), name="terminal-ssh-gateway"),
     path("nodes/<str:name>/policy", views.PolicyView.as_view(), name="terminal-policy"),
 ]

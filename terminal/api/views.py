@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from uuid import UUID
 
+from django.conf import settings
 from django.http import FileResponse
 from django.shortcuts import get_object_or_404
 from drf_spectacular.types import OpenApiTypes
@@ -13,12 +14,14 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
+from accounts import ssh_keys
 from accounts.models import ApiKey, User
 from nodes.models import Node
-from protocol.errors import Forbidden
+from protocol.errors import Forbidden, NotFound
 from terminal import permissions, recordings, services
 from terminal.api import serializers
 from terminal.models import SessionQuerySet, TerminalSession
+from terminal.ssh_gateway import host_key
 from terminal.states import SessionState
 
 
@@ -156,6 +159,24 @@ class PolicyView(APIView):
         changed.is_valid(raise_exception=True)
         services.set_policy(node=node, by=_user(request), **changed.validated_data)
         return Response(serializers.PolicySerializer(services.policy_of(node)).data)
+
+
+class SshGatewayView(APIView):
+    scope = "terminal"
+
+    @extend_schema(responses=serializers.SshGatewaySerializer)
+    def get(self, request: Request) -> Response:
+        """Its port, and its host key to compare with what ssh shows."""
+        line = host_key.public_line()
+        if line is None:
+            raise NotFound("No ssh gateway was ever started here: manage.py ssh_gateway.")
+        return Response(
+            {
+                "port": settings.SSH_GATEWAY_PORT,
+                "host_key": line,
+                "fingerprint": ssh_keys.fingerprint(line.split()[1]),
+            }
+        )
 
 
 def _user(request: Request) -> User:

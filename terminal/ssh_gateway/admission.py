@@ -49,8 +49,8 @@ def runs(guest: Guest, session: TerminalSession, run: Run) -> None:
 
 
 def began(guest: Guest, session: TerminalSession) -> None:
-    by_ssh = {"ssh_key": guest.key.fingerprint, "address": guest.address}
-    audit.write("attached", session=session, user=guest.user, mode="owner", **by_ssh)
+    how = {"mode": "owner", "ssh_key": guest.key.fingerprint, "address": guest.address}
+    audit.write("attached", session=session, user=guest.user, **how)  # type: ignore[arg-type]
 
 
 def left(guest: Guest, session: TerminalSession) -> None:

@@ -44,7 +44,7 @@ DISABLED = {
 }
 
 
-class _BoundedPacketizer(Packetizer):  # type: ignore[misc]
+class _BoundedPacketizer(Packetizer):
     def read_all(self, n: int, check_rekey: bool = False) -> bytes:
         """Who says in a packet's head that gibibytes follow is not waited for: nobody has logged in yet."""
         if n > MOST_PACKET_BYTES:
@@ -53,7 +53,7 @@ class _BoundedPacketizer(Packetizer):  # type: ignore[misc]
         return content
 
 
-class Connection(paramiko.Transport):  # type: ignore[misc]
+class Connection(paramiko.Transport):
     _active_check_timeout = 1.0  # a thread that has nothing to do looks no more often than that
 
     def __init__(self, sock: socket.socket, host_key: paramiko.PKey, address: str) -> None:
@@ -100,7 +100,7 @@ def _channel_request(channel: paramiko.Channel, message: paramiko.Message) -> No
         channel._handle_request(paramiko.Message(rest))
 
 
-class Visitor(paramiko.ServerInterface):  # type: ignore[misc]
+class Visitor(paramiko.ServerInterface):
     """What one connection asked for so far. `begin` is called, in the connection's thread, when it wants something to
     run; what comes after that goes to `resized` and `signalled`."""
 

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import pty
-import re
 import shutil
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from tests.e2e.terminals import NODE, Stack
-from tests.waiting import until
 
 needs_ssh = pytest.mark.skipif(shutil.which("ssh") is None, reason="There is no ssh client here (openssh-client).")
 

@@ -97,7 +97,10 @@ class Stack:
     def start_ssh_gateway(self) -> None:
         self._start("ssh", ["manage.py", "ssh_gateway"], self.env)
         until(
-            lambda: self.ssh_host_key(), "the ssh gateway is ready", seconds=START_SECONDS, context=lambda: self.log("ssh")
+            lambda: self.ssh_host_key(),
+            "the ssh gateway is ready",
+            seconds=START_SECONDS,
+            context=lambda: self.log("ssh"),
         )
 
     def ssh_host_key(self) -> str:

@@ -34,9 +34,9 @@ class Program:
             _exec(ends, shell)
         for fd in {*ends}:
             os.close(fd)
-        for fd in {*self.outputs, self.input}:
-            if fd is not None:
-                os.set_blocking(fd, False)
+        for ours in {*self.outputs, self.input}:
+            if ours is not None:
+                os.set_blocking(ours, False)
 
     def read(self, fd: int) -> bytes:
         """What is there, perhaps nothing. A descriptor from which nothing can come any more leaves `outputs`."""
