@@ -49,6 +49,7 @@ class Stack:
             "SSH_GATEWAY_ADDRESS": "0.0.0.0",
             "SSH_GATEWAY_PORT": str(free_port()),
         }
+        self.redis_url = redis_url
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self.keys: dict[str, str] = {}
 
