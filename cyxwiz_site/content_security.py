@@ -13,6 +13,9 @@ STRICT = (
     "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
 
+# For scripts of others that put styles into their page.
+STYLED = STRICT.replace("style-src 'self'", "style-src 'self' 'unsafe-inline'")
+
 
 class ContentSecurityMiddleware:
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:

@@ -3,9 +3,9 @@
 from django.contrib import admin
 from django.contrib.auth.views import LoginView, LogoutView
 from django.urls import include, path
-from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitView
+from drf_spectacular.views import SpectacularAPIView
 
-from cyxwiz_site import front, health
+from cyxwiz_site import api_docs, front, health
 
 urlpatterns = [
     path("", front.door),
@@ -14,7 +14,7 @@ urlpatterns = [
     path("admin/", admin.site.urls),
     path("terminal/", include("terminal.urls")),
     path("api/schema/", SpectacularAPIView.as_view(permission_classes=[]), name="schema"),
-    path("api/docs/", SpectacularSwaggerSplitView.as_view(url_name="schema", permission_classes=[]), name="docs"),
+    path("api/docs/", api_docs.Docs.as_view(url_name="schema", permission_classes=[]), name="docs"),
     path("api/v1/models/", include("models_registry.api.urls")),
     path("api/v1/deployments/", include("deployments.api.urls")),
     path("api/v1/jobs/", include("jobs.api.urls")),

@@ -12,7 +12,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, Request, sync_pla
 
 from tests.e2e.terminals import NODE
 
-SECONDS = 8
+SECONDS = 30
 # The text on the screen. Rows are DOM elements, wide characters and styles are spans in them.
 TEXT = "() => [...document.querySelectorAll('.xterm-rows > div')].map(row => row.textContent.trimEnd()).join('\\n')"
 
@@ -68,14 +68,11 @@ class Screen:
 
     def __init__(self, page: Page) -> None:
         self.page = page
+        self.session = page.url.rstrip("/").rpartition("/")[2]
 
     @property
     def text(self) -> str:
         return str(self.page.evaluate(TEXT))
-
-    @property
-    def session(self) -> str:
-        return self.page.url.rstrip("/").rpartition("/")[2]
 
     def is_connected(self) -> None:
         self.page.wait_for_selector("body[data-state=connected]")
@@ -84,7 +81,8 @@ class Screen:
         try:
             self.page.wait_for_function(f"text => ({TEXT})().includes(text)", arg=text, timeout=seconds * 1000)
         except Exception as error:
-            raise AssertionError(f"{text!r} is not on the screen:\n{self.text}") from error
+            status = self.page.locator("#status").inner_text()
+            raise AssertionError(f"{text!r} is not on the screen ({status}):\n{self.text}") from error
 
     def type(self, text: str) -> None:
         self.page.locator(".xterm-helper-textarea").focus()

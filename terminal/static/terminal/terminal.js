@@ -15,7 +15,6 @@ const api = `/api/v1/terminal/sessions/${session}/`;
 const encoder = new TextEncoder();
 
 let mode = null;
-let isMuted = false;
 let countdown = null;
 let noticeTimer = null;
 
@@ -61,11 +60,11 @@ async function start() {
 // Old output is what a page before this one showed. The questions in it were answered then: a second answer would be
 // typed into the shell.
 function show(bytes, isOld, shown) {
-  if (isOld !== isMuted) {
-    isMuted = isOld;
-    terminal.write("", () => (terminal.options.disableStdin = isOld || mode === "observer"));
-  }
-  terminal.write(bytes, shown);
+  if (isOld) terminal.write("", () => (terminal.options.disableStdin = true));
+  terminal.write(bytes, () => {
+    terminal.options.disableStdin = mode === "observer";
+    shown();
+  });
 }
 
 function connecting() {
@@ -116,7 +115,7 @@ function ended({ reason, code, exit }) {
   terminal.options.cursorBlink = false;
   const how = exit && exit.code !== null ? `The shell has ended with status ${exit.code}.` : reason || `Closed (${code}).`;
   status("ended", how);
-  $("end").disabled = $("paste").disabled = true;
+  for (const button of [$("end"), $("paste")]) button?.setAttribute("disabled", "");
   $("again").hidden = !(code === 4409 || code === 401);
   $("recording").hidden = !recording;
 }
@@ -127,7 +126,7 @@ function attachButtons() {
   $("copy").addEventListener("click", copy);
   $("paste").addEventListener("click", paste);
   $("again").addEventListener("click", () => location.reload());
-  $("end").addEventListener("click", end);
+  $("end")?.addEventListener("click", end); // not there for who only watches
   for (const button of document.querySelectorAll("[data-keys]")) {
     button.addEventListener("click", () => {
       terminal.input(JSON.parse(`"${button.dataset.keys}"`));
