@@ -70,7 +70,7 @@ class SshSession:
         self._began = False  # ever
         self._exited = False
         self._may_type = False  # on this attachment
-        self._next = self._acked = 0
+        self._next = self._taken = self._acked = 0  # of the output: had, given to the client, acknowledged
         self._acking: asyncio.TimerHandle | None = None
         self._resizing: asyncio.TimerHandle | None = None
         self._seq = self._waiting_bytes = 0
@@ -162,7 +162,9 @@ class SshSession:
             elif isinstance(said, Gap):
                 await self._gap(said.skipped)
             elif said[0] in (terminal.OUT, terminal.ERR):
+                self._next = attachment.next  # once the writer has it, nothing calls it back
                 await self._write(said[terminal.OFFSET.size :], error=said[0] == terminal.ERR)
+                self._acknowledge_soon(attachment.next)
             elif said[0] == terminal.INACK:
                 self._confirmed(terminal.unpack(terminal.SEQUENCE, said)[0])
             elif said[0] == terminal.NOTICE:
@@ -174,7 +176,6 @@ class SshSession:
             elif said[0] == terminal.END:
                 raise Ended(said[1:].decode(errors="replace"))
             self._next = attachment.next
-            self._acknowledge_soon()
         raise AssertionError("frames end by an error only")
 
     async def _attached(self, began: Began) -> None:
@@ -196,15 +197,16 @@ class SshSession:
     async def _write(self, content: bytes, *, error: bool = False) -> None:
         send = self._channel.sendall_stderr if error else self._channel.sendall
         try:
-            await self._loop.run_in_executor(self._writer, send, content)
+            await asyncio.shield(self._loop.run_in_executor(self._writer, send, content))
         except (OSError, EOFError, paramiko.SSHException):
             raise Left from None
 
-    def _acknowledge_soon(self) -> None:
-        if self._next - self._acked >= ACK_BYTES:
-            self._acknowledge(self._next)
-        elif self._next > self._acked and self._acking is None:
-            self._acking = self._loop.call_later(ACK_SECONDS, lambda: self._acknowledge(self._next))
+    def _acknowledge_soon(self, taken: int) -> None:
+        self._taken = taken
+        if taken - self._acked >= ACK_BYTES:
+            self._acknowledge(taken)
+        elif self._acking is None:
+            self._acking = self._loop.call_later(ACK_SECONDS, lambda: self._acknowledge(self._taken))
 
     def _acknowledge(self, offset: int) -> None:
         if self._acking is not None:

@@ -2,41 +2,57 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
-import pytest
-
 from tests.e2e.terminals import NODE, Stack
-
-needs_ssh = pytest.mark.skipif(shutil.which("ssh") is None, reason="There is no ssh client here (openssh-client).")
+from tests.e2e.typist import Typist, typing
 
 
 class SshUser:
     def __init__(self, stack: Stack, folder: Path, name: str, kind: str = "ed25519") -> None:
         self.stack, self.folder, self.name = stack, folder, name
-        folder.mkdir(exist_ok=True)
+        self.port = stack.env["SSH_GATEWAY_PORT"]
         self.key = folder / f"{name}-{kind}"
-        subprocess.run(["ssh-keygen", "-q", "-t", kind, "-N", "", "-C", f"{name}@laptop", "-f", self.key], check=True)
-        port = stack.env["SSH_GATEWAY_PORT"]
-        (folder / "known_hosts").write_text(f"[127.0.0.1]:{port} {stack.ssh_host_key()}\n")
+        public = make_key(self.key, kind)
+        self.known_hosts = folder / "known_hosts"
+        self.known_hosts.write_text(f"[127.0.0.1]:{self.port} {stack.ssh_host_key()}\n")
         with stack.api(name) as api:
-            answer = api.post("/api/v1/ssh-keys/", json={"public_key": self.key.with_suffix(".pub").read_text()})
+            answer = api.post("/api/v1/ssh-keys/", json={"public_key": public})
         assert answer.status_code == 201, answer.text
-        self.id = answer.json()["id"]
+        self.key_id = answer.json()["id"]
 
-    def command(self, *words: str, login: str = "") -> list[str]:
-        port = self.stack.env["SSH_GATEWAY_PORT"]
-        told = ["-F", "none", "-i", str(self.key), "-o", "IdentitiesOnly=yes", "-o", "BatchMode=yes", "-p", port]
-        told += ["-o", f"UserKnownHostsFile={self.folder / 'known_hosts'}", "-o", "StrictHostKeyChecking=yes"]
+    def command(self, *words: str, login: str = "", key: Path | None = None) -> list[str]:
+        """`words`: first options, each in one word with its value, then what is to run."""
         options = [word for word in words if word.startswith("-")]
-        rest = words[len(options) :]
-        return ["ssh", *told, *options, login or f"{self.name}+{NODE}@127.0.0.1", *rest]
+        given = ["-F", "none", "-i", str(key or self.key), "-p", self.port]
+        for option in ("IdentitiesOnly=yes", "BatchMode=yes", "StrictHostKeyChecking=yes"):
+            given += ["-o", option]
+        given += ["-o", f"UserKnownHostsFile={self.known_hosts}"]
+        return ["ssh", *given, *options, f"{login or f'{self.name}+{NODE}'}@127.0.0.1", *words[len(options) :]]
 
     def run(
-        self, *words: str, given: bytes | None = b"", login: str = "", seconds: float = 60
+        self, *words: str, given: bytes = b"", login: str = "", key: Path | None = None, seconds: float = 60
     ) -> subprocess.CompletedProcess[bytes]:
-        return subprocess.run(
-            self.command(*words, login=login), input=given, capture_output=True, timeout=seconds, check=False
-        )
+        command = self.command(*words, login=login, key=key)
+        return subprocess.run(command, input=given, capture_output=True, timeout=seconds, check=False)
+
+    @contextmanager
+    def piped(self, *words: str) -> Iterator[subprocess.Popen[bytes]]:
+        """A client on pipes, that does not outlive the test."""
+        with subprocess.Popen(self.command(*words), stdin=subprocess.PIPE, stdout=subprocess.PIPE) as client:
+            try:
+                yield client
+            finally:
+                client.kill()
+
+    def at_terminal(self, *words: str) -> AbstractContextManager[Typist]:
+        return typing(self.command(*words))
+
+
+def make_key(file: Path, kind: str = "ed25519", *more: str) -> str:
+    """The public half."""
+    subprocess.run(["ssh-keygen", "-q", "-t", kind, *more, "-N", "", "-C", "somebody@laptop", "-f", file], check=True)
+    return file.with_suffix(".pub").read_text()
