@@ -49,7 +49,7 @@ def _raw_terminal() -> Iterator[None]:
     """Every key goes to the node, and comes back from there or does not."""
     fd = sys.stdin.fileno()
     before = termios.tcgetattr(fd)
-    tty.setraw(fd)
+    tty.setraw(fd, termios.TCSADRAIN)  # what was typed ahead is kept
     try:
         yield
     finally:

@@ -21,6 +21,7 @@ ACK_BYTES, ACK_SECONDS = 32 * 1024, 0.05
 RESEND_SECONDS = 5.0
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.1, 5.0
 FIRST_CONNECTION_SECONDS = 15.0  # for as long the ticket is surely good
+FRAMES_PER_SECOND, BURST = 400, 64
 MOST_BYTES = 1 << 20
 ALREADY_GONE = (401, 403, 404)
 
@@ -37,7 +38,7 @@ class Terminal:
         self._may_type = False  # on this connection: after READY
         self._acked = 0
         self._acking: asyncio.TimerHandle | None = None
-        self._sent_at = 0.0
+        self._sent_at = self._next_frame_at = 0.0
         self._room = asyncio.Event()
         self.ready: Ready | None = None  # the newest
         self.next = 0  # offset up to which all was shown
@@ -85,9 +86,17 @@ class Terminal:
         await self.say(bytes([frames.SIGNAL]) + name.encode())
 
     async def say(self, frame: bytes) -> None:
+        await self._keep_pace()
         if self._connection is not None:
             with contextlib.suppress(ConnectionClosed):
                 await self._connection.send(frame)
+
+    async def _keep_pace(self) -> None:
+        """The server closes on who sends more than 500 frames in a second."""
+        now = time.monotonic()
+        self._next_frame_at = max(self._next_frame_at, now - BURST / FRAMES_PER_SECOND) + 1 / FRAMES_PER_SECOND
+        if self._next_frame_at > now:
+            await asyncio.sleep(self._next_frame_at - now)
 
     # The course of a connection
 
