@@ -19,7 +19,7 @@ CHECKING := SECRET_KEY=only-for-checks CYXWIZ_HOME=$(VENV)/check DATABASE_URL=sq
 SHELL := bash
 .SHELLFLAGS := -eo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo serve node test check bench setup runtimes clean redis check-format check-lint check-types check-imports check-django check-migrations test-processes test-control test-sqlite opencl
+.PHONY: help demo serve node test check bench setup runtimes clean redis check-format check-lint check-types check-imports check-django check-migrations test-processes test-control test-sqlite opencl ssh
 .DELETE_ON_ERROR:
 
 help: ## List the targets
@@ -37,7 +37,7 @@ node: $(NODE) ## Join this machine to a control plane and run models for it; URL
 
 # Much of a test's time is waiting for processes to start, so two parts run side by side, each with servers of its own
 # unless they are to use given ones.
-test: $(TEST) opencl ## The whole suite on PostgreSQL, and a smaller run on SQLite; ARGS="-k name"
+test: $(TEST) opencl ssh ## The whole suite on PostgreSQL, and a smaller run on SQLite; ARGS="-k name"
 	@$(MAKE) --no-print-directory --jobs $(if $(DATABASE_URL)$(REDIS_URL),1,2) --keep-going test-processes test-control test-sqlite
 	@echo "All tests passed."
 
@@ -96,6 +96,14 @@ opencl:
 		echo "Installing pocl-opencl-icd …"; export DEBIAN_FRONTEND=noninteractive; \
 		{ apt-get update -qq && apt-get install -y -qq --no-install-recommends pocl-opencl-icd >/dev/null; } \
 			|| echo "It could not be installed: the tests of OpenCL will be skipped."; \
+	fi
+
+# The stock ssh client, for tests of the ssh gateway.
+ssh:
+	@if ! command -v ssh >/dev/null && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		echo "Installing openssh-client …"; export DEBIAN_FRONTEND=noninteractive; \
+		{ apt-get update -qq && apt-get install -y -qq --no-install-recommends openssh-client >/dev/null; } \
+			|| echo "It could not be installed: the tests of the ssh gateway will be skipped."; \
 	fi
 
 $(VENV)/bin/python:

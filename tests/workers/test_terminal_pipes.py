@@ -1,4 +1,4 @@
-"""A command without a PTY: its output arrives byte for byte, standard error apart, and nothing it starts outlives it."""
+"""A command without a PTY: its output arrives byte for byte, standard error apart; nothing it starts outlives it."""
 
 from __future__ import annotations
 
