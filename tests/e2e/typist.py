@@ -70,13 +70,17 @@ class Typist:
         del self.screen[: -(1 << 22)]
         return bool(content)
 
+    def read_all(self) -> None:
+        """What is there now."""
+        while select.select([self.master], [], [], 0)[0] and self.read(0):
+            pass
+
     def ends(self, seconds: float = 20) -> int:
         """Its exit status."""
         give_up = time.monotonic() + seconds
         while self.process.poll() is None and time.monotonic() < give_up:
             self.read(0.05)
-        while self.read(0) and select.select([self.master], [], [], 0)[0]:
-            pass
+        self.read_all()
         return self.process.wait(0.1)
 
 
