@@ -1,15 +1,12 @@
 """Chat templates, which are programs by whoever made the model: how they are compiled and rendered. The control plane
 compiles one when a model is uploaded, a runner renders it.
 
-Even compiling computes a template's constants, so neither is for a process that has other work. This file is a program
-as well, to be run as such: it reads a template and says in a line of JSON whether it is valid.
+Even compiling computes a template's constants, so neither is for a process that has other work.
 """
 
 from __future__ import annotations
 
 import json
-import resource
-import sys
 from collections.abc import Callable, Iterable
 from datetime import datetime
 from typing import Any, NoReturn
@@ -75,17 +72,3 @@ def told(fault: Exception) -> str:
     if isinstance(fault, MemoryError):
         return "it needs too much memory"
     return f"{type(fault).__name__}: {fault}"[:1000]
-
-
-def main() -> None:
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
-    try:
-        prepare(sys.stdin.buffer.read().decode())
-        answer = {}
-    except FAULTS as fault:
-        answer = {"invalid": told(fault)}
-    print(json.dumps(answer))
-
-
-if __name__ == "__main__":
-    main()

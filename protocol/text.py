@@ -1,7 +1,6 @@
 """What language models are asked and what they answer, in flight between gateway and runner; and how much room a
 deployment gives them."""
 
-from pathlib import Path
 from typing import Literal
 
 import msgspec
@@ -17,9 +16,6 @@ OUTPUTS = [TensorSpec("text_output", "BYTES", [1])]
 PROMPTS, PARAMETERS, ANSWERS = "text_input", "sampling_parameters", "text_output"
 JOB_INPUTS = [TensorSpec(PROMPTS, "BYTES", [-1]), TensorSpec(PARAMETERS, "BYTES", [-1], may_be_missing=True)]
 JOB_OUTPUTS = [TensorSpec(ANSWERS, "BYTES", [-1])]
-
-# What tries whether a chat template compiles, to be run as a file: it says how.
-TEMPLATE_PROGRAM = Path(__file__).with_name("chat_templates.py")
 
 FinishReason = Literal["", "stop", "length"]
 

@@ -1,40 +1,39 @@
-"""Whether a chat template compiles, tried in a process of its own: see `protocol.chat_templates`."""
+"""Whether a chat template compiles: see `protocol.chat_templates`. Compiling computes its constants, so it may take for
+ever. Uploads are checked in a process of their own, and that is ended then."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import resource
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from math import ceil
 
-import msgspec
-
+from protocol.chat_templates import FAULTS, prepare, told
 from protocol.errors import ModelRefused
-from protocol.text import TEMPLATE_PROGRAM
 
-# Python's own start included, on a busy machine. One that is sound takes some milliseconds.
-SECONDS = 10.0
+CPU_SECONDS = 3  # one that is sound takes some milliseconds
 
 
 def check(source: str) -> None:
     """Raises ModelRefused."""
     try:
-        done = subprocess.run(  # noqa: S603  (our own program)
-            [sys.executable, "-P", str(TEMPLATE_PROGRAM)],
-            input=source.encode(),
-            capture_output=True,
-            timeout=SECONDS,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        raise _refused(f"that took longer than {SECONDS:g} s") from None
-    if done.returncode != 0:
-        last = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
-        raise _refused(f"the process that tried has died. {last}".strip())
-    if fault := msgspec.json.decode(done.stdout).get("invalid"):
-        raise _refused(fault)
+        with _limited():
+            prepare(source)
+    except FAULTS as fault:
+        raise ModelRefused(
+            f"The model's chat template (tokenizer.chat_template) does not compile: {told(fault)}. "
+            "Give the file another one, or none."
+        ) from None
 
 
-def _refused(why: str) -> ModelRefused:
-    return ModelRefused(
-        f"The model's chat template (tokenizer.chat_template) does not compile: {why}. "
-        "Give the file another one, or none."
-    )
+@contextmanager
+def _limited() -> Iterator[None]:
+    """By the kernel: no Python runs while a constant is computed."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_CPU)
+    most = ceil(time.process_time()) + CPU_SECONDS
+    resource.setrlimit(resource.RLIMIT_CPU, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_CPU, (soft, hard))

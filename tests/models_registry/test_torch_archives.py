@@ -31,6 +31,7 @@ from tests.models_registry.torch_files import (
 )
 from tests.runtimes.digits import DIGITS, IMAGE
 
+SOON_SECONDS = 10  # of CPU: most take milliseconds; a reader that is not bounded takes minutes
 SQUARE = b"(K@K@t(K@K\x01t"  # in data.pkl: the sizes and strides of a 64x64 tensor
 DECLARED = Signature([TensorSpec("image", "FP32", [-1, 64])], [TensorSpec("label", "INT64", [-1])])
 BY_FORMAT = {sample.format: sample for sample in DIGITS}
@@ -49,7 +50,7 @@ def refusal(tmp_path):
         started = time.process_time()
         with pytest.raises(ModelRefused) as refused:
             recognise(path, None if b"archive_format" in content else DECLARED)
-        assert time.process_time() - started < 2
+        assert time.process_time() - started < SOON_SECONDS
         return refused.value.message
 
     return refusal
@@ -314,4 +315,4 @@ def test_pickles_that_are_none(data):
     started = time.process_time()
     with pytest.raises(ModelRefused, match=r"data\.pkl"):
         pickles.read(data, "data.pkl", lambda module: False)
-    assert time.process_time() - started < 2
+    assert time.process_time() - started < SOON_SECONDS
