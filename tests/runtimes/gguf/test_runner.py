@@ -17,6 +17,7 @@ from protocol.text import Chunk, Embed, Embeddings, Generate
 from tests.runtimes.gguf.asking import COUNT, COUNTED, OPTIONS, RHYME, RHYMES, Asking, to_generate
 from tests.waiting import until
 from workers.failures import AttemptFailed
+from workers.hardware import memory
 from workers.runner.orders import Order
 from workers.runner_process import RunnerProcess
 from workers.sandbox import levels
@@ -63,6 +64,13 @@ def runner(tmp_path: Path) -> Iterator[Runner]:
     started = Runner(tmp_path)
     yield started
     started.process.close()
+
+
+def test_threads_are_bounded_by_the_cores(runner):
+    runner.load(threads=256)
+    runner.send(1, to_generate(COUNT))
+    assert runner.answers(1) == {1: COUNTED}
+    assert memory.threads(runner.process.pid) < 64
 
 
 def test_answers_of_many_are_streamed_side_by_side(runner):

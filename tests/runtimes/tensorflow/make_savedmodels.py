@@ -123,6 +123,8 @@ def main(folder: Path) -> None:
     tf.saved_model.save(odd, str(folder / "misnamed"), signatures={"other": odd.serve})
     unranked = serving(lambda x: {"y": x}, None, tf.float32)
     tf.saved_model.save(unranked, str(folder / "unranked"), signatures=unranked.serve)
+    fixed = serving(lambda x: {"y": 2 * x}, [1, 2], tf.float32)
+    tf.saved_model.save(fixed, str(folder / "fixed"), signatures=fixed.serve)
     text_model().export(str(folder / "text"), verbose=False)
     tensorflow_1(folder / "tensorflow_1")
     for name, module in hostile(folder).items():

@@ -3,7 +3,7 @@ and runners that live on."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -242,14 +242,18 @@ def test_threads_are_bounded_by_the_cores(savedmodels, images, tmp_path, format)
         assert memory_of.threads(runner.process.pid) < 256
 
 
-@pytest.mark.parametrize("change", [lambda model: None, lambda model: name_it(model)], ids=["graph", "signature"])
-def test_a_fixed_batch_is_run_one_by_one(tmp_path, change: Callable):
-    with running(tmp_path, "tflite", lite(tmp_path, tflite_samples.doubler(1, change=change)), ("model.tflite",)) as it:
+@pytest.mark.parametrize("kind", ["graph", "signature", "savedmodel"])
+def test_a_fixed_batch_is_run_one_by_one(savedmodels, tmp_path, kind: str):
+    model = ("savedmodel", savedmodels / "fixed", ("saved_model.pb",))
+    if kind != "savedmodel":
+        content = tflite_samples.doubler(1, change=name_it if kind == "signature" else lambda model: None)
+        model = ("tflite", lite(tmp_path, content), ("model.tflite",))
+    with running(tmp_path, *model) as runner:
         for key in range(50):
-            it.send(key, {"x": np.array([[key, 1]], "f4")})
-        for key, answer in it.receive(50).items():
+            runner.send(key, {"x": np.array([[key, 1]], "f4")})
+        for key, answer in runner.receive(50).items():
             assert arrays(answer)["y"].tolist() == [[2 * key, 2]]
-        answer = it.ask(x=np.zeros((2, 2), "f4"))
+        answer = runner.ask(x=np.zeros((2, 2), "f4"))
         assert (answer.error_code, "the model takes [1, 2]" in answer.error) == ("bad_request", True)
 
 
