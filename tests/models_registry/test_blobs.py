@@ -165,7 +165,7 @@ class TestAtOnce:
         def push(i: int) -> int:
             return services.add_version(owner=owner.user, name="m", chunks=[LINEAR]).number
 
-        for round in range(5):
+        for round in range(3):
             numbers = in_threads(8, push)
             assert sorted(numbers) == list(range(round * 8 + 1, round * 8 + 9))
         assert Model.objects.count() == 1
@@ -188,7 +188,7 @@ class TestAtOnce:
             else:
                 services.add_version(owner=owner.user, name=f"m{i}", chunks=[LINEAR])
 
-        for _ in range(25):
+        for _ in range(10):
             age(blobs.put_bytes(LINEAR))
             in_threads(6, sweep_or_push)
             assert blobs.path(Blob(sha256=digest)).read_bytes() == LINEAR
