@@ -269,8 +269,10 @@ def _allocate(job: Job, node: Node, need: Need) -> Device:
 
 
 def _release(node: Node, holder: str) -> None:
+    """After this transaction: rings for the next job. Within, it would write to that job's row with the lock of
+    placement in hand, for which an `accept` of that job may wait."""
     if allocations.release(holder):
-        queueing.ring_next(node)
+        transaction.on_commit(lambda: queueing.ring_next(node))
 
 
 def _release_ended(node: Node, alive: set[str], settled: datetime) -> None:

@@ -1,4 +1,5 @@
-"""Promises of device memory. Only this module writes Allocation rows, under one lock, so no byte is promised twice."""
+"""Promises of device memory. Only this module writes Allocation rows and their sum on each device, under one lock, so
+no byte is promised twice."""
 
 from __future__ import annotations
 
@@ -11,16 +12,17 @@ from types import MappingProxyType
 
 import msgspec
 from django.db import connection, transaction
-from django.db.models import QuerySet, Sum, TextField
+from django.db.models import F, QuerySet, TextField
 from django.db.models.functions import Cast
 
 from nodes.models import Allocation, Device, Node
 from nodes.placement import Choice, DeviceOffer, Need, NodeOffer, Refusal, choose
-from protocol.hardware import allocatable_bytes, hardware_class
+from nodes.shortlist import shortlist
+from protocol.hardware import hardware_class
 
 SANDBOX = ("allows_programs", "sandbox_level", "sandbox_why_not_higher")  # of a node, and of its offer
 # Of a device; null where a node has none.
-DEVICE = tuple(f"devices__{name}" for name in ("pk", "name", "kind", "memory_total_bytes", "memory_others_bytes"))
+DEVICE = tuple(f"devices__{name}" for name in ("pk", "name", "kind", "memory_total_bytes", "free_bytes"))
 OF_DEVICE = len(DEVICE) + 1  # and its refusals
 LOCK = 0x6379785F  # any number that no other part uses as an advisory lock
 
@@ -33,32 +35,52 @@ def allocate(
     Run it inside a transaction: the lock is held until that ends.
     """
     with placement_lock():
-        choice = choose(need, offers(nodes, siblings or {}))
+        choice = find(nodes, need, siblings or {})
         if not isinstance(choice, Choice):
             return choice
         device = Device.objects.select_related("node").get(pk=choice.device_id)
-        Allocation.objects.create(device=device, holder=holder, memory_bytes=need.bytes_on(device.kind))
+        size = need.bytes_on(device.kind)
+        Allocation.objects.create(device=device, holder=holder, memory_bytes=size)
+        _promise(device.pk, size)
         return device
+
+
+def find(nodes: QuerySet[Node], need: Need, siblings: Mapping[str, int]) -> Choice | list[Refusal]:
+    """What `choose` says of all of `nodes`; where there is room, only a few of them are read for it."""
+    choice = choose(need, offers(shortlist(nodes, need, siblings), siblings))
+    return choice if isinstance(choice, Choice) else choose(need, offers(nodes, siblings))
 
 
 def has_room(*, nodes: QuerySet[Node], need: Need) -> bool:
     """Whether it would fit now; promises nothing."""
-    return isinstance(choose(need, offers(nodes, {})), Choice)
+    return isinstance(find(nodes, need, {}), Choice)
 
 
 def grow(holder: str, memory_bytes: int) -> bool:
     """Writes down that what holds a promise takes more than that. It may then be more than the device should give: that
     is how it is, and nothing more is promised there. Run it inside a transaction. False if it was enough."""
     with placement_lock():
-        return (
-            Allocation.objects.filter(holder=holder, memory_bytes__lt=memory_bytes).update(memory_bytes=memory_bytes)
-            > 0
-        )
+        held = Allocation.objects.filter(holder=holder, memory_bytes__lt=memory_bytes).first()
+        if held is None:
+            return False
+        Allocation.objects.filter(pk=held.pk).update(memory_bytes=memory_bytes)
+        _promise(held.device_id, memory_bytes - held.memory_bytes)
+        return True
 
 
 def release(holder: str) -> bool:
     """Ends a promise. Call it when what held the memory has really gone. False if there was none."""
-    return Allocation.objects.filter(holder=holder).delete()[0] > 0
+    with transaction.atomic(), placement_lock():
+        held = Allocation.objects.filter(holder=holder).first()
+        if held is None:
+            return False
+        held.delete()
+        _promise(held.device_id, -held.memory_bytes)
+        return True
+
+
+def _promise(device_id: int, more_bytes: int) -> None:
+    Device.objects.filter(pk=device_id).update(promised_bytes=F("promised_bytes") + more_bytes)
 
 
 def held_on(node: Node, kind: str) -> set[str]:
@@ -68,9 +90,8 @@ def held_on(node: Node, kind: str) -> set[str]:
 
 
 def offers(nodes: QuerySet[Node], siblings: Mapping[str, int]) -> list[NodeOffer]:
-    """Plain data for `placement`, in two queries however many nodes there are. Plain values, and JSON that is alike on
+    """Plain data for `placement`, in one query however many nodes there are. Plain values, and JSON that is alike on
     many nodes read once: of a thousand model instances the making would cost more than the choice itself."""
-    promised = dict(Allocation.objects.values_list("device").annotate(total=Sum("memory_bytes")).order_by())
     rows = (
         nodes.filter(agentless=False)
         .order_by("name")
@@ -99,7 +120,7 @@ def offers(nodes: QuerySet[Node], siblings: Mapping[str, int]) -> list[NodeOffer
                 draining=draining,
                 formats=_formats(formats),
                 refusals=_refusals(refusals),
-                devices=tuple(_device(promised, *row[-OF_DEVICE:]) for row in devices if row[-OF_DEVICE] is not None),
+                devices=tuple(_device(*row[-OF_DEVICE:]) for row in devices if row[-OF_DEVICE] is not None),
                 siblings=siblings.get(id, 0),
                 **dict(zip(SANDBOX, sandbox, strict=True)),
             )
@@ -107,18 +128,7 @@ def offers(nodes: QuerySet[Node], siblings: Mapping[str, int]) -> list[NodeOffer
     return found
 
 
-def _device(
-    promised: Mapping[int, int],
-    pk: int,
-    name: str,
-    kind: str,
-    total: int | None,
-    others: int | None,
-    refusals: str,
-) -> DeviceOffer:
-    free = allocatable_bytes(total, others)
-    if free is not None:
-        free -= promised.get(pk, 0)
+def _device(pk: int, name: str, kind: str, total: int | None, free: int | None, refusals: str) -> DeviceOffer:
     return DeviceOffer(pk, name, hardware_class(kind, total), free, _refusals(refusals))
 
 
@@ -134,7 +144,8 @@ def _refusals(text: str) -> Mapping[str, str]:
 
 @contextmanager
 def placement_lock() -> Iterator[None]:
-    """One placement at a time. SQLite needs nothing: its transactions take the one write lock at their start."""
+    """One placement at a time, until the transaction ends. Whoever changes rows of devices besides takes it first.
+    SQLite needs nothing: its transactions take the one write lock at their start."""
     if not connection.in_atomic_block:
         raise transaction.TransactionManagementError("Placement runs inside a transaction.")
     if connection.vendor == "postgresql":

@@ -9,6 +9,7 @@ from django.db.models import Model
 from django.utils import timezone
 from msgspec import structs
 
+from nodes.allocations import placement_lock
 from nodes.models import Device, Node
 from protocol.messages import HardwareFacts
 
@@ -34,7 +35,7 @@ def store(node: Node, facts: HardwareFacts) -> None:
     node.sandbox_level = facts.sandbox.level
     node.sandbox_why_not_higher = facts.sandbox.why_not_higher
     names = {device.name for device in facts.devices}
-    with transaction.atomic():
+    with transaction.atomic(), placement_lock():  # which comes before the rows of devices wherever both are taken
         if names - set(node.devices.values_list("name", flat=True)):
             node.benchmark_asked_at = timezone.now()
         node.save()

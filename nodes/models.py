@@ -7,13 +7,37 @@ from typing import Self
 
 from django.contrib.auth.models import AnonymousUser
 from django.db import models
-from django.db.models import Q
+from django.db.models import Case, F, Q, Value, When
+from django.db.models.functions import Coalesce, Greatest, Least
 from django.utils import timezone
 
 from accounts.models import User
 from accounts.ownership import Owned, OwnedQuerySet
 from nodes import expectations
-from protocol.hardware import hardware_class
+from nodes.placement import cost
+from protocol.hardware import (
+    CUDA_TIERS_GIB,
+    KINDS,
+    RESERVE_MOST_BYTES,
+    RESERVE_PART,
+    hardware_class,
+    tier_bytes,
+)
+
+# As `protocol.hardware.allocatable_bytes` has it, less what is promised.
+_FREE = (
+    F("memory_total_bytes")
+    - Greatest(
+        Least(F("memory_total_bytes") / RESERVE_PART, Value(RESERVE_MOST_BYTES), output_field=models.BigIntegerField()),
+        Coalesce(F("memory_others_bytes"), Value(0), output_field=models.BigIntegerField()),
+    )
+    - F("promised_bytes")
+)
+_COST = Case(
+    *[When(kind=kind, then=cost(kind)) for kind in KINDS if kind != "cuda"],
+    *[When(memory_total_bytes__gte=tier_bytes(tier), then=cost(f"cuda-{tier}g")) for tier in reversed(CUDA_TIERS_GIB)],
+    default=cost(f"cuda-{CUDA_TIERS_GIB[0]}g"),
+)
 
 
 class NodeQuerySet(OwnedQuerySet):
@@ -103,6 +127,21 @@ class Device(models.Model):
     memory_others_bytes = models.BigIntegerField(
         null=True, help_text="Taken, and not by what CyxWiz runs there; null: not known."
     )
+    promised_bytes = models.BigIntegerField(
+        default=0, editable=False, help_text="The sum of its allocations; only `allocations` writes either."
+    )
+    free_bytes = models.GeneratedField(
+        expression=_FREE,
+        output_field=models.BigIntegerField(null=True),
+        db_persist=True,
+        help_text="What may still be promised; below nothing where more was promised, or is taken, than it has.",
+    )
+    cost = models.GeneratedField(
+        expression=_COST,
+        output_field=models.PositiveSmallIntegerField(),
+        db_persist=True,
+        help_text="Of its hardware class, to placement: it takes the cheapest that will do.",
+    )
     memory_is_ram = models.BooleanField(default=False, help_text="The machine's, which the device cpu counts already.")
     vendor = models.CharField(max_length=64, null=True)
     uuid = models.CharField(max_length=96, null=True)
@@ -127,6 +166,7 @@ class Device(models.Model):
     class Meta:
         ordering = ["node", "name"]
         constraints = [models.UniqueConstraint(fields=["node", "name"], name="device_name_on_node")]
+        indexes = [models.Index("cost", F("free_bytes").desc(), name="device_best_first")]
 
     def __str__(self) -> str:
         return f"{self.node.name}/{self.name}"

@@ -72,7 +72,8 @@ class Refusal(NamedTuple):
 
 
 def choose(need: Need, nodes: list[NodeOffer]) -> Choice | list[Refusal]:
-    """The best device: a node that did not fail before, spread over nodes, cheapest class, then most memory free."""
+    """The best device: a node that did not fail before, spread over nodes, cheapest class, then most memory free.
+    `shortlist` has the same order in SQL."""
     best: tuple[tuple[bool, int, int, int, str], Choice] | None = None
     refusals = []
     for node in nodes:
@@ -81,7 +82,7 @@ def choose(need: Need, nodes: list[NodeOffer]) -> Choice | list[Refusal]:
             refusals.append(found)
             continue
         free = found.free_bytes or 0
-        score = (node.id in need.avoid, node.siblings, _cost(found.hardware_class), -free, node.name)
+        score = (node.id in need.avoid, node.siblings, cost(found.hardware_class), -free, node.name)
         if best is None or score < best[0]:
             best = score, Choice(node.id, found.id)
     return best[1] if best else refusals
@@ -126,7 +127,7 @@ def _fit(need: Need, node: NodeOffer) -> DeviceOffer | Refusal:
         return Refusal(node.name, "memory", reason, nearest.name, needed, free)
     if node.busy:
         return Refusal(node.name, "busy", "runs as many jobs as it may")
-    return min(roomy, key=lambda device: (_cost(device.hardware_class), -(device.free_bytes or 0), device.name))
+    return min(roomy, key=lambda device: (cost(device.hardware_class), -(device.free_bytes or 0), device.name))
 
 
 def _program_refusal(format: str, node: NodeOffer) -> str:
@@ -170,7 +171,7 @@ def _kind(hardware_class: str) -> str:
 
 
 @cache
-def _cost(hardware_class: str) -> int:
+def cost(hardware_class: str) -> int:
     """What asks for no class leaves the dear devices free: CPU, then OpenCL and ROCm, then CUDA by memory."""
     tier = hardware_class.partition("-")[2]
     return {"cpu": 0, "opencl": 1, "rocm": 2}.get(_kind(hardware_class)) or (int(tier.rstrip("g")) + 1 if tier else 0)

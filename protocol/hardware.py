@@ -7,7 +7,7 @@ GIB = 1024**3
 # Cards report a little less than they are sold as ("24 GB" is 23.6 GiB or so), hence the slack below.
 CUDA_TIERS_GIB = (4, 8, 16, 24, 32, 48, 80, 96, 140, 180)
 TIER_SLACK = 0.93
-RESERVE_SHARE = 0.1  # of a device's memory, for the system and for what was estimated too low …
+RESERVE_PART = 10  # a tenth of a device's memory, for the system and for what was estimated too low …
 RESERVE_MOST_BYTES = GIB  # … but no more than this
 
 HOST = "cpu"  # the kind of device whose memory is the machine's own
@@ -20,8 +20,13 @@ def hardware_class(kind: str, memory_total_bytes: int | None) -> str:
     """The class of one device: for CUDA the largest tier not above its memory (the smallest tier if unknown)."""
     if kind != "cuda":
         return kind
-    fitting = [tier for tier in CUDA_TIERS_GIB if (memory_total_bytes or 0) >= tier * GIB * TIER_SLACK]
+    fitting = [tier for tier in CUDA_TIERS_GIB if (memory_total_bytes or 0) >= tier_bytes(tier)]
     return f"cuda-{max(fitting, default=CUDA_TIERS_GIB[0])}g"
+
+
+def tier_bytes(tier: int) -> int:
+    """The least memory of a card of that tier."""
+    return int(tier * GIB * TIER_SLACK)
 
 
 def allocatable_bytes(total: int | None, others: int | None = None) -> int | None:
@@ -29,4 +34,4 @@ def allocatable_bytes(total: int | None, others: int | None = None) -> int | Non
     is known; up to the reserve that is foreseen, beyond it counts in place of the reserve."""
     if total is None:
         return None
-    return max(int(total - max(min(total * RESERVE_SHARE, RESERVE_MOST_BYTES), others or 0)), 0)
+    return max(total - max(min(total // RESERVE_PART, RESERVE_MOST_BYTES), others or 0), 0)

@@ -15,6 +15,7 @@ from jobs.models import Job, JobEvent
 from nodes.models import Allocation
 from protocol.tensors import Tensor
 from tests.jobs.work import URL, accept, accepted, send_failure, send_result, submit, submitted
+from tests.nodes.promises import end_all, totals
 from tests.nodes.reports import Machine
 
 pytestmark = [
@@ -77,8 +78,19 @@ def test_cancel_against_finish(owner, machine):
             assert (job.state, cancel.status_code, finish.status_code) == ("cancelled", 200, 409)
             assert job.result_inline is None
         assert JobEvent.objects.filter(job=job).count() == 3
-        Allocation.objects.all().delete()
+        end_all()
     assert seen <= {"succeeded", "cancelled"}
+
+
+def test_one_job_ends_where_the_next_is_accepted(owner, machine):
+    """Each takes the lock of placement; the first then rings for the next job, which the second has in hand."""
+    for _ in range(10):
+        ending, waiting = submitted(owner), submitted(owner)
+        accepted(machine, ending)
+        ended, taken = at_once(partial(send_result, machine, ending, 1), partial(accept, machine, waiting))
+        assert (ended.status_code, taken.status_code) == (204, 200)
+        assert send_result(machine, waiting, 1).status_code == 204
+        assert totals() == []
 
 
 def test_two_results_of_one_attempt(owner, machine):

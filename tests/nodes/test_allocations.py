@@ -1,16 +1,37 @@
 """No byte of a device is promised twice."""
 
 import threading
+from collections.abc import Callable
 
 import pytest
 from django.db import connection, transaction
-from django.db.models import Sum
 
 from nodes import allocations
 from nodes.models import Allocation, Device, Node
 from nodes.placement import Need
 from protocol.hardware import GIB, allocatable_bytes
-from tests.nodes.reports import Machine
+from tests.nodes.promises import end_all, totals
+from tests.nodes.reports import Machine, hardware
+
+
+def at_once(count: int, work: Callable[[int], None]) -> None:
+    """`work` in so many threads; what one of them raises fails the test."""
+    failures: list[BaseException] = []
+
+    def run(number: int) -> None:
+        try:
+            work(number)
+        except BaseException as error:
+            failures.append(error)
+        finally:
+            connection.close()
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
 
 
 @pytest.mark.postgres
@@ -23,58 +44,51 @@ def test_parallel_placements_never_promise_more_than_there_is(owner):
         placed: list[object] = []
 
         def place(number: int, round: int = round, placed: list[object] = placed) -> None:
-            try:
-                with transaction.atomic():
-                    holder = f"replica:{round}-{number}:1"
-                    placed.append(allocations.allocate(nodes=Node.objects.all(), need=need, holder=holder))
-            finally:
-                connection.close()
+            with transaction.atomic():
+                holder = f"replica:{round}-{number}:1"
+                placed.append(allocations.allocate(nodes=Node.objects.all(), need=need, holder=holder))
 
-        threads = [threading.Thread(target=place, args=(number,)) for number in range(20)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        at_once(20, place)
         assert sum(isinstance(outcome, Device) for outcome in placed) == 14  # seven each, one GiB is kept in reserve
-        totals = Allocation.objects.values("device").annotate(total=Sum("memory_bytes"))
-        assert all(row["total"] <= allocatable_bytes(8 * GIB) for row in totals)
-        Allocation.objects.all().delete()
+        assert totals() == [7 * GIB] * 2
+        end_all()
 
 
 @pytest.mark.postgres
 @pytest.mark.django_db(transaction=True)
 def test_two_hundred_at_once_with_sizes_that_were_learned_and_others_that_end(owner):
-    """Rounds of 200 placements from parallel threads, a third of which are released again at once, while replicas that
-    run turn out to take more than was promised."""
-    for name in ("a", "b", "c", "d"):
-        Machine(owner, name, memory_bytes=8 * GIB).heartbeat(memory_others_bytes={"cpu": 2 * GIB})
+    """Rounds of 200 placements from parallel threads, two to a transaction, a third of which are released again, while
+    nodes tell of their hardware anew. Whoever took the lock and the rows of devices in another order than the others
+    would be caught in a deadlock."""
+    machines = [Machine(owner, name, memory_bytes=8 * GIB) for name in ("a", "b", "c", "d")]
+    for machine in machines:
+        machine.heartbeat(memory_others_bytes={"cpu": 2 * GIB})
     room = allocatable_bytes(8 * GIB, 2 * GIB)
-    for round in range(2):
-        over: list[int] = []
+    assert room is not None
+    for round in range(3):
 
-        def place(thread: int, round: int = round, over: list[int] = over) -> None:
-            try:
-                for number in range(20):
-                    size = GIB // 8 * (1 + (thread + number) % 3)
-                    need = Need(format="onnx", memory_bytes=100 * GIB, measured={"cpu": size})
-                    holder = f"replica:{round}-{thread}-{number}:1"
+        def place(thread: int, round: int = round) -> None:
+            if thread == 10:
+                for machine in machines:
+                    machine.heartbeat(hardware=hardware(memory_bytes=8 * GIB))
+                return
+            for number in range(0, 20, 2):
+                holders = [f"test:{round}-{thread}-{number + more}:1" for more in range(2)]
+                with transaction.atomic():
+                    for holder in holders:
+                        size = GIB // 8 * (1 + (thread + number) % 3)
+                        need = Need(format="onnx", memory_bytes=100 * GIB, measured={"cpu": size})
+                        allocations.allocate(nodes=Node.objects.all(), need=need, holder=holder)
+                    assert not Device.objects.filter(promised_bytes__gt=room).exists()
+                if number % 3 == 0:
                     with transaction.atomic():
-                        placed = allocations.allocate(nodes=Node.objects.all(), need=need, holder=holder)
-                        over.extend(total for total in totals() if total > room)
-                    if isinstance(placed, Device) and number % 3 == 0:
-                        allocations.release(holder)
-            finally:
-                connection.close()
+                        for holder in holders:
+                            allocations.release(holder)
 
-        threads = [threading.Thread(target=place, args=(thread,)) for thread in range(10)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert over == []
+        at_once(11, place)
         assert all(0 < total <= room for total in totals())
         assert sum(totals()) > 4 * room * 0.9  # and none is left unused
-        Allocation.objects.all().delete()
+        end_all()
 
 
 @pytest.mark.django_db
@@ -88,8 +102,7 @@ def test_what_grew_beyond_its_promise_leaves_no_room_for_others(owner):
     assert not isinstance(refused, Device)
     assert refused[0].free_bytes == 0
     assert totals() == [8 * GIB]
-
-
-def totals() -> list[int]:
-    """What is promised on each device."""
-    return list(Allocation.objects.values("device").annotate(total=Sum("memory_bytes")).values_list("total", flat=True))
+    assert allocations.release("replica:a:1")
+    assert not allocations.release("replica:a:1")
+    assert totals() == []
+    assert not Allocation.objects.exists()

@@ -1,0 +1,96 @@
+"""Of a large fleet few nodes are read for a placement, and the choice is the one that reading all would give."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from django.utils import timezone
+
+from accounts.models import User
+from nodes import allocations
+from nodes.models import Device, Node
+from nodes.placement import Choice, Need, choose
+from nodes.shortlist import LENGTH, shortlist
+from protocol.hardware import CUDA_TIERS_GIB, GIB, allocatable_bytes, hardware_class
+
+FORMATS = ["onnx", "gguf", "torchscript"]
+
+
+def make_fleet(owner: User, chance: random.Random, count: int) -> None:
+    for number in range(count):
+        cannot = chance.sample(FORMATS, chance.choice([0, 0, 1]))
+        node = Node.objects.create(
+            name=f"node-{number:03}",
+            owner=owner,
+            state=chance.choice(["online"] * 4 + ["offline"]),
+            draining=chance.random() < 0.1,
+            agentless=chance.random() < 0.1,
+            allows_programs=chance.random() < 0.5,
+            sandbox_level=chance.randint(0, 2),
+            formats=[name for name in FORMATS if name not in cannot],
+            refusals=dict.fromkeys(cannot, "its library is missing"),
+            cpu_cores=1,
+            disk_total_bytes=1,
+            disk_free_bytes=1,
+            token_id=f"{number:012}",
+            token_issued_at=timezone.now(),
+        )
+        for name, kind in (("cpu", "cpu"), ("cuda:0", "cuda"), ("rocm:0", "rocm"), ("opencl:0", "opencl")):
+            if kind != "cpu" and chance.random() < 0.5:
+                continue
+            total = chance.choice([None, chance.randint(GIB, 200 * GIB), chance.choice(CUDA_TIERS_GIB) * GIB])
+            Device.objects.create(
+                node=node,
+                name=name,
+                kind=kind,
+                memory_total_bytes=total,
+                memory_others_bytes=chance.choice([None, chance.randint(0, 20 * GIB)]),
+                promised_bytes=chance.randint(0, total or 1),
+                refusals={"onnx": "it has no CUDA"} if kind == "cuda" and chance.random() < 0.5 else {},
+            )
+
+
+def a_need(chance: random.Random, nodes: list[str]) -> tuple[Need, dict[str, int]]:
+    measured = {kind: chance.randint(1, 30 * GIB) for kind in chance.sample(["cpu", "cuda", "rocm"], 2)}
+    need = Need(
+        format=chance.choice(FORMATS),
+        memory_bytes=chance.randint(1, chance.choice([10, 100, 300]) * GIB),
+        measured=chance.choice([{}, measured]),
+        hardware_class=chance.choice(["", "", "cpu", "cuda-80g", "cuda-24g", "rocm"]),
+        avoid=frozenset(chance.sample(nodes, chance.choice([0, 3, len(nodes)]))),
+    )
+    return need, dict.fromkeys(chance.sample(nodes, chance.choice([0, 5, len(nodes)])), 1)
+
+
+@pytest.mark.django_db
+def test_the_choice_is_the_same_as_among_all(owner):
+    chance = random.Random(7)
+    make_fleet(owner.user, chance, 40)
+    nodes = Node.objects.all()
+    ids = [str(pk) for pk in nodes.values_list("pk", flat=True)]
+    placed = 0
+    for _ in range(60):
+        need, siblings = a_need(chance, ids)
+        everywhere = choose(need, allocations.offers(nodes, siblings))
+        assert allocations.find(nodes, need, siblings) == everywhere
+        few = allocations.offers(shortlist(nodes, need, siblings), siblings)
+        assert len(few) <= LENGTH
+        if few:  # nothing was overlooked on the way to it
+            assert choose(need, few) == everywhere
+        placed += isinstance(everywhere, Choice)
+    assert 15 < placed < 60
+
+
+@pytest.mark.django_db
+def test_the_database_computes_as_the_agent_does(owner):
+    make_fleet(owner.user, random.Random(8), 40)
+    costs: dict[int, str] = {}
+    for device in Device.objects.all():
+        most = allocatable_bytes(device.memory_total_bytes, device.memory_others_bytes)
+        assert (device.free_bytes is None) == (most is None)
+        if most is not None:
+            assert max(device.free_bytes + device.promised_bytes, 0) == most
+        here = hardware_class(device.kind, device.memory_total_bytes)
+        assert costs.setdefault(device.cost, here) == here
+    assert len(costs) > 8
