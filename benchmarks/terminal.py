@@ -100,13 +100,15 @@ def _load(url: str, keys: dict[str, str], idle: int, floods: int, told: Any, sai
             for session in watched:
                 await _attach(where, open_ones, session)
             with where.api("olga") as owner:
-                owner.post(f"/api/v1/terminal/nodes/{NODE}/grants/", json={"user": "otto", "role": "observer"})
+                for user, role in (("otto", "observer"), ("tom", "operator")):
+                    owner.post(f"/api/v1/terminal/nodes/{NODE}/grants/", json={"user": user, "role": role})
             with where.api("otto") as watcher:
                 for number in range(idle - len(watched)):
                     session = watched[number % len(watched)]
                     ticket = watcher.post(f"/api/v1/terminal/sessions/{session['id']}/tickets").json()["ticket"]
                     await _attach(where, open_ones, {**session, "ticket": ticket}, "otto")
-            flooding = [await _open(where, open_ones) for _ in range(floods)]
+            # By another user: nobody may have so many terminals.
+            flooding = [await _open(where, open_ones, "tom") for _ in range(floods)]
             said.put("idle")
             await asyncio.to_thread(told.get)
             for flood in flooding:
@@ -131,8 +133,8 @@ class Where:
     def api(self, name: str) -> httpx2.Client:
         return httpx2.Client(base_url=self.url, headers={"Authorization": f"Bearer {self.keys[name]}"}, timeout=30)
 
-    def open(self) -> dict[str, str]:
-        with self.api("olga") as api:
+    def open(self, name: str = "olga") -> dict[str, str]:
+        with self.api(name) as api:
             answer = api.post("/api/v1/terminal/sessions/", json={"node": NODE})
         assert answer.status_code == 201, answer.text
         return dict(answer.json())
@@ -144,8 +146,8 @@ def _cpu_seconds(stack: Stack) -> dict[str, float]:
     return spent | {"terminals": holders, "typist": time.process_time()}
 
 
-async def _open(where: Stack | Where, open_ones: AsyncExitStack) -> Client:
-    client = await _attach(where, open_ones, where.open())
+async def _open(where: Stack | Where, open_ones: AsyncExitStack, name: str = "olga") -> Client:
+    client = await _attach(where, open_ones, where.open(name), name)
     await client.run("stty -echo; PS1=; true", 60)
     return client
 
