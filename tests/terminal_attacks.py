@@ -188,6 +188,56 @@ ON_THE_NODE = (
     ),
 )
 
+IN_THE_BROWSER = (
+    *of(
+        f"{E2E}/test_terminal_pages.py",
+        (
+            "programs print titles with markup, links to scripts, OSC 52",
+            "they stay text; a click opens nothing; the clipboard stays as it was",
+            "test_what_programs_print_stays_text",
+        ),
+        (
+            "a thousand questions at once (DA, DECRQSS), whose answers are typed",
+            "all answered, in order, once",
+            "test_a_storm_of_questions_is_answered_once_and_by_the_owner_only",
+        ),
+        (
+            "the same questions while somebody watches",
+            "the screen of who watches answers nothing",
+            "test_a_storm_of_questions_is_answered_once_and_by_the_owner_only",
+        ),
+        (
+            "the same questions, replayed to a page that was reloaded",
+            "no second answer is typed",
+            "test_a_reloaded_page_shows_the_same_and_answers_no_old_question",
+        ),
+        (
+            "who watches types into the page",
+            "it goes nowhere",
+            "test_a_watcher_sees_all_and_types_nothing",
+        ),
+    ),
+    *of(
+        f"{TERMINAL}/test_pages.py",
+        (
+            "the page in a frame of another, scripts in it, anything loaded from elsewhere",
+            "the content security policy",
+            "test_the_pages_say_what_a_browser_may_load",
+        ),
+        (
+            "forms sent from other pages, links that act",
+            "403; 405",
+            "test_no_secret_is_in_a_page_and_nothing_is_done_by_following_a_link",
+        ),
+        (
+            "a login that leads to another site",
+            "it leads here",
+            "test_who_is_no_staff_signs_in_comes_where_they_wanted_and_out_again",
+        ),
+        ("markup in a reason", "it stays text", "test_the_owner_opens_comes_back_and_ends"),
+    ),
+)
+
 TRACES = (
     *of(
         LIMITS,
@@ -230,6 +280,7 @@ GROUPS = (
     Group("Getting in", GETTING_IN),
     Group("Floods and nonsense", FLOODS),
     Group("On the node", ON_THE_NODE),
+    Group("In the browser", IN_THE_BROWSER),
     Group("Traces", TRACES),
 )
 

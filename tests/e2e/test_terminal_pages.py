@@ -74,8 +74,8 @@ def test_utf8_split_anywhere_and_wide_characters(olga: Person, tmp_path: Path) -
         f"for byte in {text!r}.encode(): os.write(1, bytes([byte])); time.sleep(0.01)\n"
         # The column where the cursor is after characters of two columns each, as the terminal itself tells.
         "import sys, termios, tty\n"
+        "kept = termios.tcgetattr(0); tty.setraw(0); told = b''\n"  # which drops what was typed before
         "os.write(1, '\\r\\n漢字🙂\\x1b[6n'.encode())\n"
-        "kept = termios.tcgetattr(0); tty.setraw(0); told = b''\n"
         "while not told.endswith(b'R'): told += os.read(0, 1)\n"
         "termios.tcsetattr(0, termios.TCSANOW, kept)\n"
         "print('\\r\\ncolumn', told.decode()[2:-1].split(';')[1])\n"
@@ -113,15 +113,17 @@ def test_vim_goes_on_over_a_killed_web_process(olga: Person, stack: Stack, tmp_p
     stack.kill("web")
     screen.page.wait_for_selector("body[data-state=waiting]")
     expect(screen.page.locator("#status")).to_contain_text("Trying again in")
-    screen.type("typed meanwhile. ")
+    meanwhile = "typed meanwhile. " * 40  # more keys than a server takes frames in a second
+    screen.type(meanwhile)
     stack.start_web()
     screen.is_connected()
     screen.type("and after.")
-    screen.shows("before the web process died. typed meanwhile. and after.")
+    screen.shows("before the web process died. typed meanwhile.")
+    screen.shows("and after.")
     screen.page.keyboard.press("Escape")
     screen.run(":wq")
     until(lambda: (tmp_path / "file").exists(), "vim has written")
-    assert (tmp_path / "file").read_text() == "before the web process died. typed meanwhile. and after.\n"
+    assert (tmp_path / "file").read_text() == f"before the web process died. {meanwhile}and after.\n"
     end(screen)
     # What Chromium says of a server that is not there.
     olga.complaints = [said for said in olga.complaints if "ERR_CONNECTION_REFUSED" not in said]
@@ -140,6 +142,36 @@ def test_a_reloaded_page_shows_the_same_and_answers_no_old_question(olga: Person
     screen.shows("only this\nonly this")  # typed, and said again by cat
     assert "^[" not in screen.text
     end(screen)
+
+
+def test_a_storm_of_questions_is_answered_once_and_by_the_owner_only(
+    olga: Person, signed_in: dict[str, Person], tmp_path: Path
+) -> None:
+    asker = tmp_path / "storm.py"
+    asker.write_text(
+        "import os, sys, termios, tty\n"
+        "kept = termios.tcgetattr(0); tty.setraw(0)\n"
+        "for number in range(1000): os.write(1, b'\\x1b[c\\x1bP$qm\\x1b\\\\')\n"
+        "os.write(1, b'\\x1b[6n')\n"  # its answer is the last
+        "told = b''\n"
+        "while not told.endswith(b'R'): told += os.read(0, 65536)\n"
+        "termios.tcsetattr(0, termios.TCSANOW, kept)\n"
+        "print(told.count(b'\\x1b[?1;2c'), 'and', told.count(b'\\x1bP1$r'), 'answers')\n"
+    )
+    screen = opened(olga)
+    otto = signed_in["otto"]
+    otto.page.goto(f"/terminal/{screen.session}/")
+    watching = Screen(otto.page)
+    watching.is_connected()
+    screen.run(f"PS1=; clear; python3 {asker}; cat -v")
+    screen.shows("1000 and 1000 answers")
+    watching.shows("1000 and 1000 answers")
+    screen.run("no more")
+    screen.shows("no more\nno more")
+    assert "^[" not in screen.text
+    assert screen.page.locator("#status").inner_text().startswith("Connected")
+    end(screen)
+    assert otto.complaints == []
 
 
 def test_tmux_and_htop_draw_as_they_should_and_follow_the_size(olga: Person) -> None:
