@@ -47,6 +47,7 @@ class Ttyd:
         url = f"ws://127.0.0.1:{self._port}/ws"
         connection = connect(url, subprotocols=["tty"], max_size=None, compression=None)  # type: ignore[list-item]
         shell = Shell(await open_ones.enter_async_context(connection))
+        await shell.begin()
         open_ones.callback(asyncio.create_task(shell.read()).cancel)
         await shell.send(b"stty -echo; PS1=; echo REA''DY\n")
         await shell.until(lambda: b"READY" in shell.last)
@@ -60,14 +61,16 @@ class Shell:
         self.next = 0  # how many bytes came
         self.last = b""
 
-    async def read(self) -> None:
+    async def begin(self) -> None:
         await self._connection.send(b'{"AuthToken": "", "columns": 80, "rows": 24}')
+
+    async def read(self) -> None:
         async for frame in self._connection:
             assert isinstance(frame, bytes)
             if frame[:1] == OUTPUT:
                 async with self._changed:
                     self.next += len(frame) - 1
-                    self.last = frame
+                    self.last = (self.last + frame[1:])[-256:]
                     self._changed.notify_all()
 
     async def send(self, content: bytes) -> None:
