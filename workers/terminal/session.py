@@ -128,7 +128,7 @@ class Session:
         if content:
             with self._outlet.changed:
                 self._ring.append(content)
-                self._outlet.changed.notify_all()
+                self._outlet.output_came()
         return content is not None
 
     def _read_rest(self) -> None:
