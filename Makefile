@@ -19,7 +19,7 @@ CHECKING := SECRET_KEY=only-for-checks CYXWIZ_HOME=$(VENV)/check DATABASE_URL=sq
 SHELL := bash
 .SHELLFLAGS := -eo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo serve node test check bench setup runtimes clean redis check-format check-lint check-types check-imports check-django check-migrations test-processes test-control test-sqlite opencl openssh
+.PHONY: help demo serve node test check bench setup runtimes clean redis check-format check-lint check-types check-imports check-django check-migrations test-processes test-control test-sqlite opencl openssh browser
 .DELETE_ON_ERROR:
 
 help: ## List the targets
@@ -37,7 +37,7 @@ node: $(NODE) ## Join this machine to a control plane and run models for it; URL
 
 # Much of a test's time is waiting for processes to start, so two parts run side by side, each with servers of its own
 # unless they are to use given ones.
-test: $(TEST) opencl openssh ## The whole suite on PostgreSQL, and a smaller run on SQLite; ARGS="-k name"
+test: $(TEST) opencl openssh browser ## The whole suite on PostgreSQL, and a smaller run on SQLite; ARGS="-k name"
 	@$(MAKE) --no-print-directory --jobs $(if $(DATABASE_URL)$(REDIS_URL),1,2) --keep-going test-processes test-control test-sqlite
 	@echo "All tests passed."
 
@@ -104,6 +104,15 @@ openssh:
 		echo "Installing openssh-server …"; export DEBIAN_FRONTEND=noninteractive; \
 		{ apt-get update -qq && apt-get install -y -qq --no-install-recommends openssh-server openssh-client >/dev/null; } \
 			|| echo "It could not be installed: the tests of nodes reached by ssh will be skipped."; \
+	fi
+
+# A browser, and the full-screen programs that its tests look at; they say so when it is not there.
+BROWSER := chromium vim tmux htop
+browser:
+	@if ! type -P $(BROWSER) >/dev/null && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		echo "Installing $(BROWSER) …"; export DEBIAN_FRONTEND=noninteractive; \
+		{ apt-get update -qq && apt-get install -y -qq --no-install-recommends $(BROWSER) >/dev/null; } \
+			|| echo "They could not be installed: the tests of the pages in a browser will be skipped."; \
 	fi
 
 $(VENV)/bin/python:

@@ -1,5 +1,6 @@
 """How long a key takes to come back as its echo, over the whole path (websocket, consumer, Redis, the terminal's
 process, its PTY, and back), beside a bare PTY in the same run: alone, with idle sockets, and with sessions that flood.
+Then the same through ttyd, where that is installed.
 
     python -m benchmarks.terminal                     500 idle sockets, 20 flooding sessions
     python -m benchmarks.terminal --idle 50 --floods 2 --keys 300
@@ -19,14 +20,15 @@ import pwd
 import resource
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import AsyncExitStack, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import httpx2
 import psutil
 
+from benchmarks import ttyd
 from tests.e2e.terminal_client import Client
 from tests.e2e.terminals import NODE, Stack, running
 from tests.with_services import postgres
@@ -55,58 +57,54 @@ def main() -> None:
 
 
 async def _measure(stack: Stack, arguments: argparse.Namespace) -> None:
-    print(f"\n{'':44}{'through CyxWiz':>18}     {'a bare PTY meanwhile':>18}")
-    print(f"{'':44}{'p50 ms':>9}{'p99 ms':>9}     {'p50 ms':>9}{'p99 ms':>9}", flush=True)
+    print(f"\n{'':52}{'a key and its echo':>18}     {'a bare PTY meanwhile':>18}")
+    print(f"{'':52}{'p50 ms':>9}{'p99 ms':>9}     {'p50 ms':>9}{'p99 ms':>9}", flush=True)
+    ours, meter = Cyxwiz(stack.url, stack.keys), Meter(stack)
+    ours.grant()
+    flooded = await _rounds("CyxWiz", ours, arguments, meter)
+    p50, p99 = _percentile(flooded, 0.5), _percentile(flooded, 0.99)
+    kept = "kept" if p50 < P50_MS and p99 < P99_MS else "NOT kept"
+    print(f"Asked for: p50 < {P50_MS:.0f} ms, p99 < {P99_MS:.0f} ms with all of it: {kept}.")
+    print("Cores used meanwhile: " + ", ".join(f"{name} {cores:.2f}" for name, cores in meter.cores.items()))
+    print(f"Memory: {meter.memory}.")
+    with ttyd.running() as other:
+        if other is None:
+            print("No ttyd is installed to be compared with.")
+        else:
+            await _rounds("ttyd", other, arguments)
+    print(f"Load of the machine: {os.getloadavg()[0]:.1f}, on {psutil.cpu_count()} cores.")
+
+
+async def _rounds(name: str, system: System, arguments: argparse.Namespace, meter: Meter | None = None) -> list[float]:
+    """Shows its figures alone, with idle sockets, and with floods. Returns the echoes of the last."""
     async with AsyncExitStack() as open_ones:
-        typist = await _open(stack, open_ones)
-        _show("alone", await _echoes(typist, arguments.keys))
+        typist = await system.open_shell(open_ones)
+        _show(f"{name}, alone", await _echoes(typist, arguments.keys))
         # In a process of its own: what the load costs itself is no delay of ours.
         steps = multiprocessing.get_context("spawn")
         told, said = steps.Queue(), steps.Queue()
-        load = steps.Process(
-            target=_load, args=(stack.url, stack.keys, arguments.idle, arguments.floods, told, said), daemon=True
-        )
+        load = steps.Process(target=_load, args=(system, arguments.idle, arguments.floods, told, said), daemon=True)
         load.start()
         await asyncio.to_thread(said.get)
-        _show(f"with {arguments.idle} idle sockets", await _echoes(typist, arguments.keys))
+        _show(f"{name}, with {arguments.idle} idle sockets", await _echoes(typist, arguments.keys))
         told.put("flood")
         await asyncio.to_thread(said.get)
-        before = _cpu_seconds(stack)
-        begun = time.perf_counter()
-        flooded = await _echoes(typist, arguments.keys)
-        seconds = time.perf_counter() - begun
-        spent = {name: (after - before.get(name, 0)) / seconds for name, after in _cpu_seconds(stack).items()}
-        memory = ", ".join(f"{name} {stack.resident_mib(name):.0f} MiB" for name in ("web", "recorder", "agent"))
-        held = [process.memory_info().rss / 2**20 for process in stack.holders()]
+        with meter or nullcontext():
+            flooded = await _echoes(typist, arguments.keys)
         told.put("end")
         rate = await asyncio.to_thread(said.get) / 2**20
         load.join()
-        _show(f"and {arguments.floods} sessions flooding, {rate:.1f} MiB/s", flooded)
-        print("\nCores used meanwhile: " + ", ".join(f"{name} {cores:.2f}" for name, cores in spent.items()))
-        print(f"Memory: {memory}, each of {len(held)} terminals {sum(held) / len(held):.0f} MiB.")
-        p50, p99 = _percentile(flooded[0], 0.5), _percentile(flooded[0], 0.99)
-        kept = "kept" if p50 < P50_MS and p99 < P99_MS else "NOT kept"
-        print(f"Asked for: p50 < {P50_MS:.0f} ms, p99 < {P99_MS:.0f} ms with all of it: {kept}.")
-        print(f"Load of the machine meanwhile: {os.getloadavg()[0]:.1f}, on {psutil.cpu_count()} cores.")
+        _show(f"{name}, and {arguments.floods} sessions flooding, {rate:.1f} MiB/s", flooded)
+        return flooded[0]
 
 
-def _load(url: str, keys: dict[str, str], idle: int, floods: int, told: Any, said: Any) -> None:
+def _load(system: System, idle: int, floods: int, told: Any, said: Any) -> None:
     """Opens what is idle, says so; floods when it is told to, until it is told to end; says how fast (bytes/s)."""
-    where = Where(url, keys)
 
     async def run() -> None:
         async with AsyncExitStack() as open_ones:
-            watched = [where.open() for _ in range(min(WATCHED, idle))]
-            for session in watched:
-                await _attach(where, open_ones, session)
-            with where.api("olga") as owner:
-                owner.post(f"/api/v1/terminal/nodes/{NODE}/grants/", json={"user": "otto", "role": "observer"})
-            with where.api("otto") as watcher:
-                for number in range(idle - len(watched)):
-                    session = watched[number % len(watched)]
-                    ticket = watcher.post(f"/api/v1/terminal/sessions/{session['id']}/tickets").json()["ticket"]
-                    await _attach(where, open_ones, {**session, "ticket": ticket}, "otto")
-            flooding = [await _open(where, open_ones) for _ in range(floods)]
+            await system.open_idle(open_ones, idle)
+            flooding = [await system.open_shell(open_ones) for _ in range(floods)]
             said.put("idle")
             await asyncio.to_thread(told.get)
             for flood in flooding:
@@ -122,43 +120,92 @@ def _load(url: str, keys: dict[str, str], idle: int, floods: int, told: Any, sai
     asyncio.run(run())
 
 
-class Where:
-    """A control plane that runs, as a client knows it."""
+class Typist(Protocol):
+    """Somebody at a shell."""
+
+    next: int  # bytes that came
+
+    async def send(self, content: bytes) -> None: ...
+
+    async def until(self, true: Callable[[], object]) -> None: ...
+
+
+class System(Protocol):
+    """What gives terminals."""
+
+    async def open_idle(self, open_ones: AsyncExitStack, count: int) -> None: ...
+
+    async def open_shell(self, open_ones: AsyncExitStack) -> Typist: ...
+
+
+class Cyxwiz:
+    """A control plane that runs, as its clients know it: Olga's node, where Tom may open terminals and Otto watch."""
 
     def __init__(self, url: str, keys: dict[str, str]) -> None:
-        self.url, self.keys = url, keys
+        self._url, self._keys = url, keys
 
-    def api(self, name: str) -> httpx2.Client:
-        return httpx2.Client(base_url=self.url, headers={"Authorization": f"Bearer {self.keys[name]}"}, timeout=30)
+    def grant(self) -> None:
+        with self._api("olga") as api:
+            for user, role in (("otto", "observer"), ("tom", "operator")):
+                api.post(f"/api/v1/terminal/nodes/{NODE}/grants/", json={"user": user, "role": role})
 
-    def open(self) -> dict[str, str]:
-        with self.api("olga") as api:
+    async def open_idle(self, open_ones: AsyncExitStack, count: int) -> None:
+        watched = [self._open("olga") for _ in range(min(WATCHED, count))]
+        for session in watched:
+            await self._attach(open_ones, session, "olga")
+        with self._api("otto") as api:
+            for number in range(count - len(watched)):
+                session = watched[number % len(watched)]
+                ticket = api.post(f"/api/v1/terminal/sessions/{session['id']}/tickets").json()["ticket"]
+                await self._attach(open_ones, {**session, "ticket": ticket}, "otto")
+
+    async def open_shell(self, open_ones: AsyncExitStack) -> Client:
+        client = await self._attach(open_ones, self._open("tom"), "tom")
+        await client.run("stty -echo; PS1=; true", 60)
+        return client
+
+    def _api(self, name: str) -> httpx2.Client:
+        return httpx2.Client(base_url=self._url, headers={"Authorization": f"Bearer {self._keys[name]}"}, timeout=30)
+
+    def _open(self, name: str) -> dict[str, str]:
+        with self._api(name) as api:
             answer = api.post("/api/v1/terminal/sessions/", json={"node": NODE})
         assert answer.status_code == 201, answer.text
         return dict(answer.json())
 
-
-def _cpu_seconds(stack: Stack) -> dict[str, float]:
-    spent = {name: sum(psutil.Process(process.pid).cpu_times()[:2]) for name, process in stack.processes.items()}
-    holders = sum(sum(process.cpu_times()[:2]) for process in stack.holders())
-    return spent | {"terminals": holders, "typist": time.process_time()}
-
-
-async def _open(where: Stack | Where, open_ones: AsyncExitStack) -> Client:
-    client = await _attach(where, open_ones, where.open())
-    await client.run("stty -echo; PS1=; true", 60)
-    return client
+    async def _attach(self, open_ones: AsyncExitStack, session: dict[str, str], name: str) -> Client:
+        client = await open_ones.enter_async_context(Client(self._url, self._keys[name], session, keep=4096))
+        await client.until(lambda: client.ready, 60)
+        return client
 
 
-async def _attach(
-    where: Stack | Where, open_ones: AsyncExitStack, session: dict[str, str], name: str = "olga"
-) -> Client:
-    client = await open_ones.enter_async_context(Client(where.url, where.keys[name], session, keep=4096))
-    await client.until(lambda: client.ready, 60)
-    return client
+class Meter:
+    """What our processes cost in the meantime."""
+
+    cores: dict[str, float]
+    memory: str
+
+    def __init__(self, stack: Stack) -> None:
+        self._stack = stack
+
+    def __enter__(self) -> None:
+        self._before, self._begun = self._cpu_seconds(), time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        seconds = time.perf_counter() - self._begun
+        self.cores = {name: (after - self._before[name]) / seconds for name, after in self._cpu_seconds().items()}
+        named = [f"{name} {self._stack.resident_mib(name):.0f} MiB" for name in self._stack.processes]
+        held = [process.memory_info().rss / 2**20 for process in self._stack.holders()]
+        self.memory = ", ".join(named) + f", each of {len(held)} terminals {sum(held) / len(held):.0f} MiB"
+
+    def _cpu_seconds(self) -> dict[str, float]:
+        ours = self._stack.processes.items()
+        spent = {name: sum(psutil.Process(process.pid).cpu_times()[:2]) for name, process in ours}
+        holders = sum(sum(process.cpu_times()[:2]) for process in self._stack.holders())
+        return spent | {"terminals": holders, "typist": time.process_time()}
 
 
-async def _echoes(client: Client, keys: int) -> tuple[list[float], list[float]]:
+async def _echoes(client: Typist, keys: int) -> tuple[list[float], list[float]]:
     """Seconds from sending a key to having its echo; and, between the keys, those of a PTY in this process whose
     program answers, which tells how busy the machine is."""
     await client.send(b"stty echo; cat >/dev/null\n")
@@ -194,7 +241,7 @@ def _bare_pty() -> Iterator[int]:
 
 def _show(what: str, measured: tuple[list[float], list[float]]) -> None:
     through, bare = ([_percentile(seconds, part) for part in (0.5, 0.99)] for seconds in measured)
-    print(f"{what:44}{through[0]:9.2f}{through[1]:9.2f}     {bare[0]:9.2f}{bare[1]:9.2f}", flush=True)
+    print(f"{what:52}{through[0]:9.2f}{through[1]:9.2f}     {bare[0]:9.2f}{bare[1]:9.2f}", flush=True)
 
 
 def _percentile(seconds: Sequence[float], part: float) -> float:

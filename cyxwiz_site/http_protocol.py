@@ -1,7 +1,8 @@
 """uvicorn's HTTP protocol, with each answer written to the socket at once. For `uvicorn --http`.
 
 uvicorn writes the head and the body of an answer each by itself, and uvloop sends every write immediately. For small
-answers that second system call is a sixth of all the gateway's work, and wakes the caller twice.
+answers that second system call is a sixth of all the gateway's work, and wakes the caller twice. And uvicorn waits for
+ever for the first request of a connection; here one that is silent is closed.
 """
 
 from __future__ import annotations
@@ -12,12 +13,27 @@ from typing import Any, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from accounts.silence import Silence
+
+FIRST_REQUEST_SECONDS = 10.0  # until its head is there
 ENOUGH_BYTES = 64 * 1024  # a large answer is sent as it is written, so that the transport can say when to pause
+
+
+_silence = Silence(FIRST_REQUEST_SECONDS)
 
 
 class OneWrite(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(cast(asyncio.Transport, Gathering(cast(asyncio.Transport, transport))))
+        _silence.enter(self, self.client[0] if self.client else "", transport.close)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        _silence.leave(self)
+        super().connection_lost(exc)
+
+    def on_headers_complete(self) -> None:
+        _silence.leave(self)
+        super().on_headers_complete()
 
 
 class Gathering:

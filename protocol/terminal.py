@@ -28,7 +28,7 @@ import msgspec
 VERSION = 1
 FRAME_MOST_BYTES = 64 * 1024
 IN_MOST_BYTES = 4096
-OUT_MOST_BYTES = 16 * 1024
+OUT_MOST_BYTES = 32 * 1024
 CONTROL_MOST_BYTES = 4096  # JSON from a client
 
 WINDOW_BYTES = 256 * 1024  # output that may be on its way: sent, but not yet shown or not yet recorded

@@ -21,6 +21,7 @@ from channels.exceptions import StopConsumer
 from django.conf import settings
 
 from accounts.redis_connection import ConnectionLost
+from accounts.silence import Silence
 from protocol import terminal
 from protocol.errors import CyxwizError
 from protocol.terminal import BAD_FRAME, REFUSED, TAKEN_OVER, TIMED_OUT, BadFrame
@@ -38,10 +39,12 @@ WAITING_SECONDS = 3.0
 TICK_SECONDS = 2.0
 LAST_ACK_SECONDS = 10.0
 FRAMES_PER_SECOND = 500
+MOST_OF_A_USER = 600  # websockets, in one web process
 COME_AGAIN = 1012
 TOO_BIG = 1009
 DONE = 1000
 
+_silence = Silence(HELLO_SECONDS)
 _brokers: dict[asyncio.AbstractEventLoop, Broker] = {}
 
 
@@ -95,7 +98,8 @@ class TerminalConsumer(AsyncConsumer):
         self.user_id, self.key_digest = self._caller.user.pk, self._caller.key_digest
         self._is_open = True
         await self.send({"type": "websocket.accept"})
-        self._start(self._expect_hello())
+        address = (self.scope.get("client") or ("", 0))[0]
+        _silence.enter(self, address, lambda: self._start(self._close(Closed(TIMED_OUT, "No HELLO came."))))
 
     async def websocket_receive(self, message: dict[str, Any]) -> None:
         if not self._is_open:
@@ -108,6 +112,7 @@ class TerminalConsumer(AsyncConsumer):
             raise Closed(TOO_BIG, "A frame has at most 64 KiB.")
         try:
             if self._attachment is None:
+                _silence.leave(self)
                 await self._hello(terminal.decode_hello(frame))
             else:
                 self._obey(self._attachment, frame)
@@ -131,6 +136,8 @@ class TerminalConsumer(AsyncConsumer):
             raise Closed(REFUSED, error.message) from None
         if not self._is_open:
             return
+        if sum(one.user_id == self.user_id for one in broker().attached) >= MOST_OF_A_USER:
+            raise Closed(REFUSED, f"You have {MOST_OF_A_USER} terminals open at this server, which is the most.")
         self._attachment = Attachment(broker(), str(self._session.node_id), str(self._session.pk), self._mode)
         broker().attached.add(self)
         now = asyncio.get_running_loop().time()
@@ -256,11 +263,6 @@ class TerminalConsumer(AsyncConsumer):
 
     # Time passes
 
-    async def _expect_hello(self) -> None:
-        await asyncio.sleep(HELLO_SECONDS)
-        if self._attachment is None:
-            raise Closed(TIMED_OUT, "No HELLO came.")
-
     async def _close_after(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
         raise Closed(DONE, "The shell has ended.")
@@ -349,6 +351,7 @@ class TerminalConsumer(AsyncConsumer):
 
     async def _leave(self) -> None:
         self._is_open = False
+        _silence.leave(self)
         broker().attached.discard(self)
         for task in self._tasks - {asyncio.current_task()}:
             task.cancel()

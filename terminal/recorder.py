@@ -32,13 +32,30 @@ LOOK_SECONDS = 0.5
 ALIVE_SECONDS = 5  # without a sign of us for so long no terminal is opened
 CHECKPOINT_BYTES = 32 * 1024
 CHECKPOINT_SECONDS = 0.2
+# Of all floods together. A flood waits for its recording, so this is what keeps Redis, the web processes and the disk
+# free for whoever types; one flood alone may have it all.
+FLOOD_BYTES_PER_SECOND = 8 * 2**20
 SYNC_SECONDS = 5.0
 LAST_FRAMES = timedelta(seconds=20)  # after the end of a session
+
+
+class Pace:
+    """Lets through so many bytes in a second, in the order in which they came."""
+
+    def __init__(self, bytes_per_second: float) -> None:
+        self._rate = bytes_per_second
+        self._free_at = 0.0
+
+    async def pass_through(self, count: int) -> None:
+        now = asyncio.get_running_loop().time()
+        self._free_at = max(self._free_at, now) + count / self._rate
+        await asyncio.sleep(self._free_at - now)
 
 
 class Recorder:
     def __init__(self) -> None:
         self._broker = Broker(settings.REDIS_URL)
+        self._floods = Pace(FLOOD_BYTES_PER_SECOND)
         self._running: dict[UUID, asyncio.Task[None]] = {}
 
     async def run(self) -> None:
@@ -56,7 +73,7 @@ class Recorder:
         wanted = await sync_to_async(_to_record)()
         for session in wanted:
             if session.pk not in self._running:
-                work = SessionRecorder(self._broker, session).run()
+                work = SessionRecorder(self._broker, self._floods, session).run()
                 self._running[session.pk] = asyncio.create_task(work, name=str(session.pk))
         for id, task in list(self._running.items()):
             if task.done():
@@ -68,8 +85,9 @@ class Recorder:
 class SessionRecorder:
     user_id, key_digest = 0, ""
 
-    def __init__(self, broker: Broker, session: TerminalSession) -> None:
+    def __init__(self, broker: Broker, floods: Pace, session: TerminalSession) -> None:
         self._broker = broker
+        self._floods = floods
         self._session = session
         self._attachment = Attachment(broker, str(session.node_id), str(session.pk), "observer")
         self._timer: asyncio.TimerHandle | None = None
@@ -146,6 +164,7 @@ class SessionRecorder:
                 await self._finish()
                 return
             if cast.waiting_bytes > CHECKPOINT_BYTES:
+                await self._floods.pass_through(cast.waiting_bytes)
                 await self._checkpoint()
             elif self._timer is None:
                 self._timer = asyncio.get_running_loop().call_later(CHECKPOINT_SECONDS, self._on_timer)

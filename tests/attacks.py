@@ -27,12 +27,12 @@ class Group(NamedTuple):
     attacks: tuple[Attack, ...]
 
 
-def _of(file: str, *attacks: tuple[str, str, str]) -> tuple[Attack, ...]:
+def of(file: str, *attacks: tuple[str, str, str]) -> tuple[Attack, ...]:
     """Attacks whose tests are in one file."""
     return tuple(Attack(what, stopped_by, f"{file}::{test}") for what, stopped_by, test in attacks)
 
 
-ARCHIVES = _of(
+ARCHIVES = of(
     f"{MODELS}/test_zipped.py",
     ("a zip bomb: 66 kB that become 64 MB", ZIP, "test_a_bomb"),
     ("a zip bomb whose directory lies about its size", ZIP, "test_a_bomb_that_lies_about_its_size"),
@@ -47,14 +47,14 @@ ARCHIVES = _of(
     ("names with backslashes", ZIP, "test_a_backslash_is_no_way_out"),
     ("a symbolic link", ZIP, "test_a_link"),
     ("a file that was changed after packing", ZIP, "test_a_changed_byte_is_found"),
-) + _of(
+) + of(
     f"{MODELS}/test_folders.py",
     ("an archive in an archive; a Keras or NumPy archive", CHECK, "test_what_is_refused_leaves_nothing"),
     ("a tar archive, which could hold hard links", CHECK, "test_other_archives_are_named"),
 )
 
 TORCH = (
-    _of(
+    of(
         f"{MODELS}/test_torch_archives.py",
         ("a pickle under any name, a bare `state_dict`", CHECK, "test_bare_pickles_are_told_how_to_become_a_model"),
         (
@@ -90,7 +90,7 @@ TORCH = (
             "test_records_that_nobody_needs_are_refused",
         ),
     )
-    + _of(
+    + of(
         "tests/runtimes/test_torch.py",
         (
             "`.pt2`: the poisoned example input, past the check",
@@ -103,7 +103,7 @@ TORCH = (
             "test_why_it_did_not_load_is_told",
         ),
     )
-    + _of(
+    + of(
         f"{SANDBOX}/test_torch_attacks.py",
         (
             "TorchScript that reads a secret and makes a file; `.pt2` that runs a command; both loaded by PyTorch",
@@ -114,7 +114,7 @@ TORCH = (
 )
 
 ONNX = (
-    _of(
+    of(
         f"{MODELS}/test_onnx_folders.py",
         (
             "weights at `..`, nested `..`, absolute paths, `*/_ORT_MEM_ADDR_/*`, with negative, huge, short or "
@@ -127,7 +127,7 @@ ONNX = (
         ("many tensors of the same bytes", CHECK, "test_the_same_bytes_are_not_many_tensors"),
         ("an attribute with two values", CHECK, "test_an_attribute_has_one_value"),
     )
-    + _of(
+    + of(
         f"{MODELS}/test_onnx.py",
         (
             "external data in a node, a branch, a function",
@@ -139,7 +139,7 @@ ONNX = (
         ("countless parts of nothing", CHECK, "test_a_file_made_of_countless_parts_is_refused_soon"),
         ("2^60 elements in no bytes", CHECK, "test_a_tensor_smaller_than_its_shape_is_refused"),
     )
-    + _of(
+    + of(
         f"{WORKERS}/test_onnx_runtime.py",
         (
             "weights at `..`, `/dev/zero`, by a symbolic link, past the check",
@@ -147,7 +147,7 @@ ONNX = (
             "test_weights_elsewhere_are_not_read",
         ),
     )
-    + _of(
+    + of(
         f"{WORKERS}/test_interrupting.py",
         (
             "an endless Loop",
@@ -162,13 +162,13 @@ ONNX = (
         ),
         ("graphs 10,000 deep, past the check", "the runner's process", "test_graphs_ten_thousand_deep_do_not_load"),
     )
-    + _of(
+    + of(
         f"{SANDBOX}/test_runners.py",
         ("a job whose model makes 4 GiB of zeros", "limits of memory", "test_a_job_that_takes_too_much_memory_says_so"),
     )
 )
 
-LANGUAGE_MODELS = _of(
+LANGUAGE_MODELS = of(
     f"{MODELS}/test_gguf.py",
     (
         "wrapped sizes, offsets and counts of 2^60 to 2^64, arrays of arrays, texts of 2^40 bytes, bad alignments, "
@@ -184,7 +184,7 @@ LANGUAGE_MODELS = _of(
         "the check at upload: a process with limits",
         "test_a_chat_template_that_compiles_for_ever_is_refused",
     ),
-) + _of(
+) + of(
     f"{GGUF}/test_bounds.py",
     (
         "templates that eat CPU, memory or the stack, or write without end",
@@ -204,7 +204,7 @@ LANGUAGE_MODELS = _of(
     ),
 )
 
-TENSORFLOW = _of(
+TENSORFLOW = of(
     f"{MODELS}/test_savedmodel.py",
     (
         "operators that read or write files, reached by calls, branches, gradients, names given twice",
@@ -218,7 +218,7 @@ TENSORFLOW = _of(
         CHECK,
         "test_what_is_made_to_be_slow_or_deep_is_refused_soon",
     ),
-) + _of(
+) + of(
     f"{MODELS}/test_tflite.py",
     ("custom operators, TensorFlow's own", CHECK, "test_operators_that_no_node_has_are_refused_by_name"),
     ("indices and weights that lie outside, other files", CHECK, "test_what_does_not_fit_together_is_refused"),
@@ -228,7 +228,7 @@ TENSORFLOW = _of(
 )
 
 OTHERS = (
-    _of(
+    of(
         f"{MODELS}/test_models_api.py",
         (
             "a program, a script, HDF5, safetensors, a web page, an empty file, under a model's name",
@@ -238,17 +238,17 @@ OTHERS = (
         ("an upload that is not what its digest says", "SHA-256", "test_a_wrong_digest_is_refused_with_both"),
         ("a file name with `..`, NUL, 300 characters", "it is shown, never used", "test_a_file_name_is_never_a_path"),
     )
-    + _of(
+    + of(
         f"{MODELS}/test_asgi.py",
         ("an upload larger than allowed", "the limit", "test_an_upload_over_its_limit_is_refused"),
         ("fewer bytes than announced", "their count", "test_fewer_bytes_than_announced_are_refused"),
         ("a sender that goes away", "nothing is kept", "test_a_sender_that_goes_away_half_way_leaves_nothing"),
     )
-    + _of(
+    + of(
         f"{MODELS}/test_blobs.py",
         ("a disk that is full", "nothing is kept", "test_a_full_disk_is_said_to_be_full"),
     )
-    + _of(
+    + of(
         f"{MODELS}/test_admission.py",
         (
             "whatever takes a check more time or memory than it has",
@@ -257,12 +257,12 @@ OTHERS = (
         ),
         ("whatever hangs a check", "the control plane ends it", "test_a_check_that_hangs_is_ended"),
     )
-    + _of(
+    + of(
         f"{WORKERS}/test_blobs.py",
         ("a file changed on the node's disk after its check", "SHA-256", "test_bytes_that_change_on_disk_are_noticed"),
         ("other bytes on the way to the node", "SHA-256", "test_wrong_bytes_are_not_kept"),
     )
-    + _of(
+    + of(
         f"{WORKERS}/test_agent.py",
         (
             "Celery messages: pickles, YAML, unknown tasks, 10 MB",
@@ -282,9 +282,9 @@ GROUPS = (
 )
 
 
-def table() -> str:
+def table(groups: tuple[Group, ...] = GROUPS) -> str:
     lines = ["| attack | stopped by | test |", "|---|---|---|"]
-    for group in GROUPS:
+    for group in groups:
         lines.append(f"| **{group.title}** | | |")
         for attack in group.attacks:
             file, _, function = attack.test.removeprefix("tests/").partition("::")

@@ -150,6 +150,7 @@ def show_addresses(state: State, *, with_model: bool) -> None:
     REST API     {state.url}/api/docs/
     Inference    {state.url}/v2
     Admin        {state.url}/admin/   {state.admin_user} / {password}
+    Terminals    {state.url}/terminal/
     Flower       {state.flower_url}
     API key      {state.api_key}
 """)

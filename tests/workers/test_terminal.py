@@ -191,6 +191,17 @@ def test_sizes_are_clamped_and_told_to_all(side: TerminalSide) -> None:
     assert side.run("stty size") == "40 120"
 
 
+def test_a_storm_of_sizes_reaches_the_program_as_a_few_and_the_last(side: TerminalSide) -> None:
+    begun = time.monotonic()
+    for number in range(1000):
+        side.push(terminal.SIZE.pack(terminal.RESIZE, 20 + number % 400, 10 + number % 7))
+    last = terminal.SIZE.pack(terminal.RESIZE, 20 + 999 % 400, 10 + 999 % 7)
+    until(lambda: side.last(terminal.RESIZE) == last, "the last size is told")
+    told = [frame for frame in side.frames if frame[0] == terminal.RESIZE]
+    assert len(told) <= 20 * (time.monotonic() - begun) + 2
+    assert side.run("stty size") == f"{10 + 999 % 7} {20 + 999 % 400}"
+
+
 def test_signals_reach_the_foreground_even_when_input_is_stuck(side: TerminalSide) -> None:
     side.type(b"sleep 987654321\n")
     until(lambda: marked("sleep 987654321"))

@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 # each costs Redis, the web process and the recorder about the same, whatever its size.
 GATHER_SECONDS, FLOOD_SECONDS = 0.004, 0.02
 FLOOD_BYTES = 4096
+PUSH_BYTES = 64 * 1024  # so much is worth no more waiting
 TOUCH_SECONDS = 60.0
 KEYS_LIVE_SECONDS = 600  # after the last touch: a node that was cut off leaves nothing behind
 
@@ -44,6 +45,7 @@ class Outlet:
         self._saying: deque[tuple[int, Frames]] = deque()
         self._stopping = False
         self._last, self._last_bytes = 0.0, 0  # when output was sent, and how much
+        self._pauses = False
         self._touched = -TOUCH_SECONDS
         self._thread = threading.Thread(target=self._run, name="outlet", daemon=True)
 
@@ -59,6 +61,11 @@ class Outlet:
         self._connection.close()
 
     # With `changed` held:
+
+    def output_came(self) -> None:
+        """In the ring. Nobody is woken for each piece of a flood."""
+        if not self._pauses or self._is_urgent():
+            self.changed.notify_all()
 
     def say(self, frames: Frames, *, after: int = 0) -> None:
         """Once the output up to `after` is sent."""
@@ -108,10 +115,12 @@ class Outlet:
             self.changed.wait_for(lambda: self._is_urgent() or self._ring.head > self._sent, GATHER_SECONDS)
         pause = self._last - time.monotonic() + (FLOOD_SECONDS if self._last_bytes > FLOOD_BYTES else GATHER_SECONDS)
         if pause > 0:
+            self._pauses = True
             self.changed.wait_for(self._is_urgent, pause)
+            self._pauses = False
 
     def _is_urgent(self) -> bool:
-        return bool(self._saying) or self._stopping or self._ring.head - self._sent >= OUT_MOST_BYTES
+        return bool(self._saying) or self._stopping or self._ring.head - self._sent >= PUSH_BYTES
 
     def _next(self) -> tuple[list[bytes], int, int, int | None]:
         """Frames to send; how many of `_saying` are in them; up to which offset they go; which input they confirm."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import select
 import signal
@@ -33,6 +34,7 @@ log = logging.getLogger(__name__)
 
 RESUME_BYTES = WINDOW_BYTES // 2  # reading goes on when no more than this is on its way
 SILENCE_SECONDS = 60  # clients say every 20 s that they are there; then `keep_seconds` begin
+RESIZE_SECONDS = 0.05  # between two sizes
 RECORD_SECONDS = 3.0  # after an end that was ordered, for the recorder to get the rest
 LAST_PUSH_SECONDS = 2.0
 INPUT_MOST_BYTES = 2 * terminal.IN_WINDOW_BYTES  # no client may have more on its way
@@ -48,7 +50,8 @@ class Session:
         self._outlet = Outlet(
             order.broker_url, stream=names.terminal_output(*where), inbox=self._inbox, spec=spec, ring=self._ring
         )
-        self._cols, self._rows = terminal.clamp(spec.cols, spec.rows)
+        self._cols, self._rows = self._wanted_size = terminal.clamp(spec.cols, spec.rows)
+        self._resized_at = 0.0
         self._acked = self._recorded = 0
         self._attachment = b""  # of the one client that may write
         self._last_seq = 0
@@ -100,13 +103,14 @@ class Session:
                 paused = on_its_way >= (RESUME_BYTES if paused else WINDOW_BYTES)
                 wanted = (0 if paused else select.POLLIN) | (select.POLLOUT if self._input else 0)
                 left = self._deadline - time.monotonic()
+                resize_in = self._resize_if_due()
             if left <= 0:
                 self._reason = f"No client was there for {self._spec.keep_seconds} s."
                 return
             # Not even registered when nothing is wanted: poll always tells of a hang-up.
             if wanted and not hung_up:
                 poll.register(self._pty.master, wanted)
-            ready = dict(poll.poll(min(left, 5) * 1000))
+            ready = dict(poll.poll(min(left, resize_in, 5) * 1000))
             if wanted and not hung_up:
                 poll.unregister(self._pty.master)
             if self._woken in ready:
@@ -124,7 +128,7 @@ class Session:
         if content:
             with self._outlet.changed:
                 self._ring.append(content)
-                self._outlet.changed.notify_all()
+                self._outlet.output_came()
         return content is not None
 
     def _read_rest(self) -> None:
@@ -251,13 +255,23 @@ class Session:
         self._outlet.acknowledge(self._input[0][0] - 1 if self._input else self._last_seq)
 
     def _resize(self, cols: int, rows: int) -> None:
-        cols, rows = terminal.clamp(cols, rows)
-        if (cols, rows) == (self._cols, self._rows):
-            return
-        self._cols, self._rows = cols, rows
+        self._wanted_size = terminal.clamp(cols, rows)
+        if self._resize_if_due() > 0:
+            self._poke()
+
+    def _resize_if_due(self) -> float:
+        """In how many seconds to ask again. Programs draw all anew for each size: they hear of few, and of the last."""
+        if self._wanted_size == (self._cols, self._rows):
+            return math.inf
+        left = self._resized_at + RESIZE_SECONDS - time.monotonic()
+        if left > 0:
+            return left
+        self._resized_at = time.monotonic()
+        self._cols, self._rows = cols, rows = self._wanted_size
         self._pty.resize(cols, rows)
         frame = terminal.SIZE.pack(terminal.RESIZE, cols, rows)
         self._outlet.say(lambda _: [frame], after=self._ring.head)
+        return math.inf
 
     def _alive(self, seconds: float = SILENCE_SECONDS) -> None:
         self._deadline = time.monotonic() + seconds + self._spec.keep_seconds

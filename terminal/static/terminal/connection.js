@@ -9,6 +9,7 @@ const ACK_MS = 50;
 const PING_MS = 10_000;
 const SILENT_MS = 25_000; // then the connection is taken as dead
 const UNCONFIRMED_MS = 5_000; // then input is sent again
+const UNCONFIRMED_MOST = 64; // frames: keys that a node is slow to take go in fewer, which may be sent again at once
 const FIRST_PAUSE_MS = 250;
 const LONGEST_PAUSE_MS = 15_000;
 const FOR_GOOD = new Set([1000, 1009, 4400, 4403, 4408, 4409]);
@@ -47,12 +48,13 @@ export class Connection {
     }
   }
 
+  // What is typed in one go is sent in one: a screen answers a thousand questions of a program one by one.
   type(bytes) {
     if (this.over || this.mode === "observer") return;
+    if (!this.waiting.length) queueMicrotask(() => this.sendWaiting());
     for (let at = 0; at < bytes.length; at += frames.IN_MOST_BYTES) {
       this.waiting.push(bytes.subarray(at, at + frames.IN_MOST_BYTES));
     }
-    this.sendWaiting();
   }
 
   resize(cols, rows) {
@@ -157,15 +159,25 @@ export class Connection {
   }
 
   sendWaiting() {
-    if (!this.mode) return; // before the first READY nobody knows which number comes next
-    while (this.waiting.length && this.unconfirmedBytes + this.waiting[0].length <= this.window) {
-      const bytes = this.waiting.shift();
+    if (!this.ready) return; // what is typed meanwhile is joined, and has its number then
+    for (let bytes; (bytes = this.takeWaiting()); ) {
       const piece = { sequence: ++this.sequence, bytes };
       if (!this.unconfirmed.length) this.confirmedAt = Date.now();
       this.unconfirmed.push(piece);
       this.unconfirmedBytes += bytes.length;
       this.send(frames.input(piece.sequence, bytes));
     }
+  }
+
+  // As much as one frame and the window have room for.
+  takeWaiting() {
+    if (this.unconfirmed.length >= UNCONFIRMED_MOST) return null;
+    const most = Math.min(frames.IN_MOST_BYTES, this.window - this.unconfirmedBytes);
+    let [count, length] = [0, 0];
+    while (count < this.waiting.length && length + this.waiting[count].length <= most) {
+      length += this.waiting[count++].length;
+    }
+    return count ? frames.join(this.waiting.splice(0, count)) : null;
   }
 
   sendAgain() {

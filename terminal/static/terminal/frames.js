@@ -59,15 +59,18 @@ export function decode(buffer) {
   }
 }
 
-function frame(type, ...parts) {
-  const whole = new Uint8Array(1 + parts.reduce((sum, part) => sum + part.length, 0));
-  whole[0] = type;
-  let at = 1;
+export function join(parts) {
+  const whole = new Uint8Array(parts.reduce((sum, part) => sum + part.length, 0));
+  let at = 0;
   for (const part of parts) {
     whole.set(part, at);
     at += part.length;
   }
   return whole;
+}
+
+function frame(type, ...parts) {
+  return join([Uint8Array.of(type), ...parts]);
 }
 
 function u64(number) {

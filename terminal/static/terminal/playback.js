@@ -14,10 +14,12 @@ const openSearch = attachSearch($("search"), screen);
 
 let recording;
 let next = 0; // index of the first event that is not on the screen
+let drawn = 0; // so many characters of it are, all the same
 let now = 0; // seconds
 let playing = false;
 let drawnAt;
-let hits = { text: "", seconds: [] };
+let hits = [];
+let sought = "";
 
 attachPreferences();
 load();
@@ -90,23 +92,28 @@ function tick(at) {
 // The screen as it was at `seconds`. What was before has to be drawn again: a screen cannot be drawn backwards.
 function show(seconds) {
   const wanted = Math.min(recording.seconds, Math.max(0, seconds));
-  if (wanted < now || next === 0) {
-    // In its place among what is written, like every change of size.
-    terminal.write("\x1bc", () => terminal.resize(recording.cols, recording.rows));
-    next = 0;
-  }
+  if (wanted < now || next === 0) rewind();
   advance(wanted);
+}
+
+function rewind() {
+  // In its place among what is written, like every change of size.
+  terminal.write("\x1bc", () => terminal.resize(recording.cols, recording.rows));
+  next = drawn = 0;
 }
 
 function advance(seconds) {
   now = seconds;
-  const end = recording.after(now);
-  for (; next < end; next++) draw(recording.events[next]);
+  drawUpTo(recording.after(now));
   tell();
 }
 
+function drawUpTo(end) {
+  for (; next < end; next++, drawn = 0) draw(recording.events[next]);
+}
+
 function draw({ code, data }) {
-  if (code === "o") terminal.write(data);
+  if (code === "o") terminal.write(data.slice(drawn));
   if (code === "m") $("hint").textContent = data;
   if (code === "x") $("hint").textContent = data === "-1" ? "The shell was ended." : `The shell ended with status ${data}.`;
   if (code === "r") terminal.write("", () => terminal.resize(...data.split("x").map(Number)));
@@ -115,18 +122,24 @@ function draw({ code, data }) {
 // Goes to where the text of the search box was printed, and marks it there.
 function toHit(direction) {
   const text = $("search").elements.text.value;
-  if (hits.text !== text) hits = { text, seconds: recording.find(text) };
-  const { seconds } = hits;
-  const to = direction > 0 ? seconds.find((at) => at > now) : seconds.findLast((at) => at < now);
-  const wrapped = to ?? (direction > 0 ? seconds[0] : seconds.at(-1));
-  if (wrapped === undefined) {
+  if (text !== sought) [sought, hits] = [text, recording.find(text)];
+  const side = ({ event, upto }) => Math.sign(event - next || upto - drawn);
+  const hit =
+    direction > 0
+      ? (hits.find((one) => side(one) > 0) ?? hits[0])
+      : (hits.findLast((one) => side(one) < 0) ?? hits.at(-1));
+  if (!hit) {
     $("hint").textContent = `“${text}” was not shown.`;
     return;
   }
   play(false);
-  show(wrapped);
-  $("hint").textContent = `Shown at ${seconds.length} moments; this is number ${seconds.indexOf(wrapped) + 1}.`;
-  terminal.write("", () => screen.search.findPrevious(text));
+  rewind();
+  drawUpTo(hit.event);
+  terminal.write(recording.events[next].data.slice(0, hit.upto), () => screen.search.findPrevious(text));
+  drawn = hit.upto;
+  now = hit.seconds;
+  tell();
+  $("hint").textContent = `Number ${hits.indexOf(hit) + 1} of the ${hits.length} places where it was shown.`;
 }
 
 function tell() {

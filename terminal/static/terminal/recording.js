@@ -29,31 +29,33 @@ export class Recording {
     return low;
   }
 
-  // When `text` was printed: the seconds of each place where it stands in the output, as plain text.
+  // Where `text` stands in the output, as plain text: {seconds, event, upto}, which is up to where that event has to be
+  // drawn. What comes after in the same event may clear the screen again.
   find(text) {
-    if (!this.plain) this.index();
+    if (!this.runs) this.index();
     const found = [];
     const wanted = text.toLowerCase();
     for (let at = this.plain.indexOf(wanted); wanted && at >= 0; at = this.plain.indexOf(wanted, at + 1)) {
-      const end = at + wanted.length;
-      found.push(this.marks[this.marks.findLastIndex(({ from }) => from < end)].seconds);
+      const run = this.runs[this.runs.findLastIndex(({ from }) => from < at + wanted.length)];
+      if (run !== found.at(-1)) found.push(run);
     }
-    return [...new Set(found)];
+    return found;
   }
 
-  // All output as plain text, with where each event begins in it.
+  // All output as plain text, and the runs of it between what is not text.
   index() {
-    this.marks = [];
-    let length = 0;
-    const parts = [];
-    for (const { seconds, code, data } of this.events) {
-      if (code !== "o") continue;
-      const part = data.replace(CONTROL, "").toLowerCase();
-      this.marks.push({ from: length, seconds });
-      parts.push(part);
-      length += part.length;
-    }
-    this.plain = parts.join("");
+    this.runs = [];
+    this.plain = "";
+    this.events.forEach(({ seconds, code, data }, event) => {
+      if (code !== "o") return;
+      let upto = 0;
+      for (const piece of [...data.matchAll(CONTROL), { 0: "", index: data.length }]) {
+        const text = data.slice(upto, piece.index);
+        if (text) this.runs.push({ from: this.plain.length, seconds, event, upto: piece.index });
+        this.plain += text.toLowerCase();
+        upto = piece.index + piece[0].length;
+      }
+    });
   }
 }
 
