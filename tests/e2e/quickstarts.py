@@ -18,7 +18,7 @@ import psutil
 from tests.waiting import until
 
 PROJECT = Path(__file__).resolve().parents[2]
-START_SECONDS = 60.0
+START_SECONDS = 120.0
 END_SECONDS = 20.0
 
 

@@ -24,7 +24,7 @@ from tests.with_services import redis
 
 PEOPLE = ("olga", "tom", "otto", "eve")  # the node's owner, an operator, an observer, an outsider
 NODE = "box"
-START_SECONDS = 60
+START_SECONDS = 120
 
 _MAKE_PEOPLE = """
 import json
