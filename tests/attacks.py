@@ -227,11 +227,22 @@ TENSORFLOW = _of(
     ("any number made wild", CHECK, "test_every_wild_number_is_read_or_refused_and_nothing_else_happens"),
 )
 
+SAFETENSORS = _of(
+    f"{MODELS}/test_safetensors.py",
+    (
+        "a header cut off, lengths that lie (2^63), 17 MiB of it, names twice, overlaps, gaps, shapes that wrap, "
+        "unknown types, other things than texts, JSON millions deep, millions of tensors: some thirty files",
+        "the check at upload: our own reader",
+        "test_a_header_that_lies_is_refused",
+    ),
+    ("every truncation", CHECK, "test_every_truncation_is_refused"),
+)
+
 OTHERS = (
     _of(
         f"{MODELS}/test_models_api.py",
         (
-            "a program, a script, HDF5, safetensors, a web page, an empty file, under a model's name",
+            "a program, a script, HDF5, a web page, an empty file, under a model's name",
             CHECK,
             "test_what_is_no_model_is_refused_with_the_reason",
         ),
@@ -278,6 +289,7 @@ GROUPS = (
     Group("ONNX", ONNX),
     Group("GGUF", LANGUAGE_MODELS),
     Group("TensorFlow", TENSORFLOW),
+    Group("safetensors", SAFETENSORS),
     Group("Any file, and its way", OTHERS),
 )
 
