@@ -274,6 +274,14 @@ OTHERS = (
         ("other bytes on the way to the node", "SHA-256", "test_wrong_bytes_are_not_kept"),
     )
     + _of(
+        f"{WORKERS}/test_workspace.py",
+        (
+            "a symbolic or hard link, or a pipe, where a job's result should be",
+            "the agent takes a file of one name only",
+            "test_links_and_pipes_are_no_result",
+        ),
+    )
+    + _of(
         f"{WORKERS}/test_agent.py",
         (
             "Celery messages: pickles, YAML, unknown tasks, 10 MB",
