@@ -14,6 +14,7 @@ from deployments.previews import Preview
 from deployments.states import ON_NODE, ReplicaState
 from deployments.transitions import locked, move, record_creation
 from models_registry.models import Version
+from models_registry.services import check_runs
 from nodes import doorbells
 from nodes.models import Node
 from protocol import options as known_options
@@ -187,6 +188,7 @@ def _check(name: str, version: Version, replicas: int, options: dict[str, Any]) 
     if not NAME.fullmatch(name):
         raise BadRequest(f"{name!r} is no deployment name: 1 to 63 of a-z, 0-9, '-', '_', '.', no sign at an end.")
     _check_count(replicas)
+    check_runs(version)
     known_options.check(version.format, options)
 
 

@@ -22,7 +22,7 @@ from jobs.models import Job, JobEvent
 from jobs.states import JobState
 from models_registry import memory
 from nodes import allocations, doorbells, planning
-from nodes.models import Node
+from nodes.models import Device, Node
 from nodes.placement import Choice, Need, NodeOffer, choose, explain
 from nodes.planning import Held
 from nodes.why_not import Row, Stoppable
@@ -106,12 +106,10 @@ LONGEST_SILENT = (F("rung_at").asc(nulls_first=True), "created_at")
 
 def pick_class(need: Need, nodes: QuerySet[Node]) -> str:
     """The cheapest class that can take it now; else that of a node that could, were it not full or away; else cpu."""
-    offers = allocations.offers(nodes, {})
-    choice = choose(need, offers)
+    choice = allocations.find(nodes, need, {})
     if isinstance(choice, Choice):
-        return next(
-            device.hardware_class for offer in offers for device in offer.devices if device.id == choice.device_id
-        )
+        return Device.objects.get(pk=choice.device_id).hardware_class
+    offers = allocations.offers(nodes, {})
     fitting = [offer for offer in offers if need.format in offer.formats]
     online = [offer for offer in fitting if offer.online]
     devices = (device for offer in online or fitting for device in offer.devices)

@@ -20,7 +20,7 @@ from jobs.states import JobState
 from jobs.transitions import move, record_creation
 from models_registry import blobs, formats, memory
 from models_registry.models import Version
-from models_registry.services import find_version
+from models_registry.services import check_runs, find_version
 from nodes import doorbells
 from nodes.models import Node
 from nodes.placement import Need
@@ -137,6 +137,7 @@ def _submit(
     if idempotency_key is not None and (job := _replayed(owner, idempotency_key, digest)):
         return job, False
     wanted = find_version(owner, model, version)
+    check_runs(wanted)
     known_options.check(wanted.format, options)
     fields = work(wanted)  # before the transaction: SQLite lets nobody else write during one
     hardware_class = hardware_class or _class_for(owner, wanted, options)

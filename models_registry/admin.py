@@ -12,7 +12,7 @@ from django.template.defaultfilters import filesizeformat
 from django.utils.html import format_html_join
 
 from accounts.staff_admin import UNKNOWN, ReadOnlyAdmin, ReadOnlyInline, StaffAdmin, badge, pretty, size
-from models_registry import memory
+from models_registry import formats, memory
 from models_registry.models import Admission, Blob, MeasuredMemory, Model, Version, VersionFile
 
 
@@ -70,6 +70,8 @@ class VersionAdmin(ReadOnlyAdmin):
 
     @admin.display(description="estimated memory")
     def estimated(self, version: Version) -> str:
+        if version.format in formats.WEIGHTS:
+            return "nothing runs it"
         return str(filesizeformat(memory.estimate_bytes(version, {})))
 
     @admin.display(description="measured memory")

@@ -14,11 +14,11 @@ from django.db.models import Model as DatabaseRow
 from django.db.models import ProtectedError
 
 from accounts.models import User
-from models_registry import admission, blobs, checker
+from models_registry import admission, blobs, checker, formats
 from models_registry.folders import unpacked
-from models_registry.formats import Recognised
+from models_registry.formats import Recognised, foreign
 from models_registry.models import Admission, Model, Version, VersionFile
-from protocol.errors import BadRequest, Conflict, NotFound
+from protocol.errors import BadRequest, Conflict, NotFound, NothingRunsIt
 from protocol.tensors import Signature
 
 NAME = re.compile(r"[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?")
@@ -125,6 +125,15 @@ def find_version(owner: User, name: str, number: int | None) -> Version:
     if version is None:
         raise NotFound(f"Model {name!r} has no version {number if number is not None else 'yet'}.")
     return version
+
+
+def check_runs(version: Version) -> None:
+    """Whether there is a runtime for what it is at all. Raises NothingRunsIt."""
+    if version.format in formats.WEIGHTS:
+        raise NothingRunsIt(
+            f"{version} is a safetensors file: weights without a graph, which are kept and run by nothing. Build the "
+            f"model in PyTorch, load them into it, {foreign.EXPORT}; then push that."
+        )
 
 
 def delete_version(version: Version) -> None:

@@ -9,7 +9,8 @@ CyxwizError
 ├── Conflict            409  conflict
 ├── TooLarge            413  too_large
 ├── Unprocessable       422  unprocessable
-│   └── ModelRefused    422  model_refused
+│   ├── ModelRefused    422  model_refused
+│   └── NothingRunsIt   422  unsupported_format
 ├── Failed              500  failed
 │   ├── LoadFailed      500  load_failed
 │   └── RunFailed       500  run_failed
@@ -73,6 +74,12 @@ class Unprocessable(CyxwizError):
 
 class ModelRefused(Unprocessable):
     code = "model_refused"
+
+
+class NothingRunsIt(Unprocessable):
+    """What is kept, but has no runtime."""
+
+    code = "unsupported_format"
 
 
 class Failed(CyxwizError):

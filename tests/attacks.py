@@ -227,11 +227,22 @@ TENSORFLOW = of(
     ("any number made wild", CHECK, "test_every_wild_number_is_read_or_refused_and_nothing_else_happens"),
 )
 
+SAFETENSORS = of(
+    f"{MODELS}/test_safetensors.py",
+    (
+        "a header cut off, lengths that lie (2^63), 17 MiB of it, names twice, overlaps, gaps, shapes that wrap, "
+        "unknown types, other things than texts, JSON millions deep, millions of tensors: some thirty files",
+        "the check at upload: our own reader",
+        "test_a_header_that_lies_is_refused",
+    ),
+    ("every truncation", CHECK, "test_every_truncation_is_refused"),
+)
+
 OTHERS = (
     of(
         f"{MODELS}/test_models_api.py",
         (
-            "a program, a script, HDF5, safetensors, a web page, an empty file, under a model's name",
+            "a program, a script, HDF5, a web page, an empty file, under a model's name",
             CHECK,
             "test_what_is_no_model_is_refused_with_the_reason",
         ),
@@ -263,6 +274,14 @@ OTHERS = (
         ("other bytes on the way to the node", "SHA-256", "test_wrong_bytes_are_not_kept"),
     )
     + of(
+        f"{WORKERS}/test_workspace.py",
+        (
+            "a symbolic or hard link, or a pipe, where a job's result should be",
+            "the agent takes a file of one name only",
+            "test_links_and_pipes_are_no_result",
+        ),
+    )
+    + of(
         f"{WORKERS}/test_agent.py",
         (
             "Celery messages: pickles, YAML, unknown tasks, 10 MB",
@@ -278,6 +297,7 @@ GROUPS = (
     Group("ONNX", ONNX),
     Group("GGUF", LANGUAGE_MODELS),
     Group("TensorFlow", TENSORFLOW),
+    Group("safetensors", SAFETENSORS),
     Group("Any file, and its way", OTHERS),
 )
 

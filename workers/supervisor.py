@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 LOAD_SECONDS = 120.0
 LOAD_BYTES_PER_SECOND = 50 * 1024**2  # a slow disk still reads a large model in time
-GRACE_SECONDS = 10.0  # beyond what callers wait for an answer
+GRACE_SECONDS = 2.0  # beyond what callers wait: by then they have cancelled, and what can be interrupted has answered
 PROGRESS_SECONDS = 2.0  # how often progress alone is worth a heartbeat
 
 Phase = Literal["fetching", "loading", "ready", "failed", "stopping"]

@@ -39,10 +39,11 @@ class Workspace:
         return target
 
     def take(self, name: str, target: Path) -> None:
-        """Moves away what the runner has written. A runner is not trusted: a link it might have put there instead would
-        lead us to read something else for it."""
+        """Moves away what the runner has written. A runner is not trusted: a link it might have put there instead,
+        symbolic or hard, would lead us to read something else for it."""
         written = self.scratch / name
-        if not stat.S_ISREG(written.lstat().st_mode):
+        found = written.lstat()
+        if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:
             raise AttemptFailed("run_failed", "The model's process has not written its result as a file.")
         written.replace(target)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -51,6 +51,9 @@ def push(
         emit(version.raw)
         return
     say(f"{version.model}@{version.number}: {version.format}, {size(version.size_bytes)}")
+    if version.estimated_bytes is None:
+        say("It is kept. Nothing runs weights without a graph: to deploy the model, export it and push that.")
+        return
     say(f"Deploy it: cyxwiz deploy {version.model} --model {version.model}@{version.number}")
 
 
@@ -128,18 +131,27 @@ def show(
     say(f"{found.name}  {found.description}".rstrip())
     table(
         ("VERSION", "FORMAT", "SIZE", "MEMORY (ESTIMATED)", "MEMORY (MEASURED)", "AGE"),
-        [
-            (v.number, v.format, size(v.size_bytes), size(v.estimated_bytes), _measured(v), age(v.created_at))
-            for v in versions
-        ],
+        [(v.number, v.format, size(v.size_bytes), _estimated(v), _measured(v), age(v.created_at)) for v in versions],
     )
     if chosen:
         say(f"\nVersion {chosen.number}")
         tensors = [("in", spec) for spec in chosen.inputs] + [("out", spec) for spec in chosen.outputs]
-        table(("", "TENSOR", "DATATYPE", "SHAPE"), [(way, t.name, t.datatype, t.shape) for way, t in tensors])
+        if tensors:
+            table(("", "TENSOR", "DATATYPE", "SHAPE"), [(way, t.name, t.datatype, t.shape) for way, t in tensors])
+        elif chosen.estimated_bytes is None:
+            say(f"Weights, which nothing runs: {_weights(chosen.metadata)}.")
         for row in chosen.measured:
             given = ", ".join(f"{name}={value}" for name, value in row["options"].items())
             say(f"Took {size(row['peak_bytes'])} at most on {row['device_kind']}, with {given or 'no options'}.")
+
+
+def _estimated(version: Version) -> str:
+    return "nothing runs it" if version.estimated_bytes is None else size(version.estimated_bytes)
+
+
+def _weights(facts: dict[str, Any]) -> str:
+    kinds = ", ".join(f"{count:,} {dtype}" for dtype, count in facts["dtypes"].items())
+    return f"{facts['parameters']:,} parameters in {facts['tensors']:,} tensors ({kinds})"
 
 
 def _measured(version: Version) -> str | None:

@@ -7,7 +7,7 @@ from typing import Any, cast
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
-from models_registry import memory
+from models_registry import formats, memory
 from models_registry.models import MeasuredMemory, Model, Version, VersionFile
 
 
@@ -41,7 +41,8 @@ class VersionSerializer(serializers.ModelSerializer[Version]):
     outputs = TensorSpecSerializer(source="metadata.outputs", many=True, read_only=True)
     metadata = serializers.SerializerMethodField(help_text="What else the file says of itself, by format.")
     estimated_bytes = serializers.SerializerMethodField(
-        help_text="Of memory once it is loaded, guessed from the files, with the options as they are by default."
+        help_text="Of memory once it is loaded, guessed from the files, with the options as they are by default; null "
+        "where nothing runs it."
     )
     measured = serializers.SerializerMethodField(help_text="The most that runners of these files took.")
 
@@ -70,8 +71,8 @@ class VersionSerializer(serializers.ModelSerializer[Version]):
         files = version.files.all()
         return files[0].blob_id if len(files) == 1 else None
 
-    def get_estimated_bytes(self, version: Version) -> int:
-        return memory.estimate_bytes(version, {})
+    def get_estimated_bytes(self, version: Version) -> int | None:
+        return None if version.format in formats.WEIGHTS else memory.estimate_bytes(version, {})
 
     @extend_schema_field(MeasuredMemorySerializer(many=True))
     def get_measured(self, version: Version) -> Any:

@@ -17,7 +17,19 @@ from typing import Any, Protocol
 
 import msgspec
 
-from models_registry.formats import fake, foreign, gguf, onnx, pt2, savedmodel, specs, tflite, torchscript, zipped
+from models_registry.formats import (
+    fake,
+    foreign,
+    gguf,
+    onnx,
+    pt2,
+    safetensors,
+    savedmodel,
+    specs,
+    tflite,
+    torchscript,
+    zipped,
+)
 from protocol.errors import ModelRefused
 from protocol.tensors import Signature
 
@@ -51,10 +63,11 @@ class Folder(Format, Protocol):
     def read_folder(self, files: Mapping[str, Path]) -> dict[str, Any]: ...
 
 
-PLAIN: tuple[Plain, ...] = (fake, gguf, tflite, onnx)
+PLAIN: tuple[Plain, ...] = (fake, gguf, tflite, safetensors, onnx)
 ZIPPED: tuple[Zipped, ...] = (torchscript, pt2)
 FOLDERS: tuple[Folder, ...] = (savedmodel, onnx)
 TEXT = frozenset({gguf.NAME})  # language models: asked by text, at /v1
+WEIGHTS = frozenset({safetensors.NAME})  # kept and given back; without a graph there is nothing to run
 BY_NAME: dict[str, Format] = {format.NAME: format for format in (*PLAIN, *ZIPPED, *FOLDERS)}
 
 
@@ -79,14 +92,16 @@ def is_folder(path: Path) -> bool:
 
 
 def recognise(path: Path, declared: Signature | None = None) -> Recognised:
-    """Refuses, with the reason, what is not a model that CyxWiz runs. `declared`: what its owner says that it takes and
-    gives, for formats that do not tell."""
+    """Refuses, with the reason, what CyxWiz does not keep. `declared`: what its owner says that it takes and gives, for
+    formats that do not tell."""
     head = _head(path)
     if not head:
         raise ModelRefused("The file is empty.")
-    if what := foreign.name(head, path.stat().st_size):
+    # Before all that has magic: a header's length may be any of it.
+    if not safetensors.matches(head) and (what := foreign.name(head)):
         raise ModelRefused(
-            f"This is {what}. CyxWiz runs ONNX, GGUF, TorchScript, torch.export (.pt2), TensorFlow Lite and SavedModel."
+            f"This is {what}. CyxWiz runs ONNX, GGUF, TorchScript, torch.export (.pt2), TensorFlow Lite and "
+            "SavedModel, and keeps safetensors."
         )
     if zipped.is_zip(head):
         with zipped.opened(path) as archive:

@@ -12,7 +12,7 @@ from math import ceil
 from protocol.chat_templates import FAULTS, prepare, told
 from protocol.errors import ModelRefused
 
-CPU_SECONDS = 3  # one that is sound takes some milliseconds
+CPU_SECONDS = 1  # one that is sound takes some milliseconds
 
 
 def check(source: str) -> None:

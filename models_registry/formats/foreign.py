@@ -30,7 +30,7 @@ MAGIC: tuple[tuple[bytes, str], ...] = (
 )
 
 
-def name(head: bytes, size_bytes: int) -> str | None:
+def name(head: bytes) -> str | None:
     """What the file is, as the end of a sentence; None when it may be a model of ours."""
     for magic, what in MAGIC:
         if head.startswith(magic):
@@ -43,8 +43,6 @@ def name(head: bytes, size_bytes: int) -> str | None:
         return (
             "the graph of a TensorFlow SavedModel without its variables; push the whole folder, packed as a zip archive"
         )
-    if head[8:9] == b"{" and 2 <= int.from_bytes(head[:8], "little") <= size_bytes - 8:
-        return f"a safetensors file: weights without a graph; {EXPORT}"
     return None
 
 

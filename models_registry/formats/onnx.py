@@ -25,7 +25,7 @@ FILENAME = "model.onnx"
 ENDING = ".onnx"
 
 SIZE_LIMIT_BYTES = 2 * 1024**3 - 1  # protobuf's own limit for one message
-PARTS_LIMIT = 4_000_000  # large exports have some hundred thousand; this many take a few seconds to walk
+PARTS_LIMIT = 800_000  # large exports have some hundred thousand; this many take a second to walk
 NODES_LIMIT = 100_000
 DEPTH_LIMIT = 16  # graphs within graphs
 TEXT_LIMIT = 4096

@@ -28,7 +28,7 @@ BESIDES = ("fingerprint.pb", "keras_metadata.pb")
 FOLDERS = ("assets/", "assets.extra/")
 
 SIZE_LIMIT_BYTES = 2 * 1024**3 - 1  # protobuf's own limit for one message
-PARTS_LIMIT = 4_000_000  # as for ONNX
+PARTS_LIMIT = 2_000_000  # large graphs have half a million; this many take more than a second to walk
 TEXT_LIMIT = 4096
 SIGNATURE = "serving_default"
 TAG = "serve"

@@ -29,7 +29,9 @@ class Wire:
         data = self.data
         at = start
         while at < end:
-            self._count()
+            self._parts_left -= 1  # as `_count`, and below as `_varint` for one byte: calls take most of the time
+            if self._parts_left < 0:
+                raise self._too_many()
             tag = data[at]
             if tag < 0x80:
                 at += 1
@@ -37,13 +39,19 @@ class Wire:
                 tag, at = self._varint(at, end)
             number, kind = tag >> 3, tag & 7
             if kind == LENGTH:
-                length, at = self._varint(at, end)
+                if at < end and (length := data[at]) < 0x80:
+                    at += 1
+                else:
+                    length, at = self._varint(at, end)
                 stop = at + length
                 if stop > end:
                     raise self._too_long(at, stop, end)
                 yield number, kind, at, stop
             elif kind == VARINT:
-                value, stop = self._varint(at, end)
+                if at < end and (value := data[at]) < 0x80:
+                    stop = at + 1
+                else:
+                    value, stop = self._varint(at, end)
                 yield number, kind, value, stop
             elif kind in (FIXED32, FIXED64):
                 stop = at + (4 if kind == FIXED32 else 8)
@@ -66,7 +74,10 @@ class Wire:
     def _count(self) -> None:
         self._parts_left -= 1
         if self._parts_left < 0:
-            raise Malformed(f"it has more than {self._parts_limit:,} parts")
+            raise self._too_many()
+
+    def _too_many(self) -> Malformed:
+        return Malformed(f"it has more than {self._parts_limit:,} parts")
 
     def _varint(self, at: int, end: int) -> tuple[int, int]:
         data = self.data
@@ -75,6 +86,7 @@ class Wire:
             byte = data[here]
             value |= (byte & 0x7F) << shift
             if byte < 0x80:
+                self._parts_left -= (here - at) // 4  # long ones take longer to read
                 return value & (2**64 - 1), here + 1
             shift += 7
         if end < at + VARINT_BYTES:

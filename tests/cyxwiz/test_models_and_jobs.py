@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from cyxwiz import Client
 from cyxwiz.errors import JobFailed, TimedOut
@@ -51,6 +52,17 @@ def test_what_a_file_does_not_say_is_declared_with_it(cyxwiz, logged_in):
         assert refused.code == 2
         assert "NAME:DATATYPE:SHAPE" in refused.err
     assert len(cyxwiz("models", "show", "digits", "--json").json["versions"]) == 1
+
+
+def test_weights_are_kept_and_it_is_said_that_nothing_runs_them(cyxwiz, logged_in, tmp_path):
+    file = tmp_path / "net.safetensors"
+    file.write_bytes(safetensors.numpy.save({"w": np.ones((10, 4), np.float32), "b": np.zeros(10, np.float32)}))
+    assert "Nothing runs weights without a graph" in cyxwiz("models", "push", str(file)).out
+    shown = cyxwiz("models", "show", "net").out
+    assert "nothing runs it" in shown
+    assert "50 parameters in 2 tensors (2 F32)" in shown
+    refused = cyxwiz("deploy", "net", "--model", "net", "--dry-run")
+    assert (refused.code, "net@1 is a safetensors file" in refused.err) == (1, True)
 
 
 def test_progress_counts_every_byte_twice(logged_in, owner):

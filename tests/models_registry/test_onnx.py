@@ -24,6 +24,7 @@ from tests.models_registry import samples
 from tests.models_registry.samples import linear, passing, value, written
 
 LINEAR = linear().SerializeToString()
+SOON_SECONDS = 5  # of CPU: they take less than one; a reader that is not bounded takes minutes
 
 
 def read(folder: Path, content: onnx.ModelProto | bytes) -> dict:
@@ -141,10 +142,12 @@ def _survives(content: bytes) -> None:
         recognise(written(Path(folder), content))
 
 
-def test_a_file_made_of_countless_parts_is_refused_soon(tmp_path):
-    before = time.monotonic()
-    assert "parts" in refusal(tmp_path, b"\x18\x00" * (PARTS_LIMIT + 1))
-    assert time.monotonic() - before < 30
+@pytest.mark.parametrize("part", [b"\x18\x00", b"\x1a\x00", b"\x18" + b"\xff" * 8 + b"\x01"])
+def test_a_file_made_of_countless_parts_is_refused_soon(tmp_path, part):
+    content = part * (PARTS_LIMIT + 1)
+    before = time.process_time()
+    assert "parts" in refusal(tmp_path, content)
+    assert time.process_time() - before < SOON_SECONDS
 
 
 def field(number: int, content: bytes) -> bytes:
@@ -164,10 +167,11 @@ def with_nodes(nodes: bytes) -> bytes:
 
 def test_a_million_nodes_are_refused_soon(tmp_path):
     node = field(1, helper.make_node("Identity", ["x"], ["y"]).SerializeToString())
-    before = time.monotonic()
     read(tmp_path, with_nodes(node * 10))
-    assert "more than 100,000 nodes" in refusal(tmp_path, with_nodes(node * 1_000_000))
-    assert time.monotonic() - before < 30
+    content = with_nodes(node * 1_000_000)
+    before = time.process_time()
+    assert "more than 100,000 nodes" in refusal(tmp_path, content)
+    assert time.process_time() - before < SOON_SECONDS
 
 
 def test_ten_thousand_graphs_within_graphs_are_refused_soon(tmp_path):
@@ -175,9 +179,9 @@ def test_ten_thousand_graphs_within_graphs_are_refused_soon(tmp_path):
     for _ in range(10_000):
         branch = field(1, b"then_branch") + field(6, field(1, node)) + b"\xa0\x01\x05"
         node = field(4, b"If") + field(5, branch)
-    before = time.monotonic()
+    before = time.process_time()
     assert "deep" in refusal(tmp_path, with_nodes(field(1, node)))
-    assert time.monotonic() - before < 10
+    assert time.process_time() - before < SOON_SECONDS
 
 
 def test_graphs_deep_within_graphs_are_refused(tmp_path):
