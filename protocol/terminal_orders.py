@@ -9,6 +9,7 @@ from typing import Literal
 import msgspec
 
 from protocol.messages import TerminalSpec
+from protocol.terminal import Run
 
 
 class Shell(msgspec.Struct, frozen=True, tag=True):
@@ -19,6 +20,12 @@ class Shell(msgspec.Struct, frozen=True, tag=True):
     gid: int
     program: str
     env: dict[str, str]
+    command: str = ""  # none: a login shell
+    pty: bool = True
+
+    def running(self, run: Run) -> Shell:
+        env = self.env | run.allowed_env()
+        return msgspec.structs.replace(self, env=env, command=run.command, pty=run.pty)
 
 
 class SshTarget(msgspec.Struct, frozen=True, tag=True):

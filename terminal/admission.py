@@ -10,10 +10,10 @@ from channels.db import database_sync_to_async
 
 from accounts import keys, scopes
 from accounts.models import ApiKey, User
-from protocol.errors import CyxwizError, Forbidden, NotAuthenticated
-from protocol.terminal import Hello, Mode
+from protocol.errors import Conflict, CyxwizError, Forbidden, NotAuthenticated
+from protocol.terminal import Hello, Mode, Run
 from terminal import audit, origin, permissions, services, tickets
-from terminal.models import TerminalSession
+from terminal.models import AuditEvent, TerminalSession
 from terminal.states import LIVE
 
 
@@ -55,10 +55,21 @@ def admit(caller: Caller, session_id: UUID, hello: Hello) -> tuple[TerminalSessi
             session, mode = tickets.redeem(hello.resume or "", tickets.Kind.RESUME, session_id, caller.user)
         _check_scope(caller, mode)
         services.check_admission(session, caller.user, mode)
+        if hello.run is not None:
+            choose_program(session, caller.user, mode, hello.run)
     except CyxwizError as error:
         audit.write("refused", session_id=session_id, user=caller.user, reason=error.message)
         raise
     return session, mode
+
+
+def choose_program(session: TerminalSession, user: User, mode: Mode, run: Run) -> None:
+    """Who asked to have what run is audited. Raises Forbidden, Conflict."""
+    if mode != "owner":
+        raise Forbidden("Who watches cannot say what runs.")
+    if AuditEvent.objects.filter(session=session.pk, what__in=["runs", "attached"]).exists():
+        raise Conflict("This terminal runs something already.")
+    audit.write("runs", session=session, user=user, command=run.command, pty=run.pty)
 
 
 def began(caller: Caller, session: TerminalSession, mode: Mode) -> str:

@@ -8,6 +8,8 @@ import os
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
+import msgspec
+
 from accounts.redis_connection import RedisConnection
 from protocol import names, terminal
 from protocol.terminal import Mode
@@ -30,6 +32,7 @@ class Began:
     last_seq: int
     cols: int
     rows: int
+    pty: bool
 
 
 @dataclass(frozen=True)
@@ -48,8 +51,10 @@ class BeyondOutput(Exception):
 
 
 class Attachment:
-    def __init__(self, broker: Broker, node_id: str, session_id: str, mode: Mode) -> None:
+    def __init__(self, broker: Broker, node_id: str, session_id: str, mode: Mode, run: terminal.Run | None = None):
+        """`run`: what the session is to run, when nobody has started it yet."""
         self._broker = broker
+        self._run = run
         self._inbox = names.terminal_input(node_id, session_id)
         self._stream = names.terminal_output(node_id, session_id)
         self._writes = mode == "owner"
@@ -104,6 +109,8 @@ class Attachment:
     def _ask(self, offset: int, *, writes: bool) -> None:
         self._asked = True
         frame = terminal.ATTACH_FRAME.pack(terminal.ATTACH, self._id, writes, offset, *self._size)
+        if writes and self._run is not None:
+            frame += msgspec.json.encode(self._run)
         self._broker.push(self._inbox, frame)
 
     async def _read(self, reader: RedisConnection, last_id: bytes) -> list[tuple[bytes, bytes]]:
@@ -119,7 +126,7 @@ class Attachment:
 
     def _sort_out(self, frame: bytes) -> bytes | Began | Gap | None:
         match frame[0]:
-            case terminal.OUT:
+            case terminal.OUT | terminal.ERR:
                 return self._output(frame) if self._began else None
             case terminal.ATTACHED:
                 return self._attached(frame)
@@ -141,12 +148,12 @@ class Attachment:
                 self._ask(self.next, writes=False)
             return None
         fresh = frame[terminal.OFFSET.size + self.next - offset :]
-        frame = terminal.pack_out(self.next, fresh)
+        frame = terminal.pack_out(self.next, fresh, frame[0])
         self.next += len(fresh)
         return frame
 
     def _attached(self, frame: bytes) -> Began | Gap | None:
-        _, id, writes, start, head, last_seq, cols, rows = terminal.ATTACHED_FRAME.unpack(frame)
+        _, id, writes, start, head, last_seq, cols, rows, pty = terminal.ATTACHED_FRAME.unpack(frame)
         if id != self._id:
             if writes and self._writes and self._began:
                 raise TakenOver
@@ -160,4 +167,4 @@ class Attachment:
         if wanted > head:
             raise BeyondOutput
         self.next = start
-        return Began(head, start, start - wanted, last_seq, cols, rows)
+        return Began(head, start, start - wanted, last_seq, cols, rows, pty)

@@ -46,6 +46,7 @@ class Cast:
         self._unsigned = bytearray()  # written or not, since the last checkpoint
         self._buffer = bytearray()
         self._at_ms: int | None = None
+        self.has_lines = False  # what comes is from pipes
         self.offset, self.digest = self._cut()
         self._heard = self.offset
         self.is_new = self.offset == 0 and self._file.tell() == 0
@@ -56,7 +57,8 @@ class Cast:
     def output(self, at_ms: int, content: bytes) -> None:
         self._heard += len(content)
         if text := self._decoder.decode(content):
-            self._event(at_ms, "o", text)
+            # A PTY has made the ends of lines those of a terminal already.
+            self._event(at_ms, "o", text.replace("\n", "\r\n") if self.has_lines else text)
 
     def skip(self, at_ms: int, skipped: int) -> None:
         """Output that nobody has any more."""

@@ -138,7 +138,9 @@ class TerminalConsumer(AsyncConsumer):
             return
         if sum(one.user_id == self.user_id for one in broker().attached) >= MOST_OF_A_USER:
             raise Closed(REFUSED, f"You have {MOST_OF_A_USER} terminals open at this server, which is the most.")
-        self._attachment = Attachment(broker(), str(self._session.node_id), str(self._session.pk), self._mode)
+        self._attachment = Attachment(
+            broker(), str(self._session.node_id), str(self._session.pk), self._mode, hello.run
+        )
         broker().attached.add(self)
         now = asyncio.get_running_loop().time()
         self._last_input = self._last_alive = self._last_check = now
@@ -180,8 +182,8 @@ class TerminalConsumer(AsyncConsumer):
 
     def _input(self, attachment: Attachment, frame: bytes) -> None:
         size = len(frame) - terminal.SEQUENCE.size
-        if not 0 < size <= terminal.IN_MOST_BYTES:
-            raise BadFrame(f"IN has 1 to {terminal.IN_MOST_BYTES} bytes of input.")
+        if not 0 <= size <= terminal.IN_MOST_BYTES:
+            raise BadFrame(f"IN has at most {terminal.IN_MOST_BYTES} bytes of input.")
         _, sequence = terminal.SEQUENCE.unpack_from(frame)
         if sequence > self._highest_seq:
             self._highest_seq = sequence
@@ -229,6 +231,7 @@ class TerminalConsumer(AsyncConsumer):
             replay_from=began.replay_from,
             skipped=began.skipped,
             last_seq=began.last_seq,
+            pty=began.pty,
             resume=resume,
             cols=began.cols,
             rows=began.rows,
@@ -236,7 +239,7 @@ class TerminalConsumer(AsyncConsumer):
             idle_seconds=session.idle_seconds,
             keep_seconds=session.keep_seconds,
         )
-        self._began = True
+        self._began, self._pty = True, began.pty
         self._highest_seq = max(self._highest_seq, began.last_seq)
         await self._send(terminal.encode(terminal.READY, ready))
         if began.skipped:
@@ -283,7 +286,8 @@ class TerminalConsumer(AsyncConsumer):
                     raise Closed(COME_AGAIN, "The message broker was lost.") from None
             if now - self._last_check > RECHECK_SECONDS:
                 await self._recheck()
-            if self._mode == "owner" and self._began and self._final is None:
+            # A command without a PTY ends by itself, with its client or after its longest time.
+            if self._mode == "owner" and self._began and self._pty and self._final is None:
                 await self._watch_idleness(now)
 
     async def _watch_idleness(self, now: float) -> None:

@@ -147,13 +147,14 @@ class SessionRecorder:
         async for said in attachment.frames(cast.offset, 0, 0):
             at = attachment.at_ms
             if isinstance(said, Began):
+                cast.has_lines = not said.pty
                 if said.skipped:
                     cast.skip(at, said.skipped)
                 if (said.cols, said.rows) != (self._session.cols, self._session.rows):
                     cast.resize(at, said.cols, said.rows)
             elif isinstance(said, Gap):
                 cast.skip(at, said.skipped)
-            elif said[0] == terminal.OUT:
+            elif said[0] in (terminal.OUT, terminal.ERR):
                 cast.output(at, said[terminal.OFFSET.size :])
             elif said[0] == terminal.RESIZE:
                 cast.resize(at, *terminal.unpack(terminal.SIZE, said))

@@ -151,7 +151,6 @@ async def test_frames_that_are_none_close_the_websocket_and_harm_nobody(stack: S
         bytes([terminal.END]) + b"x",
         bytes([terminal.RECORDED]) + bytes(8),
         b"\x11\0\0",
-        terminal.SEQUENCE.pack(terminal.IN, 1),
         terminal.SEQUENCE.pack(terminal.IN, 1) + bytes(4097),
         terminal.OFFSET.pack(terminal.ACK, U64_MOST),
         b"\x20\0",

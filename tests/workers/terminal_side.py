@@ -63,16 +63,19 @@ class TerminalSide:
     def push(self, frame: bytes) -> None:
         self.redis.rpush(self.inbox, frame)
 
-    def attach(self, wanted: int = 0, *, writes: bool = True, attachment: bytes | None = None) -> tuple[int, ...]:
+    def attach(
+        self, wanted: int = 0, *, writes: bool = True, attachment: bytes | None = None, run: terminal.Run | None = None
+    ) -> tuple[int, ...]:
         """(replayed from, head, last sequence, columns, rows)"""
         self.attachment = attachment or self.attachment
-        self.push(terminal.ATTACH_FRAME.pack(terminal.ATTACH, self.attachment, writes, wanted, 0, 0))
+        frame = terminal.ATTACH_FRAME.pack(terminal.ATTACH, self.attachment, writes, wanted, 0, 0)
+        self.push(frame + (msgspec.json.encode(run) if run else b""))
 
         def answer() -> tuple[int, ...] | None:
             self.read()
             for frame in reversed(self.frames):
                 if frame[0] == terminal.ATTACHED and frame[1:17] == self.attachment:
-                    return terminal.ATTACHED_FRAME.unpack(frame)[3:]
+                    return terminal.ATTACHED_FRAME.unpack(frame)[3:-1]
             return None
 
         return until(answer, what="the process answers")
@@ -116,6 +119,22 @@ class TerminalSide:
         until(lambda: self.read() or self.output.count(mark.encode()) >= 2, what=command)
         return self.output.split(mark.encode())[-2].decode().replace("\r\n", "\n").strip()
 
+    def command(self, command: str, given: bytes = b"", **env: str) -> dict[int, bytes]:
+        """Without a terminal: all that it writes to each stream, with `given` as its whole input."""
+        self.attach(run=terminal.Run(command=command, pty=False, env=env))
+        for at in range(0, len(given), terminal.IN_MOST_BYTES):
+            self.type(given[at : at + terminal.IN_MOST_BYTES])
+        self.type(b"")
+        until(lambda: self.last(terminal.EXIT), "it has ended")
+        written = {terminal.OUT: bytearray(), terminal.ERR: bytearray()}
+        upto = 0
+        for frame in self.frames:
+            if frame[0] in written:
+                offset = terminal.OFFSET.unpack_from(frame)[1]
+                written[frame[0]] += frame[terminal.OFFSET.size :][max(0, upto - offset) :]
+                upto = max(upto, offset + len(frame) - terminal.OFFSET.size)
+        return {kind: bytes(content) for kind, content in written.items()}
+
     def last(self, kind: int) -> bytes | None:
         self.read()
         return next((frame for frame in reversed(self.frames) if frame[0] == kind), None)
@@ -130,7 +149,7 @@ class TerminalSide:
 
     def _take(self, frame: bytes) -> None:
         self.frames.append(frame)
-        if frame[0] != terminal.OUT:
+        if frame[0] not in (terminal.OUT, terminal.ERR):
             return
         offset = terminal.OFFSET.unpack_from(frame)[1]
         content = frame[terminal.OFFSET.size :]

@@ -103,6 +103,28 @@ def test_a_paste_of_200_kib_arrives_in_order_and_once(side: TerminalSide) -> Non
     side.says(hashlib.sha256(paste).hexdigest().encode())
 
 
+def test_a_command_has_its_own_streams_and_exit_status(redis_url: str, target: SshTarget) -> None:
+    with terminal_side.session(redis_url, opens=target) as side:
+        given = os.urandom(60_000)
+        written = side.command("echo out; echo error >&2; tty; cat; echo $LANG; exit 7", given, LANG="C")
+        assert written == {terminal.OUT: b"out\nnot a tty\n" + given + b"C\n", terminal.ERR: b"error\n"}
+        assert side.ended().code == 7
+
+
+def test_a_command_that_closes_its_output_is_waited_for(redis_url: str, target: SshTarget, tmp_path: Path) -> None:
+    with terminal_side.session(redis_url, opens=target) as side:
+        side.command(f"exec >&- 2>&-; cat >{tmp_path}/kept; exit 5", b"given")
+        assert side.ended().code == 5
+    assert (tmp_path / "kept").read_bytes() == b"given"
+
+
+def test_a_command_may_have_a_terminal(redis_url: str, target: SshTarget) -> None:
+    with terminal_side.session(redis_url, opens=target) as side:
+        side.attach(run=terminal.Run(command="tty >/dev/null && echo $TERM; stty size; exit 4", env={"TERM": "vt100"}))
+        side.says(b"vt100\r\n24 80\r\n")
+        assert side.ended().code == 4
+
+
 def test_signals_interrupt_or_hang_up(side: TerminalSide) -> None:
     side.type(b"sleep 934567892\n")
     until(lambda: marked("sleep 934567892"), "it sleeps")

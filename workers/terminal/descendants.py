@@ -46,16 +46,22 @@ def descendants() -> list[int]:
     return found
 
 
+def send(number: signal.Signals) -> None:
+    for pid in descendants():
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, number)
+
+
 def end_all(reap: Callable[[], None]) -> bool:
     """Hangs up on them, and after a while kills them. True when none is left. `reap` collects those that have ended."""
-    _send(signal.SIGHUP)
-    _send(signal.SIGCONT)  # who is stopped cannot go
+    send(signal.SIGHUP)
+    send(signal.SIGCONT)  # who is stopped cannot go
     give_up = time.monotonic() + POLITE_SECONDS
     while _any_left(reap) and time.monotonic() < give_up:
         time.sleep(POLL_SECONDS)
     give_up = time.monotonic() + PATIENCE_SECONDS
     while _any_left(reap) and time.monotonic() < give_up:
-        _send(signal.SIGKILL)
+        send(signal.SIGKILL)
         time.sleep(POLL_SECONDS)
     return not _any_left(reap)
 
@@ -63,12 +69,6 @@ def end_all(reap: Callable[[], None]) -> bool:
 def _any_left(reap: Callable[[], None]) -> bool:
     reap()
     return bool(descendants())
-
-
-def _send(number: signal.Signals) -> None:
-    for pid in descendants():
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.kill(pid, number)
 
 
 def _parent(pid: str) -> int | None:

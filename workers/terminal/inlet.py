@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from redis.exceptions import RedisError
 
@@ -23,6 +23,13 @@ def listen(url: str, inbox: str, heard: Callable[[bytes], None]) -> None:
 
 
 def _run(url: str, inbox: str, heard: Callable[[bytes], None]) -> None:
+    for frames in batches(url, inbox):
+        for frame in frames:
+            heard(frame)
+
+
+def batches(url: str, inbox: str) -> Iterator[list[bytes]]:
+    """For ever: what has come, every two seconds perhaps nothing."""
     connection = broker.Connection(url, answer_seconds=WAIT_SECONDS + 8)
     pop = connection.pack([("BLPOP", inbox, WAIT_SECONDS), ("LPOP", inbox, MOST_AT_ONCE)])
     backoff = Backoff(0.05, 2)
@@ -36,8 +43,7 @@ def _run(url: str, inbox: str, heard: Callable[[bytes], None]) -> None:
             if backoff.is_first:
                 log.warning("Redis does not answer: %s", error)
             threading.Event().wait(backoff.seconds())
+            yield []
             continue
         backoff.reset()
-        for frame in [*([first[1]] if first else []), *(more or ())]:
-            if frame:
-                heard(frame)
+        yield [frame for frame in [*([first[1]] if first else []), *(more or ())] if frame]

@@ -143,10 +143,8 @@ class Outlet:
         return frames, said, sent, self._inack
 
     def output(self, start: int, end: int) -> list[bytes]:
-        return [
-            terminal.pack_out(at, self._ring.read(at, min(OUT_MOST_BYTES, end - at)))
-            for at in range(start, end, OUT_MOST_BYTES)
-        ]
+        pieces = self._ring.read(start, end, OUT_MOST_BYTES)
+        return [terminal.pack_out(offset, content, kind) for kind, offset, content in pieces]
 
     def _push(self, frames: list[bytes]) -> None:
         add = ("XADD", self._stream, "MAXLEN", "~", STREAM_ENTRIES, "*", "f")

@@ -1,7 +1,8 @@
-"""One terminal session: the PTY's output goes into the ring and from there to Redis, input comes the other way.
+"""One terminal session: the program's output goes into the ring and from there to Redis, input comes the other way.
+The program is started when the first client that writes has come and said which.
 
-Three threads: the main one reads the PTY and waits for its end, the outlet sends, the inlet hears. What they share is
-guarded by `outlet.changed`.
+Three threads: the main one reads the program and waits for its end, the outlet sends, the inlet hears. What they share
+is guarded by `outlet.changed`.
 """
 
 from __future__ import annotations
@@ -16,19 +17,19 @@ import struct
 import time
 from collections import deque
 from types import FrameType
-from typing import TYPE_CHECKING
+
+import msgspec
 
 from protocol import names, terminal
 from protocol.messages import TerminalEnded
-from protocol.terminal import RING_BYTES, WINDOW_BYTES
-from protocol.terminal_orders import Order, Shell, SshTarget
+from protocol.terminal import RING_BYTES, WINDOW_BYTES, WINDOW_TURNS, Run
+from protocol.terminal_orders import Order, Shell
 from workers.terminal import inlet
 from workers.terminal.outlet import Outlet
+from workers.terminal.pipes import Pipes
+from workers.terminal.program import Program
 from workers.terminal.pty import Pty
 from workers.terminal.ring import Ring
-
-if TYPE_CHECKING:
-    from workers.terminal.ssh_shell import SshShell
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +45,7 @@ class Session:
     def __init__(self, order: Order) -> None:
         spec = order.spec
         self._spec = spec
+        self._opens = order.opens
         where = (order.node_id, spec.id)
         self._url, self._inbox = order.broker_url, names.terminal_input(*where)
         self._ring = Ring(RING_BYTES)
@@ -66,76 +68,100 @@ class Session:
         signal.set_wakeup_fd(self._wake, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.signal(signal.SIGTERM, self._told_to_end)
-        self._pty = self._open(order.opens)
-
-    def _open(self, opens: Shell | SshTarget) -> Pty | SshShell:
-        if isinstance(opens, Shell):
-            return Pty(opens, self._cols, self._rows)
-        from workers.terminal.ssh_shell import SshShell  # nodes with an agent have no paramiko
-
-        return SshShell(opens, self._cols, self._rows, self._poke)
 
     def run(self) -> TerminalEnded:
-        """Until the shell has ended and its output has arrived, or nobody comes for it."""
+        """Until the program has ended and its output has arrived, or nobody comes for it."""
+        early, run = self._wait_for_client()
+        if run is None:
+            return TerminalEnded(reason=self._reason)
+        self._program = self._start(run)
         self._outlet.start()
+        for frame in early:
+            self._heard(frame)
         inlet.listen(self._url, self._inbox, self._heard)
         self._serve()
-        self._reason = self._reason or self._pty.lost
-        if not self._pty.end():
+        self._reason = self._reason or self._program.lost
+        if not self._program.end():
             log.error("Some processes of the terminal could not be killed.")
         self._read_rest()
         with self._outlet.changed:
-            code = None if self._reason else self._pty.exit_code
+            code = None if self._reason else self._program.exit_code
             self._exit = terminal.Exit(offset=self._ring.head, code=code, reason=self._reason)
             self._say_exit()
             self._linger()
         self._outlet.stop(LAST_PUSH_SECONDS)
         return TerminalEnded(code=self._exit.code, reason=self._exit.reason, output_bytes=self._ring.head)
 
+    def _wait_for_client(self) -> tuple[list[bytes], Run | None]:
+        """What was heard until a client has come that writes, and what that wants to run. None: there is a reason to
+        end instead."""
+        early: list[bytes] = []
+        for frames in inlet.batches(self._url, self._inbox):
+            early += frames
+            for frame in frames:
+                if frame[0] == terminal.END:
+                    self._reason = _reason(frame)
+                elif frame[0] == terminal.ATTACH and (run := _wanted(frame)) is not None:
+                    return early, run
+            if time.monotonic() > self._deadline:
+                self._reason = "No client came."
+            if self._reason:
+                break
+        return early, None
+
+    def _start(self, run: Run) -> Program:
+        self._has_pty = run.pty
+        if isinstance(self._opens, Shell):
+            shell = self._opens.running(run)
+            return Pty(shell, self._cols, self._rows) if run.pty else Pipes(shell)
+        from workers.terminal.ssh_shell import SshShell  # nodes with an agent have no paramiko
+
+        return SshShell(self._opens, run, self._cols, self._rows, self._poke)
+
     def _serve(self) -> None:
+        program = self._program
         poll = select.poll()
         poll.register(self._woken, select.POLLIN)
         paused = False
-        hung_up = False
-        while self._pty.exit_code is None and not self._pty.lost and not self._reason:
+        while program.exit_code is None and not program.lost and not self._reason:
             with self._outlet.changed:
-                on_its_way = self._ring.head - min(self._acked, self._recorded)
-                paused = on_its_way >= (RESUME_BYTES if paused else WINDOW_BYTES)
-                wanted = (0 if paused else select.POLLIN) | (select.POLLOUT if self._input else 0)
+                arrived = min(self._acked, self._recorded)
+                paused = self._ring.head - arrived >= (RESUME_BYTES if paused else WINDOW_BYTES)
+                paused = paused or self._ring.turns_after(arrived) >= WINDOW_TURNS
+                wanted = dict.fromkeys([] if paused else program.outputs, select.POLLIN)
+                if self._input and program.input is not None:
+                    wanted[program.input] = wanted.get(program.input, 0) | select.POLLOUT
                 left = self._deadline - time.monotonic()
                 resize_in = self._resize_if_due()
             if left <= 0:
                 self._reason = f"No client was there for {self._spec.keep_seconds} s."
                 return
             # Not even registered when nothing is wanted: poll always tells of a hang-up.
-            if wanted and not hung_up:
-                poll.register(self._pty.master, wanted)
+            for fd, events in wanted.items():
+                poll.register(fd, events)
             ready = dict(poll.poll(min(left, resize_in, 5) * 1000))
-            if wanted and not hung_up:
-                poll.unregister(self._pty.master)
+            for fd in wanted:
+                poll.unregister(fd)
             if self._woken in ready:
                 self._drain_wake()
-                self._pty.reap()
-            happened = ready.get(self._pty.master, 0)
-            if happened & select.POLLOUT:
+                program.reap()
+            if ready.get(program.input or 0, 0) & (select.POLLOUT | select.POLLERR):
                 self._write_input()
-            if happened & (select.POLLIN | select.POLLHUP):
-                hung_up = not self._read()
+            for fd, kind in list(program.outputs.items()):
+                if ready.get(fd, 0) & (select.POLLIN | select.POLLHUP):
+                    self._keep(program.read(fd), kind)
 
-    def _read(self) -> bool:
-        """False when there will be nothing more."""
-        content = self._pty.read()
+    def _keep(self, content: bytes, kind: int) -> None:
         if content:
             with self._outlet.changed:
-                self._ring.append(content)
+                self._ring.append(content, kind)
                 self._outlet.output_came()
-        return content is not None
 
     def _read_rest(self) -> None:
-        """What the PTY still holds: the little that fits into the kernel, so no window is needed."""
-        while content := self._pty.read():
-            with self._outlet.changed:
-                self._ring.append(content)
+        """What the kernel still holds: little, so no window is needed."""
+        for fd, kind in list(self._program.outputs.items()):
+            while content := self._program.read(fd):
+                self._keep(content, kind)
 
     def _linger(self) -> None:
         """Until all that there was is shown and recorded: whoever is away may come back for the last lines."""
@@ -175,9 +201,9 @@ class Session:
             case terminal.RESIZE:
                 self._resize(*terminal.unpack(terminal.SIZE, frame))
             case terminal.SIGNAL:
-                self._pty.signal(terminal.signal_name(frame))
+                self._program.signal(terminal.signal_name(frame))
             case terminal.ATTACH:
-                self._attach(*terminal.ATTACH_FRAME.unpack(frame)[1:])
+                self._attach(*terminal.ATTACH_FRAME.unpack_from(frame)[1:])
             case terminal.ALIVE | terminal.DETACH as kind:
                 _, attachment = terminal.ATTACHMENT.unpack(frame)
                 if attachment == self._attachment:
@@ -186,7 +212,7 @@ class Session:
                         self._attachment = b""
                     self._poke()
             case terminal.END:
-                self._reason = frame[1:].decode(errors="replace") or "It was ended."
+                self._reason = _reason(frame)
                 self._poke()
             case unknown:
                 raise terminal.BadFrame(f"type {unknown:#04x}")
@@ -204,9 +230,8 @@ class Session:
 
         def frames(sent: int) -> list[bytes]:
             start = min(max(wanted, self._ring.start), sent)
-            attached = terminal.ATTACHED_FRAME.pack(
-                terminal.ATTACHED, attachment, writes, start, self._ring.head, last_seq, self._cols, self._rows
-            )
+            at = (start, self._ring.head, last_seq, self._cols, self._rows, self._has_pty)
+            attached = terminal.ATTACHED_FRAME.pack(terminal.ATTACHED, attachment, writes, *at)
             return [attached, *self._outlet.output(start, sent)]
 
         self._outlet.say(frames)
@@ -241,9 +266,11 @@ class Session:
         while self._input and self._exit is None:
             sequence, content = self._input[0]
             try:
-                taken = self._pty.write(content)
+                taken = self._program.write(content)
             except OSError:  # the shell has ended
                 return
+            if not content:
+                self._program.end_input()
             self._input_bytes -= taken
             if taken < len(content):
                 self._input[0] = (sequence, content[taken:])
@@ -268,7 +295,7 @@ class Session:
             return left
         self._resized_at = time.monotonic()
         self._cols, self._rows = cols, rows = self._wanted_size
-        self._pty.resize(cols, rows)
+        self._program.resize(cols, rows)
         frame = terminal.SIZE.pack(terminal.RESIZE, cols, rows)
         self._outlet.say(lambda _: [frame], after=self._ring.head)
         return math.inf
@@ -288,3 +315,17 @@ class Session:
 
     def _told_to_end(self, number: int, frame: FrameType | None) -> None:
         self._reason = "What held it on its node was stopped."
+
+
+def _wanted(attach: bytes) -> Run | None:
+    """What a client that writes wants to run. None: it does not write, or says nonsense."""
+    try:
+        writes = terminal.ATTACH_FRAME.unpack_from(attach)[2]
+        return msgspec.json.decode(attach[terminal.ATTACH_FRAME.size :] or b"{}", type=Run) if writes else None
+    except (struct.error, msgspec.DecodeError) as error:
+        log.warning("A frame was dropped: %s", error)
+        return None
+
+
+def _reason(end: bytes) -> str:
+    return end[1:].decode(errors="replace") or "It was ended."

@@ -50,7 +50,8 @@ def _first(shell: dict[str, Any]) -> None:
 
 def _become(shell: dict[str, Any]) -> None:
     os.setsid()
-    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    if shell["pty"]:
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     _limit(resource.RLIMIT_NOFILE, FILES)
     if os.geteuid() != shell["uid"]:
@@ -65,8 +66,9 @@ def _become(shell: dict[str, Any]) -> None:
         os.chdir("/")
     for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGPIPE, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)
-    program = shell["program"]
-    os.execve(program, [f"-{os.path.basename(program)}"], shell["env"])  # noqa: S606 - with a dash: a login shell
+    program, name = shell["program"], os.path.basename(shell["program"])
+    words = [name, "-c", shell["command"]] if shell["command"] else [f"-{name}"]  # with a dash: a login shell
+    os.execve(program, words, shell["env"])  # noqa: S606
 
 
 def _limit(which: int, most: int) -> None:
