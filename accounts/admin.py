@@ -1,4 +1,5 @@
-"""Users and API keys in the admin. The secret of a key is shown once, when it is made; nobody can read it again."""
+"""Users, API keys and ssh keys in the admin. The secret of an API key is shown once, when it is made; nobody can read
+it again."""
 
 from __future__ import annotations
 
@@ -13,9 +14,10 @@ from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
-from accounts import keys, scopes
-from accounts.models import ApiKey, User
+from accounts import keys, scopes, ssh_keys
+from accounts.models import ApiKey, SshKey, User
 from accounts.staff_admin import StaffAdmin
+from protocol.errors import CyxwizError
 
 admin.site.register(User, UserAdmin)
 
@@ -99,3 +101,42 @@ class ApiKeyAdmin(StaffAdmin):
     @admin.action(description="Revoke", permissions=["act"])
     def revoke(self, request: HttpRequest, queryset: QuerySet[Any]) -> None:
         self.act(request, queryset.filter(revoked_at=None), keys.revoke, "revoked")
+
+
+class SshKeyForm(forms.ModelForm):
+    line = forms.CharField(
+        label="public key", widget=forms.Textarea(attrs={"rows": 4}), help_text="The line of a .pub file."
+    )
+
+    class Meta:
+        model = SshKey
+        fields = ("owner", "name")
+
+    def clean(self) -> dict[str, Any]:
+        cleaned = super().clean() or {}
+        if {"owner", "line"} <= cleaned.keys():
+            try:
+                self.instance = ssh_keys.read(user=cleaned["owner"], text=cleaned["line"])
+            except CyxwizError as error:
+                raise forms.ValidationError(error.message) from None
+        return cleaned
+
+
+@admin.register(SshKey)
+class SshKeyAdmin(StaffAdmin):
+    form = SshKeyForm
+    list_display = ("name", "owner", "type", "fingerprint", "last_used_at", "created_at")
+    search_fields = ("name", "fingerprint", "owner__username")
+    autocomplete_fields = ("owner",)
+
+    def has_change_permission(self, request: HttpRequest, obj: SshKey | None = None) -> bool:
+        """A key is added and deleted, never edited."""
+        return False
+
+    def get_fields(self, request: HttpRequest, obj: SshKey | None = None) -> tuple[str, ...]:
+        if obj is None:
+            return ("owner", "name", "line")
+        return ("owner", "name", "type", "public_key", "fingerprint", "created_at", "last_used_at")
+
+    def get_readonly_fields(self, request: HttpRequest, obj: SshKey | None = None) -> tuple[str, ...]:
+        return () if obj is None else self.get_fields(request, obj)

@@ -1,4 +1,4 @@
-"""User and ApiKey."""
+"""User, ApiKey and SshKey."""
 
 from django.contrib.auth.models import AbstractUser
 from django.db import models
@@ -32,3 +32,21 @@ class ApiKey(Owned):
     @property
     def is_valid(self) -> bool:
         return self.revoked_at is None and (self.expires_at is None or self.expires_at > timezone.now())
+
+
+class SshKey(Owned):
+    """A public key whose holder comes in by ssh as its owner."""
+
+    name = models.CharField(max_length=100, help_text="What it is for, or where.")
+    type = models.CharField(max_length=32, editable=False)
+    public_key = models.TextField(editable=False, help_text="Base64, as in a .pub file.")
+    fingerprint = models.CharField(max_length=64, unique=True, editable=False)
+    created_at = models.DateTimeField(auto_now_add=True)
+    last_used_at = models.DateTimeField(null=True, editable=False)
+
+    class Meta(Owned.Meta):
+        ordering = ["-created_at"]
+        verbose_name = "SSH key"
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.fingerprint})"

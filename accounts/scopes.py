@@ -1,7 +1,8 @@
 """What an API key may be limited to. A key without a scope cannot do what it covers; `write` implies `read`."""
 
 INFER = "infer"
-AREAS = ("models", "deployments", "jobs", "nodes", "terminal")
+# `ssh-keys:write` adds keys that let in whoever holds them, also after the API key was revoked.
+AREAS = ("models", "deployments", "jobs", "nodes", "terminal", "ssh-keys")
 ALL = (INFER, *(f"{area}:{right}" for area in AREAS for right in ("read", "write")))
 
 

@@ -19,6 +19,7 @@ urlpatterns = [
     path("api/v1/deployments/", include("deployments.api.urls")),
     path("api/v1/jobs/", include("jobs.api.urls")),
     path("api/v1/nodes/", include("nodes.api.urls")),
+    path("api/v1/ssh-keys/", include("accounts.api.urls")),
     path("api/v1/terminal/", include("terminal.api.urls")),
     path("api/node/v1/", include("cyxwiz_site.node_urls")),
     path("healthz", health.healthz),

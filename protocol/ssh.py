@@ -1,4 +1,5 @@
-"""Host keys of ssh servers, as the line that `ssh-keyscan` shows without the name: "ssh-ed25519 AAAA…". No I/O."""
+"""Public keys of ssh, of servers and of people, as the line of a .pub file without its comment: "ssh-ed25519 AAAA…". No
+I/O."""
 
 from __future__ import annotations
 
@@ -30,7 +31,7 @@ def check_host_key(text: str) -> str:
     return f"{kind} {encoded}"
 
 
-def fingerprint(host_key: str) -> str:
+def fingerprint(public_key: str) -> str:
     """As `ssh-keygen -l` shows it."""
-    content = base64.b64decode(host_key.split()[1])
+    content = base64.b64decode(public_key.split()[1])
     return FINGERPRINT_PREFIX + base64.b64encode(hashlib.sha256(content).digest()).decode().rstrip("=")

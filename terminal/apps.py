@@ -8,7 +8,7 @@ class TerminalConfig(AppConfig):
     name = "terminal"
 
     def ready(self) -> None:
-        from accounts.models import ApiKey, User
+        from accounts.models import ApiKey, SshKey, User
         from nodes import signals
         from nodes.models import Node
         from terminal import doors, reports, services, ssh_keys
@@ -35,6 +35,7 @@ class TerminalConfig(AppConfig):
         signals.heartbeat_received.connect(heartbeat, weak=False)
         for model in (User, ApiKey, TerminalGrant):
             post_save.connect(rights_changed, sender=model, weak=False)
-        post_delete.connect(rights_changed, sender=TerminalGrant, weak=False)
+        for ended in (TerminalGrant, SshKey):
+            post_delete.connect(rights_changed, sender=ended, weak=False)
         pre_delete.connect(node_goes, sender=Node, weak=False)
         post_delete.connect(ssh_node_gone, sender=SshNode, weak=False)

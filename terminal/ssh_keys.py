@@ -1,4 +1,5 @@
-"""Our keys for nodes that are reached by ssh: a pair for each, the private half in a file that nobody else may read."""
+"""Our own ssh keys: the private halves in files that nobody else may read. A pair for each node that is reached by ssh,
+and the gateway's host key (`ssh_gateway.host_key`)."""
 
 from __future__ import annotations
 
@@ -20,16 +21,32 @@ def path_of(node_id: UUID) -> Path:
 
 def make(node_id: UUID, comment: str) -> str:
     """The public half, as a line for authorized_keys."""
-    key = Ed25519PrivateKey.generate()
-    private = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()
-    )
-    with open(os.open(path_of(node_id), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        file.write(private)
-    public = key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
-    return f"{public.decode()} {comment}"
+    new_private(path_of(node_id))
+    return f"{public_line(path_of(node_id))} {comment}"
 
 
 def forget(node_id: UUID) -> None:
     """After this transaction."""
     transaction.on_commit(lambda: path_of(node_id).unlink(missing_ok=True))
+
+
+def new_private(file: Path) -> None:
+    """Raises FileExistsError."""
+    private = Ed25519PrivateKey.generate().private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()
+    )
+    # Whole under another name first: who finds the file may read it at once.
+    new = file.with_name(f".{file.name}-{os.getpid()}")
+    with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as output:
+        output.write(private)
+    try:
+        os.link(new, file)
+    finally:
+        new.unlink()
+
+
+def public_line(private_file: Path) -> str:
+    """`ssh-ed25519 AAAA…`"""
+    private = serialization.load_ssh_private_key(private_file.read_bytes(), None)
+    public = private.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
+    return public.decode()

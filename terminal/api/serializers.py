@@ -76,3 +76,9 @@ class PolicySerializer(serializers.ModelSerializer[TerminalPolicy]):
             "longest_seconds": {"min_value": 60, "max_value": 7 * 86_400},
             "keep_seconds": {"min_value": 0, "max_value": 86_400},
         }
+
+
+class SshGatewaySerializer(serializers.Serializer[None]):
+    port = serializers.IntegerField()
+    host_key = serializers.CharField(help_text="As in known_hosts, without the name.")
+    fingerprint = serializers.CharField()

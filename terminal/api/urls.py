@@ -11,6 +11,7 @@ urlpatterns = [
     path("sessions/<uuid:id>/recording", views.RecordingView.as_view(), name="terminal-recording"),
     path("nodes/<str:name>/grants/", views.GrantsView.as_view(), name="terminal-grants"),
     path("nodes/<str:name>/grants/<str:username>/", views.GrantView.as_view(), name="terminal-grant"),
+    path("ssh-gateway", views.SshGatewayView.as_view(), name="terminal-ssh-gateway"),
     path("nodes/<str:name>/policy", views.PolicyView.as_view(), name="terminal-policy"),
     path("ssh-nodes/", ssh_views.SshNodesView.as_view(), name="ssh-nodes"),
     path("ssh-nodes/offered-keys", ssh_views.OfferedKeysView.as_view(), name="ssh-offered-keys"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from uuid import UUID
 
+from django.conf import settings
 from django.http import FileResponse
 from django.shortcuts import get_object_or_404
 from drf_spectacular.types import OpenApiTypes
@@ -15,10 +16,12 @@ from rest_framework.views import APIView
 
 from accounts.models import ApiKey, User
 from nodes.models import Node
-from protocol.errors import Forbidden
+from protocol import ssh
+from protocol.errors import Forbidden, NotFound
 from terminal import permissions, recordings, services
 from terminal.api import serializers
 from terminal.models import SessionQuerySet, TerminalSession
+from terminal.ssh_gateway import host_key
 from terminal.states import SessionState
 
 
@@ -158,6 +161,19 @@ class PolicyView(APIView):
         changed.is_valid(raise_exception=True)
         services.set_policy(node=node, by=caller(request), **changed.validated_data)
         return Response(serializers.PolicySerializer(services.policy_of(node)).data)
+
+
+class SshGatewayView(APIView):
+    scope = "terminal"
+
+    @extend_schema(responses=serializers.SshGatewaySerializer)
+    def get(self, request: Request) -> Response:
+        """Its port, and its host key to compare with what ssh shows."""
+        line = host_key.public_line()
+        if line is None:
+            raise NotFound("No ssh gateway was ever started here: manage.py ssh_gateway.")
+        answer = {"port": settings.SSH_GATEWAY_PORT, "host_key": line, "fingerprint": ssh.fingerprint(line)}
+        return Response(answer)
 
 
 def caller(request: Request) -> User:

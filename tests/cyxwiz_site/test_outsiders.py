@@ -12,6 +12,7 @@ from models_registry import blobs
 from protocol import names
 from terminal import ssh_nodes
 from tests import factories
+from tests.accounts.test_ssh_keys import ed
 from tests.architecture.test_views import ALL
 from tests.cast import Person
 from tests.nodes.reports import Machine
@@ -20,7 +21,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 LISTS = sorted(address for address in ALL if address.startswith("api/v1/") and "<" not in address)
 NAMING = sorted(a for a in ALL if "<" in a and a.startswith(("api/v1/", "terminal/")))
-NO_LISTS = {"api/v1/terminal/ssh-nodes/offered-keys"}
+NO_LISTS = {"api/v1/terminal/ssh-nodes/offered-keys", "api/v1/terminal/ssh-gateway"}
 # Names of models are each owner's own: pushing makes one of one's own.
 OWN = {"api/v1/models/<str:name>/versions/"}
 IMAGE = {"name": "image", "datatype": "FP32", "shape": [1, 64], "data": [0.0] * 64}
@@ -53,12 +54,15 @@ def fill(owner: Person, empty_redis: redis.Redis, settings, tmp_path) -> Fill:
     ssh_nodes.enrol(by=owner.user, name="attic", **about)
     grant = owner.post("/api/v1/terminal/nodes/box/grants/", {"user": "olga", "role": "owner"})
     assert grant.status_code == 200, grant.content
+    key = owner.post("/api/v1/ssh-keys/", {"public_key": ed()})
+    assert key.status_code == 201, key.content
     values = {
         "api/v1/models/": {"name": version.model.name, "number": "1"},
         "api/v1/deployments/": {"name": "digits"},
         "api/v1/jobs/datasets/": {"id": dataset.json()["id"]},
         "api/v1/jobs/": {"id": job.json()["id"]},
         "api/v1/nodes/": {"name": "box"},
+        "api/v1/ssh-keys/": {"pk": key.json()["id"]},
         "api/v1/terminal/nodes/": {"name": "box", "username": "olga"},
         "api/v1/terminal/ssh-nodes/": {"name": "attic"},
         "api/v1/terminal/": {"id": session.json()["id"]},

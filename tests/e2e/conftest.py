@@ -6,6 +6,7 @@ import logging
 import os
 import pwd
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,7 @@ from psycopg import sql
 
 from tests.e2e.digits import DIGITS, deploy
 from tests.e2e.quickstarts import Quickstart, free_port, started
+from tests.e2e.ssh import SshUser
 from tests.e2e.terminals import Stack, running
 
 logging.getLogger("httpx2").setLevel(logging.WARNING)  # a line per poll would bury what a failed test has to say
@@ -61,6 +63,15 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     me = pwd.getpwuid(os.getuid()).pw_name
     with own_database() as url, running(folder / "stack", url, user=me) as stack:
         yield stack
+
+
+@pytest.fixture(scope="package")
+def ssh(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> SshUser:
+    """The owner of the stack's node, with a key of hers and a gateway that runs."""
+    if shutil.which("ssh") is None:
+        pytest.skip("There is no ssh client here (openssh-client).")
+    stack.start_ssh_gateway()
+    return SshUser(stack, tmp_path_factory.mktemp("ssh"), "olga")
 
 
 @pytest.fixture(scope="package")

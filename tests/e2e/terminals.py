@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -46,7 +47,10 @@ class Stack:
             "NODE_REDIS_URL": redis_url,
             "CYXWIZ_HOME": str(folder / "home"),
             "DJANGO_SETTINGS_MODULE": "cyxwiz_site.settings",
+            "SSH_GATEWAY_ADDRESS": "0.0.0.0",
+            "SSH_GATEWAY_PORT": str(free_port()),
         }
+        self.redis_url = redis_url
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self.keys: dict[str, str] = {}
 
@@ -94,6 +98,15 @@ class Stack:
 
     def start_ssh_server(self) -> None:
         self._start("ssh_server", ["manage.py", "serve_ssh_nodes"], self.env)
+
+    def start_ssh_gateway(self) -> None:
+        self._start("ssh", ["manage.py", "ssh_gateway"], self.env)
+        where = ("127.0.0.1", int(self.env["SSH_GATEWAY_PORT"]))
+        until(lambda: _listens(where), "the gateway listens", seconds=START_SECONDS, context=lambda: self.log("ssh"))
+
+    def ssh_host_key(self) -> str:
+        """As the gateway said it when it started."""
+        return [line for line in self.log("ssh").splitlines() if line.startswith("ssh-ed25519 ")][-1]
 
     def start_agent(self, user: str | None) -> None:
         env = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
@@ -158,4 +171,10 @@ def running(folder: Path, database_url: str, *, user: str | None) -> Iterator[St
 def _answers(client: httpx2.Client) -> bool:
     with contextlib.suppress(httpx2.TransportError):
         return client.get("/readyz").status_code == 200
+    return False
+
+
+def _listens(where: tuple[str, int]) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection(where):
+        return True
     return False

@@ -1,0 +1,70 @@
+"""Who came by ssh, what they may have, and what of it is audited. Everything here touches the database."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from uuid import UUID
+
+from accounts import ssh_keys
+from accounts.models import SshKey, User
+from nodes.models import Node
+from protocol.errors import BadRequest, NotFound
+from protocol.terminal import Run
+from terminal import admission, audit, permissions, services
+from terminal.models import TerminalSession
+from terminal.ssh_gateway.login import Login
+
+
+@dataclass(frozen=True)
+class Guest:
+    login: Login
+    key: SshKey
+    reason: str
+    address: str
+
+    @property
+    def user(self) -> User:
+        user: User = self.key.owner
+        return user
+
+
+def open_session(guest: Guest, size: tuple[int, int]) -> TerminalSession:
+    """Raises CyxwizError."""
+    ssh_keys.used(guest.key)
+    name = guest.login.node
+    node: Node | None = permissions.known_nodes(guest.user).filter(name=name).first()
+    if node is None:
+        raise NotFound(f"You know no node {name!r}.")
+    if services.policy_of(node).reason_required and not guest.reason.strip():
+        raise BadRequest(
+            f"{name} asks for a reason. Say it with: ssh -o 'SetEnv=LC_CYXWIZ_REASON=\"the disk is full\"' …"
+        )
+    return services.open_session(
+        node=node, user=guest.user, api_key=None, cols=size[0], rows=size[1], reason=guest.reason
+    )
+
+
+def runs(guest: Guest, session: TerminalSession, run: Run) -> None:
+    audit.write("runs", session=session, user=guest.user, command=run.command, pty=run.pty)
+
+
+def began(guest: Guest, session: TerminalSession) -> None:
+    how = {"mode": "owner", "ssh_key": guest.key.fingerprint, "address": guest.address}
+    audit.write("attached", session=session, user=guest.user, **how)  # type: ignore[arg-type]
+
+
+def left(guest: Guest, session: TerminalSession) -> None:
+    audit.write("left", session=session, user=guest.user, mode="owner")
+
+
+def why_not_any_more(guest: Guest, session_id: UUID) -> str:
+    """Why it has to end, or nothing. A key that was deleted ends what came in by it."""
+    why = admission.why_not_any_more(admission.Caller(guest.user, None), session_id, "owner")
+    if not why and not SshKey.objects.filter(pk=guest.key.pk).exists():
+        why = "The ssh key that opened it was deleted."
+        services.end(TerminalSession.objects.get(pk=session_id), why)
+    return why
+
+
+def end(session: TerminalSession, why: str) -> None:
+    services.end(session, why)

@@ -1,0 +1,392 @@
+"""One shell or command for one ssh client: opened as any terminal is, then carried between the client's channel and the
+node. To the node it is what a websocket and its page are together: it counts offsets, acknowledges what the client has
+taken, numbers input and sends again what was not confirmed.
+
+A slow client holds up its own writer thread only; then nothing is acknowledged, and the node stops reading the program.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+
+import hiredis
+import msgspec
+import paramiko
+from channels.db import database_sync_to_async
+
+from accounts.redis_connection import ConnectionLost
+from protocol import terminal
+from protocol.errors import CyxwizError
+from protocol.terminal import IN_MOST_BYTES, IN_WINDOW_BYTES, Run
+from terminal.attachment import Attachment, Began, Gap, TakenOver
+from terminal.broker import Broker
+from terminal.models import TerminalSession
+from terminal.ssh_gateway import admission
+from terminal.ssh_gateway.admission import Guest
+from terminal.ssh_gateway.connection import REFUSED
+from terminal.states import LIVE, SessionState
+
+log = logging.getLogger(__name__)
+
+ACK_BYTES, ACK_SECONDS = 32 * 1024, 0.05
+RESIZE_SECONDS = 0.05
+TICK_SECONDS, WAITING_SECONDS = 1.0, 3.0
+ALIVE_SECONDS, RECHECK_SECONDS, RESEND_SECONDS, WARN_SECONDS = 20.0, 60.0, 5.0, 60.0
+AGAIN_SECONDS = 0.3
+GOODBYE_SECONDS = 3.0
+CLOSED_SECONDS = 0.1
+INTERRUPT = b"\x03"
+
+
+class Left(Exception):
+    """The client has gone."""
+
+
+class Ended(Exception):
+    """The session is over, for a reason that is not the program's."""
+
+
+class SshSession:
+    key_digest = ""
+
+    def __init__(
+        self, broker: Broker, guest: Guest, channel: paramiko.Channel, run: Run, size: tuple[int, int]
+    ) -> None:
+        self.user_id = guest.user.pk
+        self._broker, self._guest, self._channel, self._run = broker, guest, channel, run
+        self._loop = asyncio.get_running_loop()
+        self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ssh-out")
+        self._reader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ssh-in")
+        self._size = self._told_size = size
+        self._session: TerminalSession | None = None
+        self._attachment: Attachment | None = None
+        self._pumping: asyncio.Task[int] | None = None
+        self._left = asyncio.Event()
+        self._ended = ""  # why
+        self._began = False  # ever
+        self._exited = False
+        self._may_type = False  # on this attachment
+        self._next = self._taken = self._acked = 0  # of the output: had, given to the client, acknowledged
+        self._acking: asyncio.TimerHandle | None = None
+        self._resizing: asyncio.TimerHandle | None = None
+        self._seq = self._waiting_bytes = 0
+        self._waiting: deque[tuple[int, bytes]] = deque()  # input that was not confirmed
+        self._room = asyncio.Event()
+        now = self._loop.time()
+        self._started = self._last_input = self._last_alive = self._last_check = self._last_sent = now
+        self._warned = ""
+
+    async def serve(self) -> None:
+        """From the client's request to its last byte."""
+        tasks = [asyncio.create_task(work) for work in (self._read(), self._watch())]
+        code, why = REFUSED, ""
+        try:
+            await self._open()
+            self._broker.attached.add(self)
+            code = await self._carry()
+        except Left:
+            pass
+        except (Ended, CyxwizError) as error:
+            why = str(error)
+        except Exception:
+            log.exception("A session by ssh failed")
+            why = "An error of ours; the log has it."
+        finally:
+            self._broker.attached.discard(self)
+            for task in tasks:
+                task.cancel()
+            await self._finish(code, why)
+
+    # Opening
+
+    async def _open(self) -> None:
+        """Raises CyxwizError, Ended, Left."""
+        session = await database_sync_to_async(admission.open_session)(self._guest, self._size)
+        self._session = session
+        if self._is_unapproved:
+            await self._say(f"An owner of {session.node_name} has to approve this. Waiting; Ctrl-C gives up.")
+        while self._is_unapproved:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._left.wait(), TICK_SECONDS)
+            if self._left.is_set():
+                raise Left
+            await database_sync_to_async(session.refresh_from_db)(fields=["state", "end_reason"])
+        if session.state not in LIVE:
+            raise Ended(session.end_reason)
+        if self._run.pty:
+            await self._say(f"What this terminal on {session.node_name} shows is recorded.")
+        if self._run.command or not self._run.pty:
+            await database_sync_to_async(admission.runs)(self._guest, session, self._run)
+
+    @property
+    def _is_unapproved(self) -> bool:
+        return self._session is None or self._session.state == SessionState.UNAPPROVED
+
+    # Carrying
+
+    async def _carry(self) -> int:
+        """The exit code of the program. Attaches again for as long as there is something to attach to."""
+        left = asyncio.create_task(self._left.wait())
+        try:
+            while True:
+                self._pumping = asyncio.create_task(self._pump())
+                await asyncio.wait({self._pumping, left}, return_when=asyncio.FIRST_COMPLETED)
+                self._may_type = False
+                if self._left.is_set():
+                    raise Ended(self._ended) if self._ended else Left
+                if not self._pumping.cancelled():
+                    try:
+                        return self._pumping.result()
+                    except TakenOver:
+                        raise Ended("This terminal was opened elsewhere.") from None
+                    except (OSError, TimeoutError, hiredis.HiredisError) as error:
+                        log.warning("Redis: %s; a terminal is attached again", error or "no answer")
+                await asyncio.sleep(AGAIN_SECONDS)
+        finally:
+            left.cancel()
+            if self._pumping is not None:
+                self._pumping.cancel()
+
+    async def _pump(self) -> int:
+        assert self._session is not None
+        where = (str(self._session.node_id), str(self._session.pk))
+        attachment = Attachment(self._broker, *where, "owner", None if self._began else self._run)
+        self._attachment = attachment
+        async for said in attachment.frames(self._next, *self._size):
+            if isinstance(said, Began):
+                await self._attached(said)
+            elif isinstance(said, Gap):
+                await self._gap(said.skipped)
+            elif said[0] in (terminal.OUT, terminal.ERR):
+                self._next = attachment.next  # once the writer has it, nothing calls it back
+                await self._write(said[terminal.OFFSET.size :], error=said[0] == terminal.ERR)
+                self._acknowledge_soon(attachment.next)
+            elif said[0] == terminal.INACK:
+                self._confirmed(terminal.unpack(terminal.SEQUENCE, said)[0])
+            elif said[0] == terminal.NOTICE:
+                await self._notice(msgspec.json.decode(said[1:], type=terminal.Notice))
+            elif said[0] == terminal.EXIT:
+                self._exited = True
+                self._acknowledge(attachment.next)
+                return _exit_code(msgspec.json.decode(said[1:], type=terminal.Exit))
+            elif said[0] == terminal.END:
+                raise Ended(said[1:].decode(errors="replace"))
+            self._next = attachment.next
+        raise AssertionError("frames end by an error only")
+
+    async def _attached(self, began: Began) -> None:
+        assert self._session is not None
+        assert self._attachment is not None
+        if began.skipped:
+            await self._gap(began.skipped)
+        self._confirmed(began.last_seq)
+        for sequence, content in self._waiting:
+            self._attachment.write(sequence, content)
+        self._may_type = True
+        if not self._began:
+            self._began = True
+            await database_sync_to_async(admission.began)(self._guest, self._session)
+            self._attachment.announce(terminal.Notice(kind="joined", text=f"{self._guest.user.username} (owner)"))
+        self._told_size = (began.cols, began.rows)
+        self._resize()
+
+    async def _write(self, content: bytes, *, error: bool = False) -> None:
+        send = self._channel.sendall_stderr if error else self._channel.sendall
+        try:
+            await asyncio.shield(self._loop.run_in_executor(self._writer, send, content))
+        except (OSError, EOFError, paramiko.SSHException):
+            raise Left from None
+
+    def _acknowledge_soon(self, taken: int) -> None:
+        self._taken = taken
+        if taken - self._acked >= ACK_BYTES:
+            self._acknowledge(taken)
+        elif self._acking is None:
+            self._acking = self._loop.call_later(ACK_SECONDS, lambda: self._acknowledge(self._taken))
+
+    def _acknowledge(self, offset: int) -> None:
+        if self._acking is not None:
+            self._acking.cancel()
+            self._acking = None
+        self._acked = offset
+        self._pass_on(terminal.OFFSET.pack(terminal.ACK, offset))
+
+    def _pass_on(self, frame: bytes) -> None:
+        if self._attachment is not None and self._may_type:
+            with contextlib.suppress(ConnectionLost):  # then all is said again to the next attachment
+                self._attachment.pass_on(frame)
+
+    # What the client sends
+
+    async def _read(self) -> None:
+        while content := await self._loop.run_in_executor(self._reader, self._channel.recv, IN_MOST_BYTES):
+            self._last_input = self._loop.time()
+            if self._run.pty and self._session is not None and self._is_unapproved and INTERRUPT in content:
+                self._left.set()
+            await self._type(content)
+        if not self._channel.closed:  # an end of input only
+            if not self._run.pty:
+                await self._type(b"")
+            while not self._channel.closed:
+                await asyncio.sleep(CLOSED_SECONDS)
+        self._left.set()
+
+    async def _type(self, content: bytes) -> None:
+        while self._waiting_bytes + len(content) > IN_WINDOW_BYTES:
+            self._room.clear()
+            await self._room.wait()
+        self._seq += 1
+        self._waiting.append((self._seq, content))
+        self._waiting_bytes += len(content)
+        if self._attachment is not None and self._may_type:
+            self._last_sent = self._loop.time()
+            with contextlib.suppress(ConnectionLost):
+                self._attachment.write(self._seq, content)
+
+    def _confirmed(self, upto: int) -> None:
+        self._last_sent = self._loop.time()
+        while self._waiting and self._waiting[0][0] <= upto:
+            self._waiting_bytes -= len(self._waiting.popleft()[1])
+        self._room.set()
+
+    def resized(self, cols: int, rows: int) -> None:
+        self._size = terminal.clamp(cols, rows)
+        if self._resizing is None:  # whoever drags a window sends hundreds
+            self._resizing = self._loop.call_later(RESIZE_SECONDS, self._resize)
+
+    def _resize(self) -> None:
+        self._resizing = None
+        if self._size != self._told_size:
+            self._told_size = self._size
+            self._pass_on(terminal.SIZE.pack(terminal.RESIZE, *self._size))
+
+    def signalled(self, name: str) -> None:
+        if name in terminal.SIGNALS:
+            self._pass_on(bytes([terminal.SIGNAL]) + name.encode())
+
+    # Time passes, rights change
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_SECONDS)
+            now = self._loop.time()
+            if self._is_unapproved:
+                self._started = now
+                continue
+            if not self._began and now - self._started > WAITING_SECONDS:
+                self._warn("waiting", "Waiting for the node.")
+                self._last_check = 0.0
+            if now - self._last_check > RECHECK_SECONDS:
+                await self._recheck()
+            if not self._may_type or self._attachment is None:
+                continue
+            with contextlib.suppress(ConnectionLost):
+                if now - self._last_alive > ALIVE_SECONDS:
+                    self._last_alive = now
+                    self._attachment.alive()
+                if self._waiting and now - self._last_sent > RESEND_SECONDS:
+                    self._last_sent = now
+                    for sequence, content in self._waiting:
+                        self._attachment.write(sequence, content)
+            if self._run.pty:
+                await self._watch_idleness(now)
+
+    async def _watch_idleness(self, now: float) -> None:
+        assert self._session is not None
+        idle_seconds = self._session.idle_seconds
+        left = idle_seconds - (now - self._last_input)
+        if left <= 0:
+            why = f"No input came for {idle_seconds} s."
+            await database_sync_to_async(admission.end)(self._session, why)
+            self._end(why)
+        elif left > WARN_SECONDS:
+            self._warned = ""
+        elif idle_seconds > WARN_SECONDS:
+            self._warn("idle", f"The terminal ends in {left:.0f} s unless something is typed.")
+
+    async def _recheck(self) -> None:
+        assert self._session is not None
+        self._last_check = self._loop.time()
+        if why := await database_sync_to_async(admission.why_not_any_more)(self._guest, self._session.pk):
+            self._end(why)
+
+    def _end(self, why: str) -> None:
+        self._ended = why
+        self._left.set()
+
+    def look_again(self) -> None:
+        self._last_check = 0.0
+
+    def link_lost(self) -> None:
+        if self._pumping is not None:
+            self._pumping.cancel()
+
+    # What the person is told
+
+    async def _say(self, text: str) -> None:
+        """A line; to standard error where standard output is the command's."""
+        with contextlib.suppress(Left):
+            await self._write(f"{text}\r\n".encode(), error=not self._run.pty)
+
+    async def _gap(self, skipped: int) -> None:
+        await self._say(f"\r\n{skipped} bytes of output were skipped: the node has them no more.")
+
+    async def _notice(self, notice: terminal.Notice) -> None:
+        if self._run.pty and notice.text.endswith("(observer)"):
+            await self._say(f"\r\n{notice.kind.capitalize()}: {notice.text}")
+
+    def _warn(self, kind: str, text: str) -> None:
+        """Once, and without waiting for a client that takes nothing."""
+        if self._warned != kind:
+            self._warned = kind
+            self._warning = asyncio.create_task(self._say(f"\r\n{text}" if self._run.pty else text))
+
+    # The end
+
+    async def _finish(self, code: int, why: str) -> None:
+        for timer in (self._acking, self._resizing):
+            if timer is not None:
+                timer.cancel()
+        if self._session is not None:
+            await self._leave(self._session)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._say_goodbye(code, why), GOODBYE_SECONDS)
+        self._channel.transport.hang_up()
+        for threads in (self._writer, self._reader):
+            threads.shutdown(wait=False)
+
+    async def _leave(self, session: TerminalSession) -> None:
+        """A shell waits for its user for a while, on a terminal; a command whose client has gone is ended."""
+        if self._began:
+            await database_sync_to_async(admission.left)(self._guest, session)
+        if not self._exited and not (self._began and self._run.pty):
+            await database_sync_to_async(admission.end)(session, "Its ssh client left.")
+        elif self._attachment is not None:
+            with contextlib.suppress(ConnectionLost):
+                self._attachment.detach()
+                self._attachment.announce(terminal.Notice(kind="left", text=f"{self._guest.user.username} (owner)"))
+
+    async def _say_goodbye(self, code: int, why: str) -> None:
+        if why:
+            await self._say(f"\r\n{why}" if self._began and self._run.pty else why)
+        await self._loop.run_in_executor(self._writer, self._close, code)
+        # Who hangs up first may lose what is still on its way to the other.
+        while self._channel.transport.is_active():
+            await asyncio.sleep(CLOSED_SECONDS)
+
+    def _close(self, code: int) -> None:
+        with contextlib.suppress(OSError, EOFError, paramiko.SSHException):
+            self._channel.send_exit_status(code)
+            self._channel.shutdown_write()
+            self._channel.close()
+
+
+def _exit_code(exit: terminal.Exit) -> int:
+    """Raises Ended where the program was ended and did not end."""
+    if exit.code is None:
+        raise Ended(exit.reason)
+    return exit.code
