@@ -16,13 +16,15 @@ from cyxwiz.models import Models
 from cyxwiz.nodes import Nodes
 from cyxwiz.oip import Prediction
 from cyxwiz.secret import ApiKey
+from cyxwiz.ssh_keys import SshKeys
 from cyxwiz.tensors import Tensor, TensorSpec, from_value
+from cyxwiz.terminal.sessions import Sessions
 from cyxwiz.transport import RETRY_DELAYS, Transport, read
 
 
 class Client:
-    """`models`, `deployments`, `datasets`, `jobs`, `nodes` and `predict`. Without arguments: what `cyxwiz login`
-    stored, or CYXWIZ_URL and CYXWIZ_API_KEY. Every failure is a `CyxwizError` (see `errors`)."""
+    """`models`, `deployments`, `datasets`, `jobs`, `nodes`, `terminals`, `ssh_keys` and `predict`. Without arguments:
+    what `cyxwiz login` stored, or CYXWIZ_URL and CYXWIZ_API_KEY. Every failure is a `CyxwizError` (see `errors`)."""
 
     def __init__(
         self,
@@ -38,12 +40,15 @@ class Client:
             found = config.load(url=url, key=key)
             url, key = found.url, found.key
         key = ApiKey(key) if isinstance(key, str) else key
+        self.key = key
         self._transport = Transport(url, key, timeout=timeout, retry_delays=retry_delays)
         self.models = Models(self._transport)
         self.deployments = Deployments(self._transport)
         self.datasets = Datasets(self._transport)
         self.jobs = Jobs(self._transport, self.models)
         self.nodes = Nodes(self._transport)
+        self.terminals = Sessions(self._transport)
+        self.ssh_keys = SshKeys(self._transport)
         self._specs: dict[str, dict[str, TensorSpec]] = {}
 
     @property

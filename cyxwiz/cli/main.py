@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from cyxwiz import __version__
-from cyxwiz.cli import deployments, jobs, login, models, nodes, predict
+from cyxwiz.cli import deployments, jobs, login, models, nodes, predict, ssh_keys, terminals
 from cyxwiz.cli.exit_codes import ExitCode, exit_code
 from cyxwiz.cli.output import note, without_keys
 from cyxwiz.errors import CyxwizApiError, CyxwizError
@@ -22,7 +22,10 @@ for command in deployments.COMMANDS:
     app.command()(command)
 app.command()(predict.predict)
 app.add_typer(jobs.app, name="jobs")
+for name, command in terminals.COMMANDS.items():
+    nodes.app.command(name, context_settings=terminals.SETTINGS)(command)
 app.add_typer(nodes.app, name="nodes")
+app.add_typer(ssh_keys.app, name="ssh-keys")
 
 
 def show_version(wanted: bool) -> None:

@@ -1,0 +1,79 @@
+"""Frames of the terminal protocol: docs/terminal.md has the table."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import msgspec
+
+from cyxwiz.errors import NotUnderstood
+
+VERSION = 1
+HELLO, READY = 0x01, 0x02
+OUT, IN, INACK, ERR = 0x10, 0x11, 0x12, 0x13
+ACK, RESIZE, SIGNAL = 0x20, 0x21, 0x22
+EXIT, NOTICE = 0x30, 0x31
+
+IN_MOST_BYTES = 4096
+OFFSET = struct.Struct("!BQ")
+SEQUENCE = struct.Struct("!BI")
+SIZE = struct.Struct("!BHH")
+
+# What ends a websocket for good; anything else means: come again.
+FOR_GOOD = range(4000, 5000)
+DONE, TOO_BIG = 1000, 1009
+
+B = TypeVar("B")
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a session is to run. Without a command a login shell; without a PTY over pipes, byte for byte."""
+
+    command: str = ""
+    pty: bool = True
+    env: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Ready:
+    mode: str
+    replay_from: int
+    last_seq: int
+    resume: str = field(repr=False)
+    skipped: int = 0
+    pty: bool = True
+    keep_seconds: int = 0
+    in_window: int = 128 * 1024
+
+
+@dataclass(frozen=True)
+class Exit:
+    offset: int
+    code: int | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Notice:
+    kind: str
+    text: str
+
+
+def encode(kind: int, body: object) -> bytes:
+    return bytes([kind]) + msgspec.json.encode(body)
+
+
+def decode(frame: bytes, body: type[B]) -> B:
+    try:
+        return msgspec.json.decode(frame[1:], type=body)
+    except msgspec.DecodeError as error:
+        why = str(error)
+    raise NotUnderstood(f"The server says {body.__name__} in a way this client does not know ({why}). Update it.")
+
+
+def hello(*, cols: int, rows: int, **with_what: Any) -> bytes:
+    said = {name: value for name, value in with_what.items() if value is not None}
+    return encode(HELLO, {"version": VERSION, "cols": cols, "rows": rows, **said})

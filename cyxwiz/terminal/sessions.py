@@ -1,0 +1,61 @@
+"""Terminal sessions as the API knows them: `client.terminals`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from cyxwiz.errors import CyxwizApiError
+from cyxwiz.transport import Transport, at, read
+
+PATH = "/api/v1/terminal/sessions/"
+
+
+@dataclass(frozen=True)
+class Session:
+    id: str
+    node: str
+    user: str
+    state: str  # unapproved, opening, open, ended
+    end_reason: str = ""
+    exit_code: int | None = None
+    raw: dict[str, Any] = field(default_factory=dict, repr=False)
+
+
+@dataclass(frozen=True)
+class Ticket:
+    """Good for one websocket, for half a minute."""
+
+    ticket: str = field(repr=False)
+    websocket: str
+    raw: dict[str, Any] = field(default_factory=dict, repr=False)
+
+
+class Sessions:
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    def open(self, node: str, *, cols: int = 80, rows: int = 24, reason: str = "") -> Session:
+        body = {"node": node, "cols": cols, "rows": rows, "reason": reason}
+        try:
+            return read(self._transport.json("POST", PATH, body=body), Session)
+        except CyxwizApiError as error:
+            if error.status != 404:
+                raise
+            unknown = CyxwizApiError(
+                status=404, code=error.code, detail=f"You have no node {node!r}.", request_id=error.request_id
+            )
+        raise unknown
+
+    def list(self) -> Iterator[Session]:
+        return (read(raw, Session) for raw in self._transport.pages(PATH))
+
+    def get(self, id: str) -> Session:
+        return read(self._transport.json("GET", at(PATH, id)), Session)
+
+    def ticket(self, id: str) -> Ticket:
+        return read(self._transport.json("POST", f"{at(PATH, id)}tickets"), Ticket)
+
+    def end(self, id: str) -> Session:
+        return read(self._transport.json("POST", f"{at(PATH, id)}end"), Session)
