@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -144,7 +146,8 @@ def _as_text(images: np.ndarray, labels: np.ndarray, predicted: list[int]) -> st
     return "\n".join(f"    {line}".rstrip() for line in [*rows, told])
 
 
-def show_addresses(state: State, *, with_model: bool) -> None:
+def show_addresses(state: State, ssh: Path | None, *, with_model: bool) -> None:
+    """`ssh`: the folder of what it needs to reach the nodes, where there are any."""
     password = state.admin_password or "(as you set it)"
     say(f"""
     REST API     {state.url}/api/docs/
@@ -154,6 +157,8 @@ def show_addresses(state: State, *, with_model: bool) -> None:
     Flower       {state.flower_url}
     API key      {state.api_key}
 """)
+    if ssh is not None:
+        say(f"    A terminal   ssh -F {shlex.quote(f'{ssh}/config')} local-1\n")
     if not with_model:
         return
     say(f"""Ask it yourself:

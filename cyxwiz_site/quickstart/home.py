@@ -4,6 +4,7 @@ HOME/lock              flock, with the pid of who holds it
      secret_key        Django's
      credentials.json  of the admin, so that the next start shows the same
      quickstart.json   where everything is; only while it is ready
+     ssh/              the key, the host key and the settings with which `ssh -F` finds the local nodes
      logs/  redis/  nodes/<name>/  and what the control plane keeps: db.sqlite3, blobs/, tmp/
 """
 
@@ -43,6 +44,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     admin_user: str
     admin_password: str | None
     redis_url: str
+    ssh_port: int
     flower_url: str
     pids: dict[str, int]
 
@@ -62,6 +64,10 @@ class Home:
     @property
     def state_file(self) -> Path:
         return self.path / "quickstart.json"
+
+    @property
+    def ssh(self) -> Path:
+        return self.path / "ssh"
 
     def node(self, name: str) -> Path:
         return self.path / "nodes" / name

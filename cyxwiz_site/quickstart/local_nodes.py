@@ -35,7 +35,7 @@ def start(count: int, url: str, redis_url: str, api_key: str, home: Home, proces
     env["PYTHONUNBUFFERED"] = "1"
     # Here whoever may open a terminal is whoever started all this.
     env.setdefault("NODE_TERMINAL_USER", pwd.getpwuid(os.getuid()).pw_name)
-    wanted = [f"local-{number}" for number in range(1, count + 1)]
+    wanted = names(count)
     with httpx2.Client(base_url=url, headers={"Authorization": f"Bearer {api_key}"}, timeout=10) as api:
         for name in wanted:
             folder = home.node(name)
@@ -48,6 +48,10 @@ def start(count: int, url: str, redis_url: str, api_key: str, home: Home, proces
             if time.monotonic() > give_up:
                 raise Refused(f"A node was not online in {ONLINE_SECONDS:.0f} s. See {home.logs}.")
             time.sleep(POLL_SECONDS)
+
+
+def names(count: int) -> list[str]:
+    return [f"local-{number}" for number in range(1, count + 1)]
 
 
 def _has_joined(api: httpx2.Client, name: str, home: Home, url: str, redis_url: str) -> bool:
@@ -68,20 +72,20 @@ def _has_joined(api: httpx2.Client, name: str, home: Home, url: str, redis_url: 
 
 def _join(api: httpx2.Client, name: str, url: str, env: dict[str, str], processes: Processes) -> None:
     # One of this name whose folder is gone can never speak again.
-    _expect(api.delete(f"/api/v1/nodes/{name}/"), 204, 404)
+    expect(api.delete(f"/api/v1/nodes/{name}/"), 204, 404)
     # Whoever starts this machine as a node here uploads the models as well.
     asked = {"node_name": name, "shared": True, "allows_programs": True}
-    token = _expect(api.post("/api/v1/nodes/join-tokens/", json=asked), 201).json()["token"]
+    token = expect(api.post("/api/v1/nodes/join-tokens/", json=asked), 201).json()["token"]
     command = python("-m", "workers", "join", url, "--name", name, "--force")
     processes.run(f"{name}-join", command, {**env, "CYXWIZ_JOIN_TOKEN": token})
 
 
 def _online(api: httpx2.Client) -> set[str]:
-    nodes = _expect(api.get("/api/v1/nodes/", params={"state": "online", "page_size": 500}), 200).json()["results"]
+    nodes = expect(api.get("/api/v1/nodes/", params={"state": "online", "page_size": 500}), 200).json()["results"]
     return {node["name"] for node in nodes}
 
 
-def _expect(response: httpx2.Response, *statuses: int) -> httpx2.Response:
+def expect(response: httpx2.Response, *statuses: int) -> httpx2.Response:
     if response.status_code not in statuses:
         raise Refused(f"{response.request.method} {response.request.url.path}: {response.text}")
     return response

@@ -12,7 +12,7 @@ from types import FrameType
 import httpx2
 import msgspec
 
-from cyxwiz_site.quickstart import demo, local_nodes, ports, redis
+from cyxwiz_site.quickstart import demo, local_nodes, ports, redis, ssh
 from cyxwiz_site.quickstart.home import Credentials, Home, Refused, State
 from cyxwiz_site.quickstart.processes import ChildEnded, Processes, python
 from cyxwiz_site.quickstart.screen import say, step
@@ -28,6 +28,7 @@ CONTROL_THREADS = "4"
 class Options:
     home: Path
     port: int
+    ssh_port: int
     nodes: int
     demo: bool
     stay: bool
@@ -43,6 +44,8 @@ def run(options: Options) -> int:
     with home.held():
         if not ports.is_free(options.port):
             raise Refused(f"Port {options.port} is taken by another program. Choose another with --port.")
+        if options.ssh_port and not ports.is_free(options.ssh_port):
+            raise Refused(f"Port {options.ssh_port} is taken by another program. Choose another with --ssh-port.")
         processes = Processes(home.logs)
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, _end)
@@ -51,7 +54,7 @@ def run(options: Options) -> int:
             state = start(options, home, processes)
             if options.demo:
                 demo.run(state, processes)
-            demo.show_addresses(state, with_model=options.demo)
+            demo.show_addresses(state, home.ssh if options.nodes else None, with_model=options.demo)
             if options.stay:
                 say("Ctrl-C ends it all.")
             while options.stay:
@@ -77,7 +80,7 @@ def start(options: Options, home: Home, processes: Processes) -> State:
     """Starts everything; when this returns the system is ready and HOME/quickstart.json says where it is."""
     url = f"http://127.0.0.1:{options.port}"
     say(f"CyxWiz at {url}, its data in {home.path}")
-    env = _environment(home)
+    env = _environment(home, options.ssh_port or ports.free())
     with step("Redis"):
         if "REDIS_URL" in env:
             redis.wait_for(env["REDIS_URL"], processes)
@@ -89,7 +92,7 @@ def start(options: Options, home: Home, processes: Processes) -> State:
     with step("Admin and API key"):
         credentials, known_password = _ensure_admin(home, processes, env)
     flower_url = f"http://127.0.0.1:{ports.free()}"
-    with step("Web, gateway, control worker, beat"):
+    with step("Web, gateways, control worker, beat"):
         _start_control_plane(options, home, processes, env)
         _start_flower(flower_url, processes, env)
         with httpx2.Client(base_url=url, timeout=5) as client:
@@ -97,6 +100,9 @@ def start(options: Options, home: Home, processes: Processes) -> State:
     with step(f"Nodes: {options.nodes}"):
         assert credentials.api_key
         local_nodes.start(options.nodes, url, env["REDIS_URL"], credentials.api_key, home, processes)
+    ssh_port = int(env["SSH_GATEWAY_PORT"])
+    with step("Terminals by ssh"), _api(url, credentials.api_key) as api:
+        ssh.prepare(home, api, credentials.admin_user, ssh_port, local_nodes.names(options.nodes), processes)
     with step("Flower"), httpx2.Client(base_url=flower_url, timeout=5) as client:
         _wait_for(client, "/healthcheck", processes)
     state = State(
@@ -105,6 +111,7 @@ def start(options: Options, home: Home, processes: Processes) -> State:
         admin_user=credentials.admin_user,
         admin_password=credentials.admin_password if known_password else None,
         redis_url=env["REDIS_URL"],
+        ssh_port=ssh_port,
         flower_url=flower_url,
         pids={"quickstart": os.getpid(), **processes.pids},
     )
@@ -115,6 +122,8 @@ def start(options: Options, home: Home, processes: Processes) -> State:
 def _refuse_nonsense(options: Options) -> None:
     if not 0 < options.port < 65536:
         raise Refused(f"--port must be 1 to 65535, not {options.port}.")
+    if not 0 <= options.ssh_port < 65536:
+        raise Refused(f"--ssh-port must be 1 to 65535, or 0 for any, not {options.ssh_port}.")
     if options.nodes < 0:
         raise Refused(f"--nodes must not be negative: {options.nodes}.")
     if options.demo and options.nodes == 0:
@@ -123,11 +132,13 @@ def _refuse_nonsense(options: Options) -> None:
         redis.program()
 
 
-def _environment(home: Home) -> dict[str, str]:
+def _environment(home: Home, ssh_port: int) -> dict[str, str]:
     env = {
         **os.environ,
         "DJANGO_SETTINGS_MODULE": "cyxwiz_site.settings",
         "CYXWIZ_HOME": str(home.path),
+        "SSH_GATEWAY_ADDRESS": "127.0.0.1",
+        "SSH_GATEWAY_PORT": str(ssh_port),
         "PYTHONUNBUFFERED": "1",
     }
     if "SECRET_KEY" not in env and "SECRET_KEY_FILE" not in env:
@@ -176,6 +187,7 @@ def _start_control_plane(options: Options, home: Home, processes: Processes, env
     worker += ["--hostname", "control@quickstart", "--without-gossip", "--without-mingle", "--loglevel", "INFO"]
     processes.start("worker", [*celery, "worker", *worker], env)
     processes.start("recorder", python("manage.py", "record_terminals"), env)
+    processes.start("ssh", python("manage.py", "ssh_gateway"), env)
     # A process of its own: embedded in the worker it would be a child of that, and outlive it when it is killed.
     schedule = str(home.path / "beat-schedule")
     processes.start("beat", [*celery, "beat", "--schedule", schedule, "--loglevel", "INFO"], env)
@@ -187,6 +199,10 @@ def _start_flower(url: str, processes: Processes, env: dict[str, str]) -> None:
     # enable_events asks workers over remote control to send events; our workers have none, and nodes must not.
     command += [f"--port={port}", "--read_only=True", "--enable_events=False"]
     processes.start("flower", command, env)
+
+
+def _api(url: str, key: str) -> httpx2.Client:
+    return httpx2.Client(base_url=url, headers={"Authorization": f"Bearer {key}"}, timeout=10)
 
 
 def _wait_for(client: httpx2.Client, path: str, processes: Processes) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -31,6 +32,7 @@ def test_the_demonstration_and_all_that_it_prints(tmp_path: Path, env: dict[str,
         assert "All 360 answers are the same" in demo.printed()
         the_curl_line_works(demo)
         the_python_snippet_works(demo)
+        the_ssh_line_works(demo)
         demo.process.send_signal(signal.SIGINT)
         assert demo.process.wait(END_SECONDS) == 0
 
@@ -51,6 +53,14 @@ def the_curl_line_works(demo: Quickstart) -> None:
     line = next(line for line in demo.printed().splitlines() if line.startswith("curl "))
     done = subprocess.run(shlex.split(line), capture_output=True, text=True, check=True)
     assert '"label"' in done.stdout, done.stdout
+
+
+def the_ssh_line_works(demo: Quickstart) -> None:
+    line = next(line for line in demo.printed().splitlines() if " ssh -F " in line)
+    if shutil.which("ssh"):
+        command = [*shlex.split(line)[2:], "echo $((6 * 7))"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+        assert (done.returncode, done.stdout) == (0, "42\n"), done.stderr
 
 
 def the_python_snippet_works(demo: Quickstart) -> None:

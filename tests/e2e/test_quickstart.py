@@ -70,9 +70,9 @@ def test_a_whole_life(tmp_path: Path) -> None:
 
 
 def says_where_everything_is(quickstart: Quickstart) -> None:
-    known = {"url", "api_key", "admin_user", "admin_password", "redis_url", "flower_url", "pids"}
+    known = {"url", "api_key", "admin_user", "admin_password", "redis_url", "ssh_port", "flower_url", "pids"}
     assert set(quickstart.state) == known
-    assert set(quickstart.pids) == {"quickstart", "redis", "web", "worker", "beat", "flower", "recorder"}
+    assert set(quickstart.pids) == {"quickstart", "redis", "web", "worker", "beat", "flower", "recorder", "ssh"}
     assert alive(list(quickstart.pids.values())) == list(quickstart.pids.values())
     with quickstart.api() as api:
         assert api.get("/api/v1/nodes/").json()["results"] == []
@@ -88,7 +88,14 @@ def says_where_everything_is(quickstart: Quickstart) -> None:
 
 
 def keeps_its_secrets_to_itself(quickstart: Quickstart) -> None:
-    for name in ("quickstart.json", "credentials.json", "secret_key", "redis/url"):
+    for name in (
+        "quickstart.json",
+        "credentials.json",
+        "secret_key",
+        "redis/url",
+        "ssh_host_ed25519_key",
+        "ssh/id_ed25519",
+    ):
         assert stat.S_IMODE((quickstart.home / name).stat().st_mode) == 0o600
     shown_to_everybody = [word for _, words in processes.below(quickstart.process.pid) for word in words]
     redis_password = urlsplit(str(quickstart.state["redis_url"])).password
@@ -120,6 +127,8 @@ def test_a_taken_port_is_refused(tmp_path: Path) -> None:
         other.listen()
         port = other.getsockname()[1]
         assert f"Port {port} is taken" in refusal(tmp_path / "home", "--port", str(port))
+        free = str(free_port())
+        assert f"Port {port} is taken" in refusal(tmp_path / "home", "--port", free, "--ssh-port", str(port))
 
 
 def test_a_demonstration_without_nodes_is_refused(tmp_path: Path) -> None:

@@ -22,6 +22,9 @@ class Command(BaseCommand):
             "--home", type=Path, default=default_home(), metavar="DIR", help="where the data is (default: %(default)s)"
         )
         parser.add_argument("--port", type=int, default=8080, metavar="N", help="of web and gateway (default: 8080)")
+        parser.add_argument(
+            "--ssh-port", type=int, default=0, metavar="N", help="of terminals by ssh (default: a free one)"
+        )
         parser.add_argument("--nodes", type=int, default=1, metavar="N", help="local nodes to run (default: 1)")
         parser.add_argument("--no-demo", action="store_true", help="only start everything")
         parser.add_argument("--exit", action="store_true", help="end when all is shown, instead of staying")
@@ -30,6 +33,7 @@ class Command(BaseCommand):
         options = Options(
             home=given["home"],
             port=given["port"],
+            ssh_port=given["ssh_port"],
             nodes=given["nodes"],
             demo=not given["no_demo"],
             stay=not given["exit"],
