@@ -6,6 +6,7 @@ import hashlib
 import random
 import re
 import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +14,10 @@ import pytest
 from playwright.sync_api import Browser, expect
 
 from tests.e2e.browsers import Person, Screen, chromium, opened
+from tests.e2e.quickstarts import PROJECT
 from tests.e2e.terminals import NODE, Stack
+from tests.e2e.test_terminal_command import command, env
+from tests.e2e.test_terminal_ssh import newest
 from tests.waiting import until
 
 
@@ -258,6 +262,24 @@ def test_a_watcher_sees_all_and_types_nothing(olga: Person, signed_in: dict[str,
     assert eve.page.goto(f"/terminal/{screen.session}/").status == 404
     assert eve.page.goto(f"/terminal/{screen.session}/recording").status == 404
     end(screen)
+    otto.page.wait_for_selector("body[data-state=ended]")
+    assert otto.complaints == []
+
+
+def test_a_command_without_a_terminal_can_be_watched(signed_in: dict[str, Person], stack: Stack) -> None:
+    otto = signed_in["otto"]
+    waiting = command("exec", NODE, "echo out; echo error >&2; read line")
+    with subprocess.Popen(
+        waiting, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=PROJECT, env=env(stack)
+    ) as process:
+        assert process.stdin
+        assert process.stdout
+        assert process.stdout.readline() == b"out\n"
+        otto.page.goto(f"/terminal/{newest(stack)['id']}/")
+        Screen(otto.page).shows("out\nerror\n")
+        process.stdin.write(b"enough\n")
+        process.stdin.flush()
+        assert process.wait(20) == 0
     otto.page.wait_for_selector("body[data-state=ended]")
     assert otto.complaints == []
 

@@ -3,7 +3,7 @@
 
 export const Type = {
   HELLO: 0x01, READY: 0x02,
-  OUT: 0x10, IN: 0x11, INACK: 0x12,
+  OUT: 0x10, IN: 0x11, INACK: 0x12, ERR: 0x13,
   ACK: 0x20, RESIZE: 0x21,
   EXIT: 0x30, NOTICE: 0x31,
   PING: 0x40, PONG: 0x41,
@@ -45,7 +45,8 @@ export function decode(buffer) {
   const type = bytes[0];
   switch (type) {
     case Type.OUT:
-      return { type, offset: Number(view.getBigUint64(0)), bytes: bytes.subarray(9) };
+    case Type.ERR: // standard error of what has no terminal: shown where it comes
+      return { type: Type.OUT, offset: Number(view.getBigUint64(0)), bytes: bytes.subarray(9) };
     case Type.INACK:
       return { type, sequence: view.getUint32(0) };
     case Type.RESIZE:

@@ -75,6 +75,7 @@ function connecting() {
 function ready(told) {
   mode = told.mode;
   document.body.dataset.mode = mode;
+  terminal.options.convertEol = !told.pty; // a PTY has made the ends of lines a terminal's already
   $("paste").disabled = mode === "observer";
   if (mode === "observer") {
     terminal.options.disableStdin = true;
