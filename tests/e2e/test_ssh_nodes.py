@@ -14,8 +14,10 @@ import pytest
 
 from protocol import terminal
 from tests import processes, sshd
+from tests.e2e.ssh import SshUser
 from tests.e2e.terminal_client import Client, in_loop
 from tests.e2e.terminals import Stack
+from tests.e2e.test_terminal_ssh import newest
 from tests.sshd import ME, Sshd
 from tests.waiting import until
 from tests.workers.terminal_side import marked
@@ -85,6 +87,17 @@ async def test_its_shell_comes_through_the_websocket_and_survives_cuts(attic: St
     assert b"199999" in path.read_bytes()
     assert "Traceback" not in attic.log("web")
     assert not marked("ssh-nodes/")  # the place of the key is on no command line
+
+
+def test_by_ssh_it_is_a_node_like_any_other(attic: Stack, server: Sshd, ssh: SshUser) -> None:
+    done = ssh.run("echo $SSH_CONNECTION; echo error >&2; cat; exit 7", given=b"given", login="olga+attic")
+    assert (done.returncode, done.stderr) == (7, b"error\n")
+    assert done.stdout.endswith(f" {server.port}\ngiven".encode())
+    on_terminal = ssh.run("-tt", "tty; exit 4", login="olga+attic")
+    assert on_terminal.returncode == 4
+    assert b"/dev/pts/" in on_terminal.stdout
+    until(lambda: newest(attic)["exit_code"] == 4, "the end is known")
+    until(lambda: server.children() == [], "no connection is left", seconds=5)
 
 
 @in_loop
