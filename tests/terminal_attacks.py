@@ -230,7 +230,7 @@ BY_SSH = (
         ),
         (
             "300 connections that say nothing",
-            "32 of one address, 256 in all, for 15 s; a login works meanwhile",
+            "32 of one address, 256 in all, for 10 s; a login works meanwhile",
             "test_who_only_connects_is_few_and_soon_gone_while_others_log_in",
         ),
     ),

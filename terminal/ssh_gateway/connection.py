@@ -36,6 +36,7 @@ MOST_PACKET_BYTES = 256 * 1024  # as OpenSSH has it
 MOST_COMMAND_BYTES = 24 * 1024
 MOST_VARIABLES = 32
 WINDOW_BYTES = 256 * 1024  # what a client may send before we have read it
+FIRST_LINE_SECONDS = 10.0
 KEEPALIVE_SECONDS, UNANSWERED_MS = 20, 60_000
 REASON = "LC_CYXWIZ_REASON"  # of the variables that OpenSSH's client passes on without a change to its settings
 REFUSED = 255  # ssh's own exit status for what is not the command's
@@ -69,6 +70,7 @@ class Connection(paramiko.Transport):
             packetizer_class=_BoundedPacketizer,
         )
         self.local_version = "SSH-2.0-CyxWiz"
+        self.banner_timeout = FIRST_LINE_SECONDS
         self.address = address
         self.when_ended: Callable[[], None] = lambda: None  # in its own thread
         self.add_server_key(host_key)

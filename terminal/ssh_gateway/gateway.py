@@ -27,7 +27,7 @@ from terminal.ssh_gateway.session import SshSession
 
 log = logging.getLogger(__name__)
 
-ASK_SECONDS = 60.0  # to log in, for which people type passphrases, and to ask for something; 15 for the first line
+ASK_SECONDS = 60.0  # to log in, for which people type passphrases, and to ask for something
 STOP_SECONDS = 5.0
 BACKLOG = 128
 

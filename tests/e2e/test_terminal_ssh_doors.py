@@ -188,7 +188,7 @@ def test_who_only_connects_is_few_and_soon_gone_while_others_log_in(ssh: SshUser
         assert open_still(silent) > 0
         assert ssh.run("echo in").stdout == b"in\n"
         until(lambda: open_still(silent) == 0, "all are let go", seconds=30)
-        assert time.monotonic() - begun < 20 + 10  # 15 s for the first line; the rest is for a busy machine
+        assert time.monotonic() - begun < 20
     assert ssh.run("echo again").stdout == b"again\n"
 
 
