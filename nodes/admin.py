@@ -30,6 +30,7 @@ class DeviceInline(ReadOnlyInline):
         "total",
         "allocated",
         "others",
+        "free",
         "available",
         "pcie",
         "temperature",
@@ -41,6 +42,7 @@ class DeviceInline(ReadOnlyInline):
     allocated = size("allocated_bytes", "allocated", sortable=False)
     available = size("memory_available_bytes", "available")
     others = size("memory_others_bytes", "used by others")
+    free = size("free_bytes", "free to promise")
     pcie, temperature, measured, declared, look = shown("pcie", "temperature", "measured", "declared", "look")
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
@@ -110,9 +112,32 @@ class DeviceAdmin(ReadOnlyAdmin):
     list_display = ("node", "name", "kind", "model", "hardware_class", "total", "available", "measured")
     list_filter = ("kind",)
     search_fields = ("node__name", "model")
-    exclude = ("id", "memory_total_bytes", "memory_available_bytes", "refusals", "unknown")
-    readonly_fields = ("total", "allocated", "available", "measured", "declared", "look", "why_not", "why_unknown")
+    exclude = (
+        "id",
+        "memory_total_bytes",
+        "memory_available_bytes",
+        "memory_others_bytes",
+        "promised_bytes",
+        "free_bytes",
+        "cost",
+        "refusals",
+        "unknown",
+    )
+    readonly_fields = (
+        "total",
+        "allocated",
+        "available",
+        "others",
+        "free",
+        "measured",
+        "declared",
+        "look",
+        "why_not",
+        "why_unknown",
+    )
     total = size("memory_total_bytes", "memory")
+    others = size("memory_others_bytes", "used by others")
+    free = size("free_bytes", "free to promise")
     available = size("memory_available_bytes", "available")
     allocated = size("allocated_bytes", "allocated", sortable=False)
     measured, declared, look = shown("measured", "declared", "look")
