@@ -65,14 +65,31 @@ class NodeAdmin(ReadOnlyAdmin):
     )
     list_filter = ("state", "draining", "shared", "allows_programs", "sandbox_level", "architecture", "agent_version")
     search_fields = ("name", "hostname", "owner__username")
-    exclude = ("token_id", "token_digest", "previous_token_id", "previous_token_digest", "broker_password_digest")
-    readonly_fields = ("held",)
+    exclude = (
+        "token_id",
+        "token_digest",
+        "previous_token_id",
+        "previous_token_digest",
+        "broker_password_digest",
+        "disk_total_bytes",
+        "disk_free_bytes",
+        "formats",
+        "refusals",
+    )
+    readonly_fields = ("disk", "disk_free", "runs", "why_not", "held")
+    disk = size("disk_total_bytes", "disk of the models")
+    disk_free = size("disk_free_bytes", "free of it")
+    why_not = pretty("refusals", "formats it cannot run")
     inlines = (DeviceInline,)
     actions = ("benchmark", "drain", "resume", "allow_programs", "refuse_programs", "remove")
     state_badge = badge("state")
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
         return super().get_queryset(request).prefetch_related("devices")
+
+    @admin.display(description="formats")
+    def runs(self, node: Node) -> str:
+        return ", ".join(node.formats) or UNKNOWN
 
     @admin.display(description="allocations")
     def held(self, node: Node) -> SafeString:
