@@ -30,6 +30,7 @@ class DeviceInline(ReadOnlyInline):
         "total",
         "allocated",
         "others",
+        "free",
         "available",
         "pcie",
         "temperature",
@@ -41,6 +42,7 @@ class DeviceInline(ReadOnlyInline):
     allocated = size("allocated_bytes", "allocated", sortable=False)
     available = size("memory_available_bytes", "available")
     others = size("memory_others_bytes", "used by others")
+    free = size("free_bytes", "free to promise")
     pcie, temperature, measured, declared, look = shown("pcie", "temperature", "measured", "declared", "look")
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
@@ -63,14 +65,31 @@ class NodeAdmin(ReadOnlyAdmin):
     )
     list_filter = ("state", "draining", "shared", "allows_programs", "sandbox_level", "architecture", "agent_version")
     search_fields = ("name", "hostname", "owner__username")
-    exclude = ("token_id", "token_digest", "previous_token_id", "previous_token_digest", "broker_password_digest")
-    readonly_fields = ("held",)
+    exclude = (
+        "token_id",
+        "token_digest",
+        "previous_token_id",
+        "previous_token_digest",
+        "broker_password_digest",
+        "disk_total_bytes",
+        "disk_free_bytes",
+        "formats",
+        "refusals",
+    )
+    readonly_fields = ("disk", "disk_free", "runs", "why_not", "held")
+    disk = size("disk_total_bytes", "disk of the models")
+    disk_free = size("disk_free_bytes", "free of it")
+    why_not = pretty("refusals", "formats it cannot run")
     inlines = (DeviceInline,)
     actions = ("benchmark", "drain", "resume", "allow_programs", "refuse_programs", "remove")
     state_badge = badge("state")
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
         return super().get_queryset(request).prefetch_related("devices")
+
+    @admin.display(description="formats")
+    def runs(self, node: Node) -> str:
+        return ", ".join(node.formats) or UNKNOWN
 
     @admin.display(description="allocations")
     def held(self, node: Node) -> SafeString:
@@ -110,9 +129,32 @@ class DeviceAdmin(ReadOnlyAdmin):
     list_display = ("node", "name", "kind", "model", "hardware_class", "total", "available", "measured")
     list_filter = ("kind",)
     search_fields = ("node__name", "model")
-    exclude = ("id", "memory_total_bytes", "memory_available_bytes", "refusals", "unknown")
-    readonly_fields = ("total", "allocated", "available", "measured", "declared", "look", "why_not", "why_unknown")
+    exclude = (
+        "id",
+        "memory_total_bytes",
+        "memory_available_bytes",
+        "memory_others_bytes",
+        "promised_bytes",
+        "free_bytes",
+        "cost",
+        "refusals",
+        "unknown",
+    )
+    readonly_fields = (
+        "total",
+        "allocated",
+        "available",
+        "others",
+        "free",
+        "measured",
+        "declared",
+        "look",
+        "why_not",
+        "why_unknown",
+    )
     total = size("memory_total_bytes", "memory")
+    others = size("memory_others_bytes", "used by others")
+    free = size("free_bytes", "free to promise")
     available = size("memory_available_bytes", "available")
     allocated = size("allocated_bytes", "allocated", sortable=False)
     measured, declared, look = shown("measured", "declared", "look")

@@ -66,6 +66,8 @@ def _column(name: str) -> Any:
 
 
 def _figures(gflops: float | None, bytes_per_second: float | None) -> str:
+    if gflops is None and bytes_per_second is None:
+        return UNKNOWN
     compute = UNKNOWN if gflops is None else f"{gflops:,.0f}"
     memory = UNKNOWN if bytes_per_second is None else f"{bytes_per_second / 1e9:,.0f}"
     return f"{compute} GFLOP/s, {memory} GB/s"

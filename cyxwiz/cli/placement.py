@@ -17,7 +17,9 @@ def show_preview(preview: Preview) -> None:
     rows: list[tuple[object, ...]] = [
         (place["replica"], place["node"], place["device"], size(place["memory_bytes"])) for place in preview.places
     ]
-    rows += [(index, None, None, None) for index in preview.waiting]
+    if preview.waiting:  # those after the first that finds no place, for the same reasons
+        first, last = preview.waiting[0], preview.waiting[-1]
+        rows.append((str(first) if first == last else f"{first} to {last}", "waits", None, None))
     table(("REPLICA", "NODE", "DEVICE", "MEMORY"), rows)
     if preview.waiting:
         say()

@@ -246,6 +246,10 @@ def test_a_dry_run_says_where_or_why_not_and_makes_nothing(cyxwiz, logged_in, ve
     assert done.code == 0, done.err
     assert done.out.splitlines()[0] == "A replica needs 96.0 MiB by estimate."
     assert done.out.splitlines()[2].split() == ["0", "box", "cpu", "96.0", "MiB"]
+    many = cyxwiz("deploy", "digits", "--model", "digits", "--replicas", "300", "--dry-run")
+    assert many.code == 6
+    placed = [line for line in many.out.splitlines() if line.endswith("MiB") and "box" in line]
+    assert f"{len(placed)} to 299" in many.out  # those without a place are one line
     full = factories.version(owner.user, "full", size_bytes=3 * 1024**3)
     assert cyxwiz("deploy", "full", "--model", "full", "--no-wait").code == 0
     done = cyxwiz("deploy", "second", "--model", f"full@{full.number}", "--dry-run")

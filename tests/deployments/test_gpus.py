@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from models_registry.memory import with_margin
 from nodes.models import Allocation
+from protocol.hardware import GIB
+from protocol.messages import MemoryPeak, ReplicaFacts
 from tests import factories
 from tests.nodes.reports import Machine, h200
 
@@ -24,6 +27,21 @@ def test_memory_of_the_gpu_is_promised_and_its_name_told(owner):
     assert Allocation.objects.get().device.name == "cuda:0"
     card = owner.get("/api/v1/nodes/box/").json()["devices"][1]
     assert card["allocated_bytes"] == spec.memory_bytes
+
+
+def test_the_next_copy_is_placed_by_what_the_first_took_of_the_gpu(owner):
+    factories.version(owner.user)
+    machine = Machine(owner, gpus=[h200()])
+    machine.heartbeat()
+    owner.post(URL, WANTED)
+    [spec] = machine.heartbeat().replicas
+    taken = {"device_memory_bytes": GIB, "peak": MemoryPeak(host_bytes=3 * GIB, device_bytes=2 * GIB)}
+    machine.heartbeat(replicas=[ReplicaFacts(id=spec.id, fence=1, phase="ready", memory_bytes=GIB, **taken)])
+    assert Allocation.objects.get().memory_bytes == 2 * GIB  # raised at once
+    [row] = owner.get("/api/v1/models/digits/versions/1/").json()["measured"]
+    assert (row["device_kind"], row["peak_bytes"]) == ("cuda", 2 * GIB)
+    made = owner.post(URL, WANTED | {"name": "another"}).json()
+    assert made["replicas"][0]["allocated_bytes"] == with_margin(2 * GIB)
 
 
 def test_a_gpu_that_no_library_can_use_is_not_given(owner):

@@ -18,12 +18,15 @@ from protocol.tensors import Tensor
 from tests import processes
 from tests.waiting import until
 from tests.workers import tiny_models
-from tests.workers.conftest import spec
+from tests.workers.conftest import build_nvml, spec
 from tests.workers.gateway_side import GatewaySide, command, floats
 from tests.workers.node_api import NODE_ID, NodeApi
+from workers import runner_process
 from workers import supervisor as supervisor_module
 from workers.blobs import BlobCache
 from workers.control_plane import ControlPlane
+from workers.hardware import gpu_memory, use
+from workers.hardware.gpu_memory import GpuMemory
 from workers.link import Link
 from workers.logs import LogShipper
 from workers.supervisor import Supervisor
@@ -113,6 +116,32 @@ def test_a_model_is_fetched_loaded_served_and_unloaded(side: Side, node_api: Nod
     until(lambda: side.facts() == {})
     assert not psutil.pid_exists(pid)
     assert list(side.attempts.iterdir()) == []
+
+
+def test_what_a_model_takes_of_its_gpu_is_told_and_the_most_is_kept(
+    node_api: NodeApi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The library is a stand-in for NVIDIA's; the fake runtime only seems to compute there."""
+    library = build_nvml(tmp_path)
+    monkeypatch.setenv("LD_LIBRARY_PATH", str(library))
+    monkeypatch.setattr(gpu_memory, "FRESH_SECONDS", 0.0)
+    monkeypatch.setattr(gpu_memory, "FIRST_SECONDS", 30.0)
+    asked = GpuMemory()
+    monkeypatch.setitem(use.DEVICE_PROBES, "cuda", asked.of)
+    side = Side(node_api, tmp_path, Warm({"cpu": 10**12, "cuda:0": 10**12}, dict))
+    try:
+        wanted = replace(spec(), device="cuda:0")
+        side.ready(wanted)
+        assert side.facts()[wanted.id, 1].device_memory_bytes is None
+        [pid] = runner_pids()
+        for taken in (710_000_000, 300_000_000):
+            (library / "processes").write_text(f"{pid} {taken}\n{os.getpid()} 5\n")
+            fact = side.facts()[wanted.id, 1]
+            assert (fact.device_memory_bytes, fact.peak.device_bytes) == (taken, 710_000_000)
+        assert runner_process.uses()[0][1].device == 300_000_000
+    finally:
+        side.close()
+        asked.close()
 
 
 def test_wanting_the_same_again_changes_nothing(side: Side):

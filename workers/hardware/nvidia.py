@@ -18,15 +18,19 @@ TRANSFERS_PER_CLOCK = 2  # NVML tells the clock of the data strobe; memory moves
 
 
 def devices() -> list[DeviceFacts]:
-    """In the order of their PCI addresses, which is CUDA's with CUDA_DEVICE_ORDER=PCI_BUS_ID."""
+    return [_device(name, handle) for name, handle in cards().items()]
+
+
+def cards() -> dict[str, Any]:
+    """NVML's handles by our names: in the order of PCI addresses, which is CUDA's with CUDA_DEVICE_ORDER=PCI_BUS_ID."""
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError_LibraryNotFound:  # it comes with the driver, so there is none
-        return []
+        return {}
     except pynvml.NVMLError as error:
         raise CannotTell(f"NVML does not start: {error}") from error
     handles = [_ask("nvmlDeviceGetHandleByIndex", index) for index in range(_ask("nvmlDeviceGetCount"))]
-    return [_device(f"cuda:{index}", handle) for index, handle in enumerate(sorted(handles, key=_address))]
+    return {f"cuda:{index}": handle for index, handle in enumerate(sorted(handles, key=_address))}
 
 
 def _device(name: str, handle: Any) -> DeviceFacts:

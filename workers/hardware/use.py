@@ -15,12 +15,13 @@ from pathlib import Path
 
 from protocol.hardware import HOST
 from protocol.messages import DeviceFacts
+from workers.hardware.gpu_memory import GpuMemory
 
 PROC = Path("/proc")
 
 # By kind of device: (name of the device, process numbers) -> bytes of its own memory that these processes take now;
 # None where the driver does not tell. Drivers keep no peak: it is the largest of what was read.
-DEVICE_PROBES: dict[str, Callable[[str, Collection[int]], int | None]] = {}
+DEVICE_PROBES: dict[str, Callable[[str, Collection[int]], int | None]] = {"cuda": GpuMemory().of}
 
 
 @dataclass(frozen=True)

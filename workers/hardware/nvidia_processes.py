@@ -1,0 +1,36 @@
+"""What each process takes of NVIDIA's GPUs, told anew for every line on standard input. Only ever run in a process of
+its own (see `gpu_memory`), which stays: to start NVML takes far longer than to ask it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+import msgspec
+import pynvml
+
+from workers.hardware import nvidia
+
+
+def main() -> None:
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what a library prints is no answer
+    cards = nvidia.cards()
+    for _ in sys.stdin:  # it ends with whoever started it
+        answers.write(msgspec.json.encode({name: _taken(card) for name, card in cards.items()}) + b"\n")
+        answers.flush()
+
+
+def _taken(card: Any) -> dict[int, int]:
+    """By process number, as this machine's /proc has them; empty where the driver does not tell."""
+    try:
+        found = pynvml.nvmlDeviceGetComputeRunningProcesses(card)
+    except pynvml.NVMLError:
+        return {}
+    return {one.pid: one.usedGpuMemory for one in found if one.usedGpuMemory is not None}
+
+
+if __name__ == "__main__":
+    main()
