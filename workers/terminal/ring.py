@@ -16,7 +16,7 @@ class Ring:
         """How many bytes there ever were."""
         return self.start + len(self._kept)
 
-    def append(self, content: bytes) -> None:
+    def append(self, content: bytes | bytearray) -> None:
         self._kept += content
         if len(self._kept) > self._size + SLACK_BYTES:
             excess = len(self._kept) - self._size

@@ -33,6 +33,10 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 RESUME_BYTES = WINDOW_BYTES // 2  # reading goes on when no more than this is on its way
+# A flood is read with rests of 10 ms, in which the kernel gathers up to 64 KiB: a piece costs this node, Redis, the web
+# process and the recorder about the same, whatever its size.
+FLOOD_BYTES, FLOOD_SECONDS = 2048, 0.01
+READ_MOST_BYTES = 64 * 1024
 SILENCE_SECONDS = 60  # clients say every 20 s that they are there; then `keep_seconds` begin
 RESIZE_SECONDS = 0.05  # between two sizes
 RECORD_SECONDS = 3.0  # after an end that was ordered, for the recorder to get the rest
@@ -53,6 +57,8 @@ class Session:
         self._cols, self._rows = self._wanted_size = terminal.clamp(spec.cols, spec.rows)
         self._resized_at = 0.0
         self._acked = self._recorded = 0
+        self._full = False  # enough output is on its way
+        self._read_again_at = 0.0
         self._attachment = b""  # of the one client that may write
         self._last_seq = 0
         self._input: deque[tuple[int, bytes]] = deque()  # accepted, but not yet taken by the PTY
@@ -95,22 +101,21 @@ class Session:
     def _serve(self) -> None:
         poll = select.poll()
         poll.register(self._woken, select.POLLIN)
-        paused = False
         hung_up = False
         while self._pty.exit_code is None and not self._pty.lost and not self._reason:
             with self._outlet.changed:
-                on_its_way = self._ring.head - min(self._acked, self._recorded)
-                paused = on_its_way >= (RESUME_BYTES if paused else WINDOW_BYTES)
-                wanted = (0 if paused else select.POLLIN) | (select.POLLOUT if self._input else 0)
+                self._full = self._is_full()
+                rest = max(0.0, self._read_again_at - time.monotonic())
+                wanted = (0 if self._full or rest else select.POLLIN) | (select.POLLOUT if self._input else 0)
                 left = self._deadline - time.monotonic()
-                resize_in = self._resize_if_due()
+                again_in = min(left, self._resize_if_due(), rest or 5, 5)
             if left <= 0:
                 self._reason = f"No client was there for {self._spec.keep_seconds} s."
                 return
             # Not even registered when nothing is wanted: poll always tells of a hang-up.
             if wanted and not hung_up:
                 poll.register(self._pty.master, wanted)
-            ready = dict(poll.poll(min(left, resize_in, 5) * 1000))
+            ready = dict(poll.poll(again_in * 1000))
             if wanted and not hung_up:
                 poll.unregister(self._pty.master)
             if self._woken in ready:
@@ -122,14 +127,22 @@ class Session:
             if happened & (select.POLLIN | select.POLLHUP):
                 hung_up = not self._read()
 
+    def _is_full(self) -> bool:
+        on_its_way = self._ring.head - min(self._acked, self._recorded)
+        return on_its_way >= (RESUME_BYTES if self._full else WINDOW_BYTES)
+
     def _read(self) -> bool:
         """False when there will be nothing more."""
-        content = self._pty.read()
+        content = bytearray()
+        while len(content) < READ_MOST_BYTES and (piece := self._pty.read()):
+            content += piece
         if content:
             with self._outlet.changed:
                 self._ring.append(content)
-                self._outlet.output_came()
-        return content is not None
+                self._outlet.changed.notify_all()
+        if len(content) > FLOOD_BYTES:
+            self._read_again_at = time.monotonic() + FLOOD_SECONDS
+        return piece is not None
 
     def _read_rest(self) -> None:
         """What the PTY still holds: the little that fits into the kernel, so no window is needed."""
@@ -168,10 +181,10 @@ class Session:
                 self._acked = max(self._acked, terminal.unpack(terminal.OFFSET, frame)[0])
                 if self._attachment:
                     self._alive()
-                self._poke()
+                self._poke_if_not_full()
             case terminal.RECORDED:
                 self._recorded = max(self._recorded, terminal.unpack(terminal.OFFSET, frame)[0])
-                self._poke()
+                self._poke_if_not_full()
             case terminal.RESIZE:
                 self._resize(*terminal.unpack(terminal.SIZE, frame))
             case terminal.SIGNAL:
@@ -280,6 +293,11 @@ class Session:
         """Has the main thread look again."""
         with contextlib.suppress(BlockingIOError):
             os.write(self._wake, b"\0")
+
+    def _poke_if_not_full(self) -> None:
+        """Any more. What else is acknowledged changes nothing for the main thread."""
+        if self._full and not self._is_full():
+            self._poke()
 
     def _drain_wake(self) -> None:
         with contextlib.suppress(BlockingIOError):
