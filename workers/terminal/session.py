@@ -158,6 +158,8 @@ class Session:
             delivered = self._recorded >= self._ring.head and (self._acked >= self._ring.head or self._reason)
             if delivered:
                 return
+            if self._reason:  # by now
+                self._deadline = min(self._deadline, time.monotonic() + RECORD_SECONDS)
             self._outlet.changed.wait(min(left, 1))
 
     # What is heard, in the inlet's thread
