@@ -237,7 +237,7 @@ async def _echoes(client: Typist, keys: int) -> tuple[list[float], list[float]]:
             await client.send(b"k" if number % 64 else b"\n")
             await client.until(lambda at=at: client.next > at)  # type: ignore[misc]
             through.append(time.perf_counter() - begun)
-            await asyncio.sleep(0.002)  # nobody types faster; and no key meets the echo before it
+            await asyncio.sleep(0.01)  # nobody types faster; and no key meets the echo before it
     await client.send(b"\x03stty -echo\n")
     return through, bare
 

@@ -1,7 +1,9 @@
 """The web process: the gateway (/v1, /v2), Django (everything else) and the websockets of terminals
 behind one port."""
 
+import gc
 import os
+import sys
 import tempfile
 import warnings
 
@@ -54,5 +56,11 @@ async def websocket(scope: Scope, receive: Receive, send: Send) -> None:
     else:
         await websockets(scope, receive, send)
 
+
+# Of what threads do, as database queries are, every key at a terminal would wait for 5 ms.
+sys.setswitchinterval(0.001)
+# What was imported stays: to look at all of it for garbage would halt every terminal and every answer for 100 ms.
+gc.collect()
+gc.freeze()
 
 application = ProtocolTypeRouter({"http": http, "websocket": websocket})

@@ -32,9 +32,9 @@ LOOK_SECONDS = 0.5
 ALIVE_SECONDS = 5  # without a sign of us for so long no terminal is opened
 CHECKPOINT_BYTES = 32 * 1024
 CHECKPOINT_SECONDS = 0.2
-# Of all floods together. A flood waits for its recording, so this is what keeps Redis, the web processes and the disk
-# free for whoever types; one flood alone may have it all.
-FLOOD_BYTES_PER_SECOND = 8 * 2**20
+# Of all floods together: more than anybody reads. A flood waits for its recording, so this is what keeps Redis, the web
+# processes and the disk free for whoever types.
+FLOOD_BYTES_PER_SECOND = 4 * 2**20
 SYNC_SECONDS = 5.0
 LAST_FRAMES = timedelta(seconds=20)  # after the end of a session
 

@@ -1,4 +1,4 @@
-"""What other apps' pages show of terminals."""
+"""What pages show of terminals."""
 
 from __future__ import annotations
 
@@ -10,6 +10,15 @@ from nodes.models import Node
 from terminal import permissions
 
 register = template.Library()
+UNITS = {"hour": 3600, "minute": 60, "second": 1}
+
+
+@register.filter
+def duration(seconds: int) -> str:
+    """In the largest unit in which it is a whole number: 8 hours, 15 minutes, 90 seconds."""
+    name, size = next((name, size) for name, size in UNITS.items() if seconds % size == 0)
+    count = seconds // size
+    return f"{count} {name}{'' if count == 1 else 's'}"
 
 
 @register.simple_tag

@@ -23,7 +23,7 @@ from tests.e2e.quickstarts import PROJECT, free_port
 from tests.waiting import until
 from tests.with_services import redis
 
-PEOPLE = ("olga", "tom", "otto", "eve")  # the node's owner, an operator, an observer, an outsider
+PEOPLE = ("olga", "tom", "otto", "eve")  # the node's owner, an operator, an observer, an outsider; and Ada, a superuser
 NODE = "box"
 START_SECONDS = 120
 
@@ -31,6 +31,7 @@ _MAKE_PEOPLE = """
 import json
 from accounts import keys
 from accounts.models import User
+User.objects.create_superuser("ada", password="secret-ada")
 print(json.dumps({name: keys.issue(user=User.objects.create_user(name, password='secret-' + name), name='test')[1]
                   for name in %r}))
 """

@@ -71,6 +71,15 @@ def test_the_owner_opens_comes_back_and_ends(owner, machine):
     assert "ended already" in text(client.post(f"{PAGE}{session.pk}/end", follow=True))
 
 
+def test_the_page_before_says_how_long_it_lives(owner, machine):
+    client = browser(owner)
+    assert "after 15 minutes without input, at the latest after 8 hours." in text(client.get(f"{PAGE}nodes/box/"))
+    owner.patch(POLICY, {"idle_seconds": 90, "keep_seconds": 0})
+    page = text(client.get(f"{PAGE}nodes/box/"))
+    assert "after 90 seconds without input" in page
+    assert "When you close the page the shell ends." in page
+
+
 def test_no_secret_is_in_a_page_and_nothing_is_done_by_following_a_link(owner, machine):
     client = browser(owner)
     session = opened(owner)

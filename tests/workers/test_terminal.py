@@ -239,6 +239,17 @@ def test_the_last_output_waits_for_who_is_away(redis_url: str) -> None:
         assert side.ended(5).code == 7
 
 
+def test_the_last_output_does_not_wait_for_who_is_away_when_the_agent_ends(redis_url: str) -> None:
+    with terminal_side.session(redis_url, keep_seconds=60) as side:
+        side.attach()
+        side.quiet()
+        side.acknowledges = False
+        side.type(b"exit\n")
+        until(lambda: side.last(terminal.EXIT))
+        side.process.send_signal(signal.SIGTERM)
+        side.process.wait(10)
+
+
 @pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGKILL])
 def test_a_shell_ended_by_a_signal_says_so_as_shells_do(side: TerminalSide, number: signal.Signals) -> None:
     side.type(f"kill -{number.value} $$\n".encode())

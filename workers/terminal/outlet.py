@@ -22,11 +22,7 @@ from workers.terminal.ring import Ring
 
 log = logging.getLogger(__name__)
 
-# What comes after a pause goes at once; what follows soon is gathered for a moment; a flood goes in large pieces, for
-# each costs Redis, the web process and the recorder about the same, whatever its size.
-GATHER_SECONDS, FLOOD_SECONDS = 0.004, 0.02
-FLOOD_BYTES = 4096
-PUSH_BYTES = 64 * 1024  # so much is worth no more waiting
+GATHER_SECONDS = 0.004  # what comes after a pause goes at once; what follows soon is gathered so long
 TOUCH_SECONDS = 60.0
 KEYS_LIVE_SECONDS = 600  # after the last touch: a node that was cut off leaves nothing behind
 
@@ -44,8 +40,7 @@ class Outlet:
         self._inack: int | None = None
         self._saying: deque[tuple[int, Frames]] = deque()
         self._stopping = False
-        self._last, self._last_bytes = 0.0, 0  # when output was sent, and how much
-        self._pauses = False
+        self._last = 0.0  # when output was sent
         self._touched = -TOUCH_SECONDS
         self._thread = threading.Thread(target=self._run, name="outlet", daemon=True)
 
@@ -61,11 +56,6 @@ class Outlet:
         self._connection.close()
 
     # With `changed` held:
-
-    def output_came(self) -> None:
-        """In the ring. Nobody is woken for each piece of a flood."""
-        if not self._pauses or self._is_urgent():
-            self.changed.notify_all()
 
     def say(self, frames: Frames, *, after: int = 0) -> None:
         """Once the output up to `after` is sent."""
@@ -99,8 +89,7 @@ class Outlet:
             backoff.reset()
             with self.changed:
                 if sent > self._sent:
-                    self._last, self._last_bytes = time.monotonic(), sent - self._sent
-                    self._sent = sent
+                    self._last, self._sent = time.monotonic(), sent
                 for _ in range(said):
                     self._saying.popleft()
                 if self._inack == inack:
@@ -113,14 +102,12 @@ class Outlet:
     def _gather(self) -> None:
         if not self._saying and self._ring.head == self._sent:  # there is an INACK only; the echo follows on its heels
             self.changed.wait_for(lambda: self._is_urgent() or self._ring.head > self._sent, GATHER_SECONDS)
-        pause = self._last - time.monotonic() + (FLOOD_SECONDS if self._last_bytes > FLOOD_BYTES else GATHER_SECONDS)
+        pause = self._last - time.monotonic() + GATHER_SECONDS
         if pause > 0:
-            self._pauses = True
             self.changed.wait_for(self._is_urgent, pause)
-            self._pauses = False
 
     def _is_urgent(self) -> bool:
-        return bool(self._saying) or self._stopping or self._ring.head - self._sent >= PUSH_BYTES
+        return bool(self._saying) or self._stopping
 
     def _next(self) -> tuple[list[bytes], int, int, int | None]:
         """Frames to send; how many of `_saying` are in them; up to which offset they go; which input they confirm."""

@@ -22,7 +22,7 @@ class Ring:
         """How many bytes there ever were."""
         return self.start + len(self._kept)
 
-    def append(self, content: bytes, kind: int = terminal.OUT) -> None:
+    def append(self, content: bytes | bytearray, kind: int = terminal.OUT) -> None:
         if not self._turns or self._turns[-1][1] != kind:
             self._turns.append((self.head, kind))
         self._kept += content

@@ -34,6 +34,10 @@ from workers.terminal.ring import Ring
 log = logging.getLogger(__name__)
 
 RESUME_BYTES = WINDOW_BYTES // 2  # reading goes on when no more than this is on its way
+# A flood is read with rests of 10 ms, in which the kernel gathers up to 64 KiB: a piece costs this node, Redis, the web
+# process and the recorder about the same, whatever its size.
+FLOOD_BYTES, FLOOD_SECONDS = 2048, 0.01
+READ_MOST_BYTES = 64 * 1024
 SILENCE_SECONDS = 60  # clients say every 20 s that they are there; then `keep_seconds` begin
 RESIZE_SECONDS = 0.05  # between two sizes
 RECORD_SECONDS = 3.0  # after an end that was ordered, for the recorder to get the rest
@@ -55,6 +59,8 @@ class Session:
         self._cols, self._rows = self._wanted_size = terminal.clamp(spec.cols, spec.rows)
         self._resized_at = 0.0
         self._acked = self._recorded = 0
+        self._full = False  # enough output is on its way
+        self._read_again_at = 0.0
         self._attachment = b""  # of the one client that may write
         self._last_seq = 0
         self._input: deque[tuple[int, bytes]] = deque()  # accepted, but not yet taken by the PTY
@@ -122,24 +128,22 @@ class Session:
         program = self._program
         poll = select.poll()
         poll.register(self._woken, select.POLLIN)
-        paused = False
         while program.exit_code is None and not program.lost and not self._reason:
             with self._outlet.changed:
-                arrived = min(self._acked, self._recorded)
-                paused = self._ring.head - arrived >= (RESUME_BYTES if paused else WINDOW_BYTES)
-                paused = paused or self._ring.turns_after(arrived) >= WINDOW_TURNS
-                wanted = dict.fromkeys([] if paused else program.outputs, select.POLLIN)
+                self._full = self._is_full()
+                rest = max(0.0, self._read_again_at - time.monotonic())
+                wanted = dict.fromkeys([] if self._full or rest else program.outputs, select.POLLIN)
                 if self._input and program.input is not None:
                     wanted[program.input] = wanted.get(program.input, 0) | select.POLLOUT
                 left = self._deadline - time.monotonic()
-                resize_in = self._resize_if_due()
+                again_in = min(left, self._resize_if_due(), rest or 5, 5)
             if left <= 0:
                 self._reason = f"No client was there for {self._spec.keep_seconds} s."
                 return
             # Not even registered when nothing is wanted: poll always tells of a hang-up.
             for fd, events in wanted.items():
                 poll.register(fd, events)
-            ready = dict(poll.poll(min(left, resize_in, 5) * 1000))
+            ready = dict(poll.poll(again_in * 1000))
             for fd in wanted:
                 poll.unregister(fd)
             if self._woken in ready:
@@ -149,13 +153,29 @@ class Session:
                 self._write_input()
             for fd, kind in list(program.outputs.items()):
                 if ready.get(fd, 0) & (select.POLLIN | select.POLLHUP):
-                    self._keep(program.read(fd), kind)
+                    self._read(fd, kind)
 
-    def _keep(self, content: bytes, kind: int) -> None:
+    def _is_full(self) -> bool:
+        arrived = min(self._acked, self._recorded)
+        on_its_way = self._ring.head - arrived
+        return (
+            on_its_way >= (RESUME_BYTES if self._full else WINDOW_BYTES)
+            or self._ring.turns_after(arrived) >= WINDOW_TURNS
+        )
+
+    def _read(self, fd: int, kind: int) -> None:
+        content = bytearray()
+        while len(content) < READ_MOST_BYTES and (piece := self._program.read(fd)):
+            content += piece
+        self._keep(content, kind)
+        if len(content) > FLOOD_BYTES:
+            self._read_again_at = time.monotonic() + FLOOD_SECONDS
+
+    def _keep(self, content: bytes | bytearray, kind: int) -> None:
         if content:
             with self._outlet.changed:
                 self._ring.append(content, kind)
-                self._outlet.output_came()
+                self._outlet.changed.notify_all()
 
     def _read_rest(self) -> None:
         """What the kernel still holds: little, so no window is needed."""
@@ -171,6 +191,8 @@ class Session:
             delivered = self._recorded >= self._ring.head and (self._acked >= self._ring.head or self._reason)
             if delivered:
                 return
+            if self._reason:  # by now
+                self._deadline = min(self._deadline, time.monotonic() + RECORD_SECONDS)
             self._outlet.changed.wait(min(left, 1))
 
     # What is heard, in the inlet's thread
@@ -194,10 +216,10 @@ class Session:
                 self._acked = max(self._acked, terminal.unpack(terminal.OFFSET, frame)[0])
                 if self._attachment:
                     self._alive()
-                self._poke()
+                self._poke_if_not_full()
             case terminal.RECORDED:
                 self._recorded = max(self._recorded, terminal.unpack(terminal.OFFSET, frame)[0])
-                self._poke()
+                self._poke_if_not_full()
             case terminal.RESIZE:
                 self._resize(*terminal.unpack(terminal.SIZE, frame))
             case terminal.SIGNAL:
@@ -307,6 +329,11 @@ class Session:
         """Has the main thread look again."""
         with contextlib.suppress(BlockingIOError):
             os.write(self._wake, b"\0")
+
+    def _poke_if_not_full(self) -> None:
+        """Any more. What else is acknowledged changes nothing for the main thread."""
+        if self._full and not self._is_full():
+            self._poke()
 
     def _drain_wake(self) -> None:
         with contextlib.suppress(BlockingIOError):

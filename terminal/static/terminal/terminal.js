@@ -10,7 +10,7 @@ const RESIZE_MS = 50;
 const NOTICE_MS = 8000;
 
 const $ = (id) => document.getElementById(id);
-const { session, node, recording } = document.body.dataset;
+const { session, node, user, recording } = document.body.dataset;
 const api = `/api/v1/terminal/sessions/${session}/`;
 const encoder = new TextEncoder();
 
@@ -100,6 +100,7 @@ function waiting(milliseconds) {
 }
 
 function notice(kind, text) {
+  if (text === `${user} (${mode})`) return; // of ourselves
   const said = { joined: `${text} is here.`, left: `${text} left.` }[kind] ?? text;
   showHint(said);
   clearTimeout(noticeTimer);
