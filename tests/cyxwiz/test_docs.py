@@ -18,7 +18,7 @@ LINES = [line for block in BLOCKS for line in block.splitlines() if line.startsw
 
 
 def words(line: str) -> list[str]:
-    return shlex.split(re.split(r" [|<#] ?", line)[0])[1:]
+    return shlex.split(re.split(r" (?:[|<#]|>>) ?", line)[0])[1:]
 
 
 @pytest.mark.parametrize("line", LINES)

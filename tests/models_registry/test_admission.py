@@ -16,13 +16,14 @@ from django.utils import timezone
 
 from confinement import landlock
 from models_registry import admission, checker
-from models_registry.formats.onnx import PARTS_LIMIT
 from models_registry.models import Admission, Version
+from tests.models_registry.test_gguf import ENTRIES, file, word, words
 from tests.models_registry.test_models_api import DIGEST, LINEAR, files, nothing_is_left, push
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
-ENDLESS = b"\x18\x00" * PARTS_LIMIT  # an ONNX file that takes seconds to walk
+# A GGUF file that takes a second to walk, and then has a template that compiles for ever.
+ENDLESS = file(ENTRIES | {"texts": words(*[""] * 3_900_000), "tokenizer.chat_template": word("{{ 9 ** (9 ** 9) }}")})
 
 
 def limit(monkeypatch: pytest.MonkeyPatch, **limits: float) -> None:
