@@ -35,7 +35,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sshd]:
 @pytest.fixture(scope="module")
 def attic(stack: Stack, server: Sshd) -> Iterator[Stack]:
     """The system, with that machine enrolled and served."""
-    stack.manage("shell", "--no-imports", "-c", "from accounts.models import User; User.objects.update(is_staff=True)")
+    make_staff(stack, True)
     about = {"name": "attic", "host": "127.0.0.1", "port": server.port, "user": ME, "host_key": server.host_key}
     with stack.api() as api:
         enrolled = api.post("/api/v1/terminal/ssh-nodes/", json=about)
@@ -47,7 +47,12 @@ def attic(stack: Stack, server: Sshd) -> Iterator[Stack]:
     with stack.api() as api:
         assert api.delete("/api/v1/nodes/attic/").status_code == 204
     stack.kill("ssh_server", signal.SIGTERM)
-    stack.manage("shell", "--no-imports", "-c", "from accounts.models import User; User.objects.update(is_staff=False)")
+    make_staff(stack, False)
+
+
+def make_staff(stack: Stack, is_staff: bool) -> None:
+    of_olga = "from accounts.models import User; User.objects.filter(username='olga')"
+    stack.manage("shell", "--no-imports", "-c", f"{of_olga}.update(is_staff={is_staff})")
 
 
 def is_online(stack: Stack, api: httpx2.Client) -> None:
