@@ -91,6 +91,7 @@ class SessionRecorder:
         self._session = session
         self._attachment = Attachment(broker, str(session.node_id), str(session.pk), "observer")
         self._timer: asyncio.TimerHandle | None = None
+        self._checkpointing: asyncio.Future[None] | None = None
         self._synced = 0.0
         self._lost = asyncio.Event()
 
@@ -188,8 +189,11 @@ class SessionRecorder:
         self._attachment.pass_on(terminal.OFFSET.pack(terminal.RECORDED, offset))
 
     async def _finish(self) -> None:
-        if self._timer:  # the digest that is noted has to be the file's last
+        # The digest that is noted has to be the file's last.
+        if self._timer:
             self._timer.cancel()
+        if self._checkpointing:
+            await self._checkpointing
         await self._checkpoint()
         await sync_to_async(_finished)(self._session, self._cast.digest, self._cast.offset)
 
