@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import random
 import time
+from abc import ABC, abstractmethod
 from collections import deque
 
 from websockets.asyncio.client import ClientConnection, connect
@@ -26,7 +27,7 @@ MOST_BYTES = 1 << 20
 ALREADY_GONE = (401, 403, 404)
 
 
-class Terminal:
+class Terminal(ABC):
     def __init__(
         self, url: str, key: ApiKey, ticket: Ticket, *, run: Run | None = None, size: tuple[int, int] = (80, 24)
     ) -> None:
@@ -49,14 +50,14 @@ class Terminal:
 
     # For who uses it
 
+    @abstractmethod
     async def shown(self, content: bytes, *, error: bool) -> None:
         """Shows output; what comes next waits for it. `error`: it is standard error, of a command without a PTY."""
-        raise NotImplementedError
 
-    async def noticed(self, notice: Notice) -> None:
+    async def noticed(self, notice: Notice) -> None:  # noqa: B027 - may be left alone
         """Something to tell people."""
 
-    async def changed(self) -> None:
+    async def changed(self) -> None:  # noqa: B027 - may be left alone
         """After everything that has happened: connected, lost, confirmed, shown, ended."""
 
     # What may be asked of it

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,7 +19,7 @@ READ_BYTES = 64 * 1024
 SHELL = str(Path(__file__).with_name("shell.py"))
 
 
-class Program:
+class Program(ABC):
     outputs: dict[int, int]  # what can still be read: descriptor, kind of frame
     input: int | None  # None once it is closed
 
@@ -61,14 +62,14 @@ class Program:
         except BlockingIOError:
             return 0
 
-    def end_input(self) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def end_input(self) -> None: ...
 
-    def resize(self, cols: int, rows: int) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def resize(self, cols: int, rows: int) -> None: ...
 
-    def signal(self, name: str) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def signal(self, name: str) -> None: ...
 
     def reap(self) -> None:
         """Collects what has ended, of the shell and of all that it left to us."""
