@@ -23,7 +23,7 @@ from jobs.states import JobState
 from models_registry import memory
 from nodes import allocations, doorbells, planning
 from nodes.models import Device, Node
-from nodes.placement import Choice, Need, NodeOffer, choose, explain
+from nodes.placement import Choice, Need, NodeOffer, Refusal, choose, explain
 from nodes.planning import Held
 from nodes.why_not import Row, Stoppable
 from protocol import names
@@ -106,10 +106,13 @@ LONGEST_SILENT = (F("rung_at").asc(nulls_first=True), "created_at")
 
 def pick_class(need: Need, nodes: QuerySet[Node]) -> str:
     """The cheapest class that can take it now; else that of a node that could, were it not full or away; else cpu."""
-    choice = allocations.find(nodes, need, {})
+    offers: list[NodeOffer] = []
+    choice: Choice | list[Refusal] | None = allocations.find_soon(nodes, need, {})
+    if choice is None:
+        offers = allocations.offers(nodes, {})
+        choice = choose(need, offers)
     if isinstance(choice, Choice):
         return Device.objects.get(pk=choice.device_id).hardware_class
-    offers = allocations.offers(nodes, {})
     fitting = [offer for offer in offers if need.format in offer.formats]
     online = [offer for offer in fitting if offer.online]
     devices = (device for offer in online or fitting for device in offer.devices)

@@ -47,8 +47,13 @@ def allocate(
 
 def find(nodes: QuerySet[Node], need: Need, siblings: Mapping[str, int]) -> Choice | list[Refusal]:
     """What `choose` says of all of `nodes`; where there is room, only a few of them are read for it."""
+    return find_soon(nodes, need, siblings) or choose(need, offers(nodes, siblings))
+
+
+def find_soon(nodes: QuerySet[Node], need: Need, siblings: Mapping[str, int]) -> Choice | None:
+    """What `choose` says of the few that the database finds best; None where it would take none of these."""
     choice = choose(need, offers(shortlist(nodes, need, siblings), siblings))
-    return choice if isinstance(choice, Choice) else choose(need, offers(nodes, siblings))
+    return choice if isinstance(choice, Choice) else None
 
 
 def has_room(*, nodes: QuerySet[Node], need: Need) -> bool:
