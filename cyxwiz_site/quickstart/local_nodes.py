@@ -29,25 +29,24 @@ CONTROL_PLANE_ONLY = (
 )
 
 
-def start(count: int, url: str, redis_url: str, api_key: str, home: Home, processes: Processes) -> None:
+def start(count: int, url: str, redis_url: str, api: httpx2.Client, home: Home, processes: Processes) -> None:
     """Returns when all are online."""
     env = {name: value for name, value in os.environ.items() if name not in CONTROL_PLANE_ONLY}
     env["PYTHONUNBUFFERED"] = "1"
     # Here whoever may open a terminal is whoever started all this.
     env.setdefault("NODE_TERMINAL_USER", pwd.getpwuid(os.getuid()).pw_name)
     wanted = names(count)
-    with httpx2.Client(base_url=url, headers={"Authorization": f"Bearer {api_key}"}, timeout=10) as api:
-        for name in wanted:
-            folder = home.node(name)
-            if not _has_joined(api, name, home, url, redis_url):
-                _join(api, name, url, {**env, "NODE_HOME": str(folder)}, processes)
-            processes.start(name, python("-m", "workers", "run"), {**env, "NODE_HOME": str(folder)})
-        give_up = time.monotonic() + ONLINE_SECONDS
-        while not set(wanted) <= _online(api):
-            processes.check()
-            if time.monotonic() > give_up:
-                raise Refused(f"A node was not online in {ONLINE_SECONDS:.0f} s. See {home.logs}.")
-            time.sleep(POLL_SECONDS)
+    for name in wanted:
+        folder = home.node(name)
+        if not _has_joined(api, name, home, url, redis_url):
+            _join(api, name, url, {**env, "NODE_HOME": str(folder)}, processes)
+        processes.start(name, python("-m", "workers", "run"), {**env, "NODE_HOME": str(folder)})
+    give_up = time.monotonic() + ONLINE_SECONDS
+    while not set(wanted) <= _online(api):
+        processes.check()
+        if time.monotonic() > give_up:
+            raise Refused(f"A node was not online in {ONLINE_SECONDS:.0f} s. See {home.logs}.")
+        time.sleep(POLL_SECONDS)
 
 
 def names(count: int) -> list[str]:

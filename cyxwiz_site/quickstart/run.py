@@ -97,12 +97,14 @@ def start(options: Options, home: Home, processes: Processes) -> State:
         _start_flower(flower_url, processes, env)
         with httpx2.Client(base_url=url, timeout=5) as client:
             _wait_for(client, "/readyz", processes)
-    with step(f"Nodes: {options.nodes}"):
-        assert credentials.api_key
-        local_nodes.start(options.nodes, url, env["REDIS_URL"], credentials.api_key, home, processes)
     ssh_port = int(env["SSH_GATEWAY_PORT"])
-    with step("Terminals by ssh"), _api(url, credentials.api_key) as api:
-        ssh.prepare(home, api, credentials.admin_user, ssh_port, local_nodes.names(options.nodes), processes)
+    assert credentials.api_key
+    as_admin = {"Authorization": f"Bearer {credentials.api_key}"}
+    with httpx2.Client(base_url=url, headers=as_admin, timeout=10) as api:
+        with step(f"Nodes: {options.nodes}"):
+            local_nodes.start(options.nodes, url, env["REDIS_URL"], api, home, processes)
+        with step("Terminals by ssh"):
+            ssh.prepare(home, api, credentials.admin_user, ssh_port, local_nodes.names(options.nodes), processes)
     with step("Flower"), httpx2.Client(base_url=flower_url, timeout=5) as client:
         _wait_for(client, "/healthcheck", processes)
     state = State(
@@ -199,10 +201,6 @@ def _start_flower(url: str, processes: Processes, env: dict[str, str]) -> None:
     # enable_events asks workers over remote control to send events; our workers have none, and nodes must not.
     command += [f"--port={port}", "--read_only=True", "--enable_events=False"]
     processes.start("flower", command, env)
-
-
-def _api(url: str, key: str) -> httpx2.Client:
-    return httpx2.Client(base_url=url, headers={"Authorization": f"Bearer {key}"}, timeout=10)
 
 
 def _wait_for(client: httpx2.Client, path: str, processes: Processes) -> None:
