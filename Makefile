@@ -98,12 +98,13 @@ opencl:
 			|| echo "It could not be installed: the tests of OpenCL will be skipped."; \
 	fi
 
-# A real ssh server and client, for the tests of nodes that are reached by ssh; they say so when there is none.
+# A real ssh server and client, for the tests of the ssh gateway and of nodes that are reached by ssh; they say so when
+# there is none.
 openssh:
 	@if [ ! -x /usr/sbin/sshd ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 		echo "Installing openssh-server …"; export DEBIAN_FRONTEND=noninteractive; \
 		{ apt-get update -qq && apt-get install -y -qq --no-install-recommends openssh-server openssh-client >/dev/null; } \
-			|| echo "It could not be installed: the tests of nodes reached by ssh will be skipped."; \
+			|| echo "It could not be installed: the tests of ssh will be skipped."; \
 	fi
 
 # A browser, and the full-screen programs that its tests look at; they say so when it is not there.
