@@ -5,6 +5,7 @@ EVERY_SECONDS = {
     "accounts.tasks.publish_keys": 10.0,
     "nodes.tasks.sweep_nodes": 2.0,
     "nodes.tasks.grant_missing_broker_users": 5.0,
+    "nodes.tasks.mend_sums": 60.0,
     "models_registry.tasks.sweep_blobs": 600.0,
     "deployments.tasks.sweep_deployments": 2.0,
     "deployments.tasks.publish_routes": 10.0,

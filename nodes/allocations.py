@@ -3,27 +3,33 @@ no byte is promised twice."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import logging
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 from itertools import groupby
 from operator import itemgetter
 from types import MappingProxyType
+from typing import Any
 
 import msgspec
 from django.db import connection, transaction
-from django.db.models import F, QuerySet, TextField
-from django.db.models.functions import Cast
+from django.db.models import F, OuterRef, QuerySet, Subquery, Sum, TextField
+from django.db.models.functions import Cast, Coalesce
 
 from nodes.models import Allocation, Device, Node
 from nodes.placement import Choice, DeviceOffer, Need, NodeOffer, Refusal, choose
 from nodes.shortlist import shortlist
 from protocol.hardware import hardware_class
 
-SANDBOX = ("allows_programs", "sandbox_level", "sandbox_why_not_higher")  # of a node, and of its offer
-# Of a device; null where a node has none.
-DEVICE = tuple(f"devices__{name}" for name in ("pk", "name", "kind", "memory_total_bytes", "free_bytes"))
-OF_DEVICE = len(DEVICE) + 1  # and its refusals
+log = logging.getLogger(__name__)
+
+# Columns of a node, and of its devices, in offers; what is JSON comes as text, see `offers`.
+NODE = ("pk", "name", "state", "draining", "allows_programs", "sandbox_level", "sandbox_why_not_higher")
+NODE_JSON = ("formats", "refusals")
+OF_NODE = len(NODE + NODE_JSON)
+DEVICE = ("pk", "name", "kind", "memory_total_bytes", "free_bytes")
+DEVICE_JSON = ("refusals",)
 LOCK = 0x6379785F  # any number that no other part uses as an advisory lock
 
 
@@ -52,7 +58,8 @@ def find(nodes: QuerySet[Node], need: Need, siblings: Mapping[str, int]) -> Choi
 
 def find_soon(nodes: QuerySet[Node], need: Need, siblings: Mapping[str, int]) -> Choice | None:
     """What `choose` says of the few that the database finds best; None where it would take none of these."""
-    choice = choose(need, offers(shortlist(nodes, need, siblings), siblings))
+    found = shortlist(nodes, need, siblings).values_list(*_columns(node="node__"))
+    choice = choose(need, _offers(sorted(found, key=itemgetter(1)), siblings))
     return choice if isinstance(choice, Choice) else None
 
 
@@ -88,6 +95,17 @@ def _promise(device_id: int, more_bytes: int) -> None:
     Device.objects.filter(pk=device_id).update(promised_bytes=F("promised_bytes") + more_bytes)
 
 
+def mend_sums() -> None:
+    """Sets right each device whose sum is not that of its promises, as after rows were changed by hand: too high a sum
+    leaves memory idle for ever, too low a one promises it twice."""
+    promised = Allocation.objects.filter(device=OuterRef("pk")).values("device").annotate(sum=Sum("memory_bytes"))
+    with transaction.atomic(), placement_lock():
+        devices = Device.objects.annotate(held=Coalesce(Subquery(promised.values("sum")), 0))
+        for device in devices.exclude(promised_bytes=F("held")).select_related("node"):
+            log.error("%s: %d bytes were noted as promised, %d are", device, device.promised_bytes, device.held)
+            Device.objects.filter(pk=device.pk).update(promised_bytes=device.held)
+
+
 def held_on(node: Node, kind: str) -> set[str]:
     """The holders (`replica:…` or `job:…`, by `kind`) with a promise on this node."""
     found = Allocation.objects.filter(device__node=node, holder__startswith=f"{kind}:")
@@ -97,25 +115,23 @@ def held_on(node: Node, kind: str) -> set[str]:
 def offers(nodes: QuerySet[Node], siblings: Mapping[str, int]) -> list[NodeOffer]:
     """Plain data for `placement`, in one query however many nodes there are. Plain values, and JSON that is alike on
     many nodes read once: of a thousand model instances the making would cost more than the choice itself."""
-    rows = (
-        nodes.filter(agentless=False)
-        .order_by("name")
-        .values_list(
-            "pk",
-            "name",
-            "state",
-            "draining",
-            Cast("formats", TextField()),
-            Cast("refusals", TextField()),
-            *SANDBOX,
-            *DEVICE,
-            Cast("devices__refusals", TextField()),
-        )
-    )
+    rows = nodes.filter(agentless=False).order_by("name").values_list(*_columns(device="devices__"))
+    return _offers(rows, siblings)
+
+
+def _columns(*, node: str = "", device: str = "") -> Iterator[str | Cast]:
+    """By the way that leads to a node and to a device from where the query begins."""
+    for way, plain, json in ((node, NODE, NODE_JSON), (device, DEVICE, DEVICE_JSON)):
+        yield from (f"{way}{name}" for name in plain)
+        yield from (Cast(f"{way}{name}", TextField()) for name in json)
+
+
+def _offers(rows: Iterable[tuple[Any, ...]], siblings: Mapping[str, int]) -> list[NodeOffer]:
+    """Of rows with `_columns` that are in the order of nodes."""
     found: list[NodeOffer] = []
     for _, of_node in groupby(rows, itemgetter(1)):
         devices = list(of_node)
-        pk, name, state, draining, formats, refusals, *sandbox = devices[0][:-OF_DEVICE]
+        pk, name, state, draining, allows_programs, level, why_not_higher, formats, refusals = devices[0][:OF_NODE]
         id = str(pk)
         found.append(
             NodeOffer(
@@ -125,9 +141,12 @@ def offers(nodes: QuerySet[Node], siblings: Mapping[str, int]) -> list[NodeOffer
                 draining=draining,
                 formats=_formats(formats),
                 refusals=_refusals(refusals),
-                devices=tuple(_device(*row[-OF_DEVICE:]) for row in devices if row[-OF_DEVICE] is not None),
+                # A node without any has one row, of nulls.
+                devices=tuple(_device(*row[OF_NODE:]) for row in devices if row[OF_NODE] is not None),
                 siblings=siblings.get(id, 0),
-                **dict(zip(SANDBOX, sandbox, strict=True)),
+                allows_programs=allows_programs,
+                sandbox_level=level,
+                sandbox_why_not_higher=why_not_higher,
             )
         )
     return found

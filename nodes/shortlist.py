@@ -1,5 +1,5 @@
-"""Finds the nodes worth reading for one placement in the database, so that of a large fleet a few rows are read rather
-than all. The rules and their order are those of `placement`, which still judges what is found: a rule that is missing
+"""Finds the devices worth reading for one placement in the database: of a large fleet a few rows are read rather than
+all. The rules and their order are those of `placement`, which still judges what is found: a rule that is missing
 here costs time and nothing else.
 """
 
@@ -17,8 +17,8 @@ from protocol.formats import PROGRAM_FORMATS, PROGRAM_LEVEL
 LENGTH = 10  # more than one: some may be refused after all
 
 
-def shortlist(nodes: QuerySet[Node], need: Need, siblings: Collection[str]) -> QuerySet[Node]:
-    """Those of `nodes` that have the best devices with room, and neither `siblings` nor earlier failures; or none."""
+def shortlist(nodes: QuerySet[Node], need: Need, siblings: Collection[str]) -> QuerySet[Device]:
+    """The best with room on those of `nodes` that have neither `siblings` nor earlier failures; or none."""
     fitting = Device.objects.filter(
         _room(need), node__in=nodes, node__state=Node.State.ONLINE, node__draining=False, node__agentless=False
     )
@@ -31,8 +31,7 @@ def shortlist(nodes: QuerySet[Node], need: Need, siblings: Collection[str]) -> Q
         fitting = fitting.filter(cost=cost(need.hardware_class))
     if last := {*siblings, *need.avoid}:
         fitting = fitting.exclude(node__in=map(UUID, last))
-    best = fitting.order_by("cost", F("free_bytes").desc()).values("node")[:LENGTH]
-    return nodes.filter(pk__in=best)
+    return fitting.order_by("cost", F("free_bytes").desc())[:LENGTH]
 
 
 def _room(need: Need) -> Q:

@@ -2,7 +2,7 @@
 
 from celery import shared_task
 
-from nodes import broker_users, heartbeats
+from nodes import allocations, broker_users, heartbeats
 
 
 @shared_task
@@ -13,3 +13,8 @@ def sweep_nodes() -> None:
 @shared_task
 def grant_missing_broker_users() -> None:
     broker_users.grant_missing()
+
+
+@shared_task
+def mend_sums() -> None:
+    allocations.mend_sums()

@@ -9,6 +9,7 @@ from django.db import connection, transaction
 from nodes import allocations
 from nodes.models import Allocation, Device, Node
 from nodes.placement import Need
+from nodes.tasks import mend_sums
 from protocol.hardware import GIB, allocatable_bytes
 from tests.nodes.promises import end_all, totals
 from tests.nodes.reports import Machine, hardware
@@ -106,3 +107,21 @@ def test_what_grew_beyond_its_promise_leaves_no_room_for_others(owner):
     assert not allocations.release("replica:a:1")
     assert totals() == []
     assert not Allocation.objects.exists()
+
+
+@pytest.mark.django_db
+def test_a_sum_that_is_not_that_of_its_promises_is_set_right_and_told(owner, caplog):
+    Machine(owner, "a", memory_bytes=8 * GIB).heartbeat()
+    Machine(owner, "b", memory_bytes=8 * GIB).heartbeat()
+    need = Need(format="onnx", memory_bytes=GIB)
+    for holder in ("replica:a:1", "replica:b:1", "replica:c:1"):
+        allocations.allocate(nodes=Node.objects.all(), need=need, holder=holder)
+    mend_sums()
+    assert "noted as promised" not in caplog.text
+    Allocation.objects.filter(holder="replica:a:1").delete()
+    mend_sums()
+    assert "noted as promised" in caplog.text
+    assert sum(totals()) == 2 * GIB
+    Device.objects.update(promised_bytes=0)
+    mend_sums()
+    assert sum(totals()) == 2 * GIB

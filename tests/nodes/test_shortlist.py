@@ -11,7 +11,6 @@ from accounts.models import User
 from nodes import allocations
 from nodes.models import Device, Node
 from nodes.placement import Choice, Need, choose
-from nodes.shortlist import LENGTH, shortlist
 from protocol.hardware import CUDA_TIERS_GIB, GIB, allocatable_bytes, hardware_class
 
 FORMATS = ["onnx", "gguf", "torchscript"]
@@ -69,17 +68,17 @@ def test_the_choice_is_the_same_as_among_all(owner):
     make_fleet(owner.user, chance, 40)
     nodes = Node.objects.all()
     ids = [str(pk) for pk in nodes.values_list("pk", flat=True)]
-    placed = 0
+    placed = soon = 0
     for _ in range(60):
         need, siblings = a_need(chance, ids)
         everywhere = choose(need, allocations.offers(nodes, siblings))
         assert allocations.find(nodes, need, siblings) == everywhere
-        few = allocations.offers(shortlist(nodes, need, siblings), siblings)
-        assert len(few) <= LENGTH
-        if few:  # nothing was overlooked on the way to it
-            assert choose(need, few) == everywhere
+        of_few = allocations.find_soon(nodes, need, siblings)
+        assert of_few in (None, everywhere)
+        soon += of_few is not None
         placed += isinstance(everywhere, Choice)
     assert 15 < placed < 60
+    assert soon > placed / 3  # the others are those that nothing but siblings and failed ones would take
 
 
 @pytest.mark.django_db
