@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import multiprocessing
 import os
 import pty
@@ -31,6 +32,7 @@ import psutil
 
 from benchmarks import ttyd
 from benchmarks.by_ssh import BySsh
+from tests.e2e.raw_websocket import FLOODS, after_ready
 from tests.e2e.ssh import SshUser
 from tests.e2e.terminal_client import Client
 from tests.e2e.terminals import NODE, Stack, running
@@ -67,6 +69,7 @@ async def _measure(stack: Stack, arguments: argparse.Namespace) -> None:
     _judge(await _rounds("CyxWiz", ours, arguments, meter))
     print("Cores used meanwhile: " + ", ".join(f"{name} {cores:.2f}" for name, cores in meter.cores.items()))
     print(f"Memory: {meter.memory}.")
+    await _beside_attacks(ours, arguments.keys)
     if shutil.which("ssh") is None:
         print("There is no ssh client.")
     else:
@@ -80,6 +83,39 @@ async def _measure(stack: Stack, arguments: argparse.Namespace) -> None:
         else:
             await _rounds("ttyd", other, arguments)
     print(f"Load of the machine: {os.getloadavg()[0]:.1f}, on {psutil.cpu_count()} cores.")
+
+
+async def _beside_attacks(ours: Cyxwiz, keys: int) -> None:
+    """What others feel of frames that are to be refused: websockets that send these one after another, without rest."""
+    async with AsyncExitStack() as open_ones:
+        typist = await ours.open_shell(open_ones)
+        _show("CyxWiz, alone again", await _echoes(typist, keys))
+        steps = multiprocessing.get_context("spawn")
+        ended, count = steps.Event(), steps.Queue()
+        attacker = steps.Process(target=_attack, args=(ours, ended, count), daemon=True)
+        attacker.start()
+        await asyncio.to_thread(count.get)
+        attacked = await _echoes(typist, keys)
+        ended.set()
+        done = await asyncio.to_thread(count.get)
+        attacker.join()
+        _show(f"CyxWiz, while {done} websockets flood it with frames", attacked)
+
+
+def _attack(system: Cyxwiz, ended: Any, count: Any) -> None:
+    """Until it is `ended`; puts a first 0 when it begins, then how many websockets there were."""
+
+    async def run() -> int:
+        session = system.open("tom")["id"]
+        floods = itertools.cycle(FLOODS)
+        done = 0
+        while not ended.is_set():
+            await after_ready(system, session, next(floods), "tom")
+            done += 1
+        return done
+
+    count.put(0)
+    count.put(asyncio.run(run()))
 
 
 def _judge(flooded: list[float]) -> None:
@@ -155,41 +191,41 @@ class Cyxwiz:
     """A control plane that runs, as its clients know it: Olga's node, where Tom may open terminals and Otto watch."""
 
     def __init__(self, url: str, keys: dict[str, str]) -> None:
-        self._url, self._keys = url, keys
+        self.url, self.keys = url, keys
 
     def grant(self) -> None:
-        with self._api("olga") as api:
+        with self.api("olga") as api:
             for user, role in (("otto", "observer"), ("tom", "operator")):
                 api.post(f"/api/v1/terminal/nodes/{NODE}/grants/", json={"user": user, "role": role})
             # Those of the round before are to be gone.
             api.patch(f"/api/v1/terminal/nodes/{NODE}/policy", json={"keep_seconds": 0})
 
     async def open_idle(self, open_ones: AsyncExitStack, count: int) -> None:
-        watched = [self._open("olga") for _ in range(min(WATCHED, count))]
+        watched = [self.open("olga") for _ in range(min(WATCHED, count))]
         for session in watched:
             await self._attach(open_ones, session, "olga")
-        with self._api("otto") as api:
+        with self.api("otto") as api:
             for number in range(count - len(watched)):
                 session = watched[number % len(watched)]
                 ticket = api.post(f"/api/v1/terminal/sessions/{session['id']}/tickets").json()["ticket"]
                 await self._attach(open_ones, {**session, "ticket": ticket}, "otto")
 
     async def open_shell(self, open_ones: AsyncExitStack) -> Client:
-        client = await self._attach(open_ones, self._open("tom"), "tom")
+        client = await self._attach(open_ones, self.open("tom"), "tom")
         await client.run("stty -echo; PS1=; true", 60)
         return client
 
-    def _api(self, name: str) -> httpx2.Client:
-        return httpx2.Client(base_url=self._url, headers={"Authorization": f"Bearer {self._keys[name]}"}, timeout=30)
+    def api(self, name: str) -> httpx2.Client:
+        return httpx2.Client(base_url=self.url, headers={"Authorization": f"Bearer {self.keys[name]}"}, timeout=30)
 
-    def _open(self, name: str) -> dict[str, str]:
-        with self._api(name) as api:
+    def open(self, name: str) -> dict[str, str]:
+        with self.api(name) as api:
             answer = api.post("/api/v1/terminal/sessions/", json={"node": NODE})
         assert answer.status_code == 201, answer.text
         return dict(answer.json())
 
     async def _attach(self, open_ones: AsyncExitStack, session: dict[str, str], name: str) -> Client:
-        client = await open_ones.enter_async_context(Client(self._url, self._keys[name], session, keep=4096))
+        client = await open_ones.enter_async_context(Client(self.url, self.keys[name], session, keep=4096))
         await client.until(lambda: client.ready, 60)
         return client
 

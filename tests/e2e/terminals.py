@@ -75,6 +75,14 @@ class Stack:
         assert done.returncode == 0, done.stderr
         return done.stdout
 
+    def cookie(self, name: str) -> str:
+        """Of somebody who signed in with a browser."""
+        program = (
+            "from django.test import Client; from accounts.models import User;"
+            f"c = Client(); c.force_login(User.objects.get(username={name!r})); print(c.cookies['sessionid'].value)"
+        )
+        return "sessionid=" + self.manage("shell", "--no-imports", "-c", program).split()[-1]
+
     def prepare(self) -> None:
         self.manage("migrate", "-v", "0")
         printed = self.manage("shell", "--no-imports", "-c", _MAKE_PEOPLE % (PEOPLE,))

@@ -7,17 +7,14 @@ import contextlib
 import os
 import pwd
 import re
-import struct
-from collections.abc import Awaitable, Callable
 from uuid import uuid4
 
 import psutil
-from websockets.asyncio.client import ClientConnection, connect
+from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
-from websockets.frames import CloseCode
 
 from protocol import terminal
-from protocol.terminal import Hello
+from tests.e2e.raw_websocket import FLOODS, address, after_ready, closed_with, headers, hello
 from tests.e2e.terminal_client import Client, in_loop
 from tests.e2e.terminals import NODE, Stack
 from tests.waiting import until
@@ -26,34 +23,12 @@ U64_MOST = 2**64 - 1
 ME = pwd.getpwuid(os.getuid()).pw_name
 
 
-def headers(stack: Stack, name: str = "olga") -> dict[str, str]:
-    return {"Authorization": f"Bearer {stack.keys[name]}"}
-
-
-def address(stack: Stack, session: str) -> str:
-    return f"{stack.url.replace('http', 'ws', 1)}/ws/terminal/{session}/"
-
-
-def hello(**more: object) -> bytes:
-    return terminal.encode(terminal.HELLO, Hello(**{"version": 1, "cols": 80, "rows": 24, **more}))
-
-
 async def handshake(url: str, given: dict[str, str], origin: str | None = None) -> int:
     try:
         async with connect(url, additional_headers=given, origin=origin):  # type: ignore[arg-type]
             return 101
     except InvalidStatus as error:
         return error.response.status_code
-
-
-async def closed_with(connection: ClientConnection, seconds: float = 10) -> tuple[int, str]:
-    async def drain() -> None:
-        with contextlib.suppress(ConnectionClosed):
-            async for _ in connection:
-                pass
-
-    await asyncio.wait_for(drain(), seconds)
-    return connection.close_code or 0, connection.close_reason or ""
 
 
 async def said(stack: Stack, session: str, *frames: bytes | str, name: str = "olga") -> tuple[int, str]:
@@ -67,20 +42,11 @@ async def said(stack: Stack, session: str, *frames: bytes | str, name: str = "ol
         return await closed_with(connection)
 
 
-def browser(stack: Stack, name: str) -> str:
-    """The cookie of somebody who signed in."""
-    program = (
-        "from django.test import Client; from accounts.models import User;"
-        f"c = Client(); c.force_login(User.objects.get(username={name!r})); print(c.cookies['sessionid'].value)"
-    )
-    return "sessionid=" + stack.manage("shell", "--no-imports", "-c", program).split()[-1]
-
-
 @in_loop
 async def test_without_login_or_from_another_page_no_websocket_opens(stack: Stack) -> None:
     session = stack.open()["id"]
     url = address(stack, session)
-    cookie = {"Cookie": browser(stack, "olga")}
+    cookie = {"Cookie": stack.cookie("olga")}
     here = stack.url
     port = here.rpartition(":")[2]
     assert await handshake(url, {}) == 403
@@ -167,52 +133,15 @@ async def test_frames_that_are_none_close_the_websocket_and_harm_nobody(stack: S
     assert "Traceback" not in stack.log("web")
 
 
-async def after_ready(
-    stack: Stack, session: str, act: Callable[[ClientConnection], Awaitable[object]], name: str = "olga"
-) -> int:
-    """With which code the server closes when a client that is in does this."""
-    with stack.api(name) as api:
-        ticket = api.post(f"/api/v1/terminal/sessions/{session}/tickets").json()["ticket"]
-    async with connect(
-        address(stack, session), additional_headers=headers(stack, name), compression=None
-    ) as connection:
-        await connection.send(hello(ticket=ticket))
-        async for frame in connection:
-            if frame[0] == terminal.READY:
-                break
-        with contextlib.suppress(ConnectionClosed):
-            await act(connection)
-        return (await closed_with(connection))[0]
-
-
 @in_loop
 async def test_floods_of_frames_are_cut_off_and_cost_no_memory(stack: Stack) -> None:
     session, other = stack.open(), stack.open()
     async with Client(stack.url, stack.keys["olga"], other) as bystander:
         await bystander.run("true")
 
-        async def tiny(connection: ClientConnection) -> None:
-            for _ in range(100_000):
-                await connection.send(b"\x40" + bytes(8))
-
-        async def endless(connection: ClientConnection) -> None:
-            await connection.send(bytes(30_000) for _ in range(100_000))
-
-        async def huge(connection: ClientConnection) -> None:
-            # The head of a frame of a gibibyte, and some of it: RFC 6455, section 5.2.
-            connection.transport.write(b"\x82\xff" + struct.pack("!Q", 2**30) + bytes(4) + bytes(1 << 20))
-
-        async def hasty(connection: ClientConnection) -> None:
-            for seq in range(1, 100):
-                await connection.send(terminal.SEQUENCE.pack(terminal.IN, 10**6 + seq) + bytes(4096))
-
         before = stack.resident_mib("web")
-        assert await after_ready(stack, session["id"], tiny) == terminal.TIMED_OUT
-        # Who is cut off while he still sends may find the connection reset before he reads why.
-        cut_off = (CloseCode.MESSAGE_TOO_BIG, CloseCode.ABNORMAL_CLOSURE)
-        assert await after_ready(stack, session["id"], endless) in cut_off
-        assert await after_ready(stack, session["id"], huge) in cut_off
-        assert await after_ready(stack, session["id"], hasty) == terminal.TIMED_OUT
+        for flood, codes in FLOODS.items():
+            assert await after_ready(stack, session["id"], flood) in codes
         assert stack.resident_mib("web") - before < 20
         assert await bystander.run("echo st''ill") == "still"
 

@@ -20,9 +20,9 @@ from websockets.asyncio.client import ClientConnection, connect
 from accounts import silence
 from protocol import terminal
 from tests.e2e.quickstarts import PROJECT, free_port
+from tests.e2e.raw_websocket import address, closed_with, headers, hello
 from tests.e2e.terminal_client import Client, in_loop
 from tests.e2e.terminals import Stack
-from tests.e2e.test_terminal_doors import address, browser, closed_with, headers, hello
 from tests.waiting import until
 
 SILENT = 300
@@ -132,7 +132,7 @@ async def test_nobody_has_all_the_websockets(stack: Stack) -> None:
 
 @in_loop
 async def test_no_secret_is_in_a_log_a_table_redis_or_a_recording(stack: Stack) -> None:
-    cookie = browser(stack, "olga").partition("=")[2]
+    cookie = stack.cookie("olga").partition("=")[2]
     session = stack.open()
     async with Client(stack.url, stack.keys["olga"], session) as client:
         await client.run("true")
