@@ -11,6 +11,7 @@ RUNTIMES := $(VENV)/.runtimes
 EXTRA_RUNTIMES := requirements/gguf.txt requirements/torch.txt requirements/tflite.txt requirements/tensorflow.txt
 NODE := $(VENV)-node/.node
 PIP_INSTALL := -m pip install --disable-pip-version-check --no-input --progress-bar off
+LLAMA_BUILD := -DLLAVA_BUILD=OFF -DCMAKE_PROJECT_llama_cpp_INCLUDE='$(CURDIR)/requirements/llama.cmake'
 NEWS := sed '/^Requirement already satisfied/d'
 
 # What `manage.py` needs to start; nothing is signed or stored with it.
@@ -135,12 +136,12 @@ $(BASE): requirements.txt requirements/node.txt pyproject.toml | $(VENV)/bin/pyt
 
 $(TEST): requirements/test.txt $(EXTRA_RUNTIMES) requirements/opencl.txt requirements/numba.txt $(BASE)
 	@echo "Installing the tools for tests and checks …"
-	@$(BIN)/python $(PIP_INSTALL) -r requirements/test.txt | $(NEWS)
+	@CMAKE_ARGS="$(CMAKE_ARGS) $(LLAMA_BUILD)" $(BIN)/python $(PIP_INSTALL) -r requirements/test.txt | $(NEWS)
 	@touch $@
 
 $(RUNTIMES): $(EXTRA_RUNTIMES) $(BASE)
 	@echo "Installing llama.cpp (compiled here, once), PyTorch, TensorFlow Lite and TensorFlow …"
-	@$(BIN)/python $(PIP_INSTALL) $(addprefix -r ,$(EXTRA_RUNTIMES))
+	@CMAKE_ARGS="$(CMAKE_ARGS) $(LLAMA_BUILD)" $(BIN)/python $(PIP_INSTALL) $(addprefix -r ,$(EXTRA_RUNTIMES))
 	@touch $@
 
 $(NODE): requirements/node.txt

@@ -88,7 +88,7 @@ def main() -> None:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="cyxwiz-bench-"))
         path = arguments.model or Path(folder) / "random.gguf"
         if arguments.model is None:
-            random_llama.write(path)
+            random_llama.write(path, arguments.weights)
         state = stack.enter_context(quickstart.started())
         options = {"parallel": max(CONVERSATIONS), "context_length": CONTEXT, "threads": arguments.threads}
         quickstart.deploy(state, "bench", path, options)
@@ -105,6 +105,7 @@ def main() -> None:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=lambda path: Path(path).resolve(), help="a GGUF file")
+    parser.add_argument("--weights", default="F16", help="their type, of the one that is made (default: F16)")
     parser.add_argument("--tokens", type=int, default=128, help="in each answer (default: 128)")
     parser.add_argument("--prompt", type=int, default=16, help="words in each prompt (default: 16)")
     parser.add_argument("--rounds", type=int, default=7, help="(default: 7)")
@@ -165,6 +166,9 @@ def _bounds(bench: Bench) -> Iterator[tuple[str, float, float, bool]]:
     for conversations, bound in ((4, 2.0), (8, 2.8)):
         ratio = bench.ratio((OURS, conversations), (OURS, 1))
         yield f"{conversations} conversations, all together, of one", ratio, bound, False
+        # What was seen when the bounds were set: llama_decode gained 2.46 and 3.26, and this is what they ask of that.
+        share = ratio / bench.ratio((CEILING, conversations), (CEILING, 1))
+        yield "  and of what llama_decode alone gains by that", share, {4: 0.81, 8: 0.86}[conversations], False
     if THEIRS in bench.servers:
         most = max(CONVERSATIONS)
         yield f"{most} conversations, of llama.cpp's server", bench.ratio((OURS, most), (THEIRS, most)), 1, False

@@ -12,7 +12,9 @@ NORMAL_TOKENS = 8000
 BYTES = 256
 
 
-def write(path: Path) -> None:
+def write(path: Path, weights: str = "F16") -> None:
+    """`weights`: their type, as GGUF calls it."""
+    kept_as = gguf.GGMLQuantizationType[weights]
     rng = np.random.default_rng(1)
     tokens = [
         "<unk>",
@@ -44,10 +46,10 @@ def write(path: Path) -> None:
     file.add_add_bos_token(True)
 
     def add(name: str, *shape: int) -> None:
-        weights = rng.normal(0, 0.02, shape).astype(np.float32)
+        numbers = rng.normal(0, 0.02, shape).astype(np.float32)
         if name == "output":
-            weights[:3] = 0  # it never ends by itself
-        file.add_tensor(f"{name}.weight", weights.astype(np.float16))
+            numbers[:3] = 0  # it never ends by itself
+        file.add_tensor(f"{name}.weight", gguf.quantize(numbers, kept_as), raw_dtype=kept_as)
 
     add("token_embd", len(tokens), EMBEDDING)
     add("output", len(tokens), EMBEDDING)

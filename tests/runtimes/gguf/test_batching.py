@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 
 from protocol.text import Embed, Embeddings
 from tests.runtimes.gguf.asking import COUNT, COUNTED, RHYME, to_generate
 from workers.runtimes.gguf import engine
+from workers.runtimes.gguf.llama import Context
 
 QUESTIONS = [RHYME, COUNT, "Who are you?", *(f"What is {n} plus {9 - n}?" for n in range(5))]
 
@@ -54,6 +57,24 @@ def test_the_next_turn_computes_only_what_is_new(rhymes):
     assert second.text == "I am a very small model."
     assert second.cached_tokens >= first.prompt_tokens + first.completion_tokens - 1
     assert second.prompt_tokens > second.cached_tokens
+
+
+def test_one_thread_computes_everything(load, monkeypatch):
+    """Two would each have helpers of OpenMP, and all of them be slower."""
+    threads = set()
+    decode = Context.decode
+
+    def noted(context, batch):
+        threads.add(threading.current_thread().name)
+        decode(context, batch)
+
+    monkeypatch.setattr(Context, "decode", noted)
+    asking = load()
+    assert threads == {"engine"}  # the first steps, before anybody asks
+    generated, embedded = asking.ask(to_generate(RHYME), Embed(60_000, [RHYME]))
+    assert generated.text
+    assert isinstance(embedded.body, Embeddings)
+    assert threads == {"engine"}
 
 
 def test_a_prompt_that_is_known_whole_is_answered_again(rhymes):
