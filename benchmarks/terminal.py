@@ -86,31 +86,33 @@ async def _measure(stack: Stack, arguments: argparse.Namespace) -> None:
 
 
 async def _beside_attacks(ours: Cyxwiz, keys: int) -> None:
-    """What others feel of frames that are to be refused: websockets that send these one after another, without rest."""
+    """What others feel of somebody who sends what is to be refused, by one websocket after another, without rest."""
     async with AsyncExitStack() as open_ones:
         typist = await ours.open_shell(open_ones)
+        watched = ours.open("olga")
+        await ours.attach(open_ones, watched, "olga")
         _show("CyxWiz, alone again", await _echoes(typist, keys))
         steps = multiprocessing.get_context("spawn")
         ended, count = steps.Event(), steps.Queue()
-        attacker = steps.Process(target=_attack, args=(ours, ended, count), daemon=True)
+        attacker = steps.Process(target=_attack, args=(ours, watched["id"], ended, count), daemon=True)
         attacker.start()
-        await asyncio.to_thread(count.get)
+        await asyncio.to_thread(count.get, timeout=60)
         attacked = await _echoes(typist, keys)
         ended.set()
-        done = await asyncio.to_thread(count.get)
+        done = await asyncio.to_thread(count.get, timeout=60)
         attacker.join()
         _show(f"CyxWiz, while {done} websockets flood it with frames", attacked)
 
 
-def _attack(system: Cyxwiz, ended: Any, count: Any) -> None:
-    """Until it is `ended`; puts a first 0 when it begins, then how many websockets there were."""
+def _attack(system: Cyxwiz, session: str, ended: Any, count: Any) -> None:
+    """As one who may watch the session, until it is `ended`. Puts a first 0 when it begins, then the number of
+    websockets."""
 
     async def run() -> int:
-        session = system.open("tom")["id"]
         floods = itertools.cycle(FLOODS)
         done = 0
         while not ended.is_set():
-            await after_ready(system, session, next(floods), "tom")
+            await after_ready(system, session, next(floods), "otto")
             done += 1
         return done
 
@@ -203,15 +205,15 @@ class Cyxwiz:
     async def open_idle(self, open_ones: AsyncExitStack, count: int) -> None:
         watched = [self.open("olga") for _ in range(min(WATCHED, count))]
         for session in watched:
-            await self._attach(open_ones, session, "olga")
+            await self.attach(open_ones, session, "olga")
         with self.api("otto") as api:
             for number in range(count - len(watched)):
                 session = watched[number % len(watched)]
                 ticket = api.post(f"/api/v1/terminal/sessions/{session['id']}/tickets").json()["ticket"]
-                await self._attach(open_ones, {**session, "ticket": ticket}, "otto")
+                await self.attach(open_ones, {**session, "ticket": ticket}, "otto")
 
     async def open_shell(self, open_ones: AsyncExitStack) -> Client:
-        client = await self._attach(open_ones, self.open("tom"), "tom")
+        client = await self.attach(open_ones, self.open("tom"), "tom")
         await client.run("stty -echo; PS1=; true", 60)
         return client
 
@@ -224,7 +226,7 @@ class Cyxwiz:
         assert answer.status_code == 201, answer.text
         return dict(answer.json())
 
-    async def _attach(self, open_ones: AsyncExitStack, session: dict[str, str], name: str) -> Client:
+    async def attach(self, open_ones: AsyncExitStack, session: dict[str, str], name: str) -> Client:
         client = await open_ones.enter_async_context(Client(self.url, self.keys[name], session, keep=4096))
         await client.until(lambda: client.ready, 60)
         return client
