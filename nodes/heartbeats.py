@@ -13,6 +13,7 @@ from msgspec import structs
 from nodes import benchmarks, broker_users, celery_events, hardware, joining, signals
 from nodes.models import Device, Node
 from protocol import credentials
+from protocol.hardware import reserve_bytes
 from protocol.messages import LEASE_SECONDS, DesiredState, Heartbeat
 
 log = logging.getLogger(__name__)
@@ -123,7 +124,7 @@ def _store_readings(node: Node, heartbeat: Heartbeat) -> None:
         Device.objects.filter(node=node, name=name).update(**structs.asdict(reading))
     for device in node.devices.all():
         before, now = device.memory_others_bytes, heartbeat.memory_others_bytes.get(device.name)
-        wobble = (device.memory_total_bytes or 0) / 100
+        wobble = reserve_bytes(device.memory_total_bytes or 0) / 10
         if now is not None and (before is None or abs(before - now) > wobble):
             Device.objects.filter(pk=device.pk).update(memory_others_bytes=now)
 

@@ -34,4 +34,9 @@ def allocatable_bytes(total: int | None, others: int | None = None) -> int | Non
     is known; up to the reserve that is foreseen, beyond it counts in place of the reserve."""
     if total is None:
         return None
-    return max(total - max(min(total // RESERVE_PART, RESERVE_MOST_BYTES), others or 0), 0)
+    return max(total - max(reserve_bytes(total), others or 0), 0)
+
+
+def reserve_bytes(total: int) -> int:
+    """What is never promised of a device with so much memory."""
+    return min(total // RESERVE_PART, RESERVE_MOST_BYTES)

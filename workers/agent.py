@@ -163,7 +163,7 @@ class Agent:
             hardware=None if hardware == self._hardware_told else hardware,
             disk_free_bytes=machine.disk_usage(self._home.path).free,
             readings=self._readings.news(self._watch.readings(), totals),
-            memory_others_bytes=use.by_others(hardware.devices, machine.available_bytes(), runners),
+            memory_others_bytes=use.by_others(hardware.devices, use.available(hardware.devices), runners),
             link_up=self._link.up,
             replicas=self._supervisor.facts(),
             jobs=told,

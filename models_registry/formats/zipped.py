@@ -21,6 +21,7 @@ from protocol.errors import ModelRefused
 
 MAGIC = (b"PK\x03\x04", b"PK\x05\x06")
 MEMBERS_LIMIT = 10_000
+TOO_MANY = f"The archive has more than {MEMBERS_LIMIT:,} files."
 DIRECTORY_LIMIT_BYTES = 8 * 1024**2  # zipfile reads it whole
 NAME_LIMIT = 255
 CHUNK_BYTES = 1024**2
@@ -83,6 +84,8 @@ class Zip:
 
     def _check(self) -> None:
         infos = self._archive.infolist()
+        if len(infos) > MEMBERS_LIMIT:  # whatever number its end gives: zipfile does not look at that
+            raise ModelRefused(TOO_MANY)
         if len({info.filename for info in infos}) != len(infos):
             raise ModelRefused("The archive has two files of the same name.")
         if sum(info.file_size for info in infos) > EXPANSION * self.size_bytes + EXPANSION_FREE_BYTES:
@@ -134,7 +137,7 @@ def _check_directory(file: BinaryIO) -> None:
         if before[END_64.size :].startswith(b"PK\x06\x07") and before.startswith(b"PK\x06\x06"):
             *_, members, directory_bytes, _ = END_64.unpack_from(before)
     if members > MEMBERS_LIMIT or directory_bytes > DIRECTORY_LIMIT_BYTES:
-        raise ModelRefused(f"The archive has more than {MEMBERS_LIMIT:,} files.")
+        raise ModelRefused(TOO_MANY)
 
 
 def _check_name(info: zipfile.ZipInfo) -> None:

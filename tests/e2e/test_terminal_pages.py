@@ -137,7 +137,8 @@ def test_vim_goes_on_over_a_killed_web_process(olga: Person, stack: Stack, tmp_p
 def test_a_reloaded_page_shows_the_same_and_answers_no_old_question(olga: Person, tmp_path: Path) -> None:
     screen = opened(olga)
     asker = tmp_path / "ask.sh"
-    asker.write_text("printf '\\033[c\\033[6n'; read -rsd R -t 20 answer; echo answered\n")
+    # Without echo from the first question on: the answers may come before `read` has begun.
+    asker.write_text("stty -echo; printf '\\033[c\\033[6n'; read -rsd R -t 20 answer; stty echo; echo answered\n")
     screen.run(f"PS1=; clear; bash {asker}; cat -v")
     screen.shows("answered")
     screen.page.reload()

@@ -105,6 +105,13 @@ def test_more_files_than_a_model_has(tmp_path):
     assert "more than 10,000 files" in refusal(tmp_path, packed({f"f{i}": b"" for i in range(10_001)}))
 
 
+def test_more_files_than_its_end_says(tmp_path):
+    data = bytearray(packed({f"f{i}": b"" for i in range(10_001)}))
+    end = data.rfind(b"PK\x05\x06")
+    data[end + 8 : end + 12] = struct.pack("<2H", 1, 1)
+    assert "more than 10,000 files" in refusal(tmp_path, bytes(data))
+
+
 def test_a_directory_that_claims_to_be_huge(tmp_path):
     data = bytearray(packed({"a": b"x"}))
     end = data.rfind(b"PK\x05\x06")

@@ -186,7 +186,7 @@ def test_forged_messages_do_no_harm(node_api: NodeApi, home: Path, control: Cele
             ("application/x-python-serialize", "binary", pickle.dumps(Runs(marker))),
             ("application/x-yaml", "utf-8", f"!!python/object/apply:os.mkdir [{marker}]"),
             ("application/json", "utf-8", "[" * 100_000),
-            ("application/json", "utf-8", '[["' + "x" * 10_000_000 + '"], {}, {}]'),
+            ("application/json", "utf-8", '[["' + "x" * 100_000_000 + '"], {}, {}]'),
         ):
             producer.publish(body, content_type=content_type, content_encoding=encoding, headers=header)
         control.send_task("os.system", args=[f"mkdir {marker}"], queue=queue, ignore_result=True)

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from protocol.messages import DeviceFacts
 from tests import processes
 from tests.waiting import until
 from tests.workers.conftest import build_nvml
-from workers.hardware import gpu_memory
+from workers.hardware import gpu_memory, use
 from workers.hardware.gpu_memory import GpuMemory
+from workers.hardware.use import Use
 
 HELPER = "workers.hardware.nvidia_processes"
 
@@ -47,6 +49,21 @@ def test_what_a_runner_and_its_children_take(gpu):
     on_the_card.write_text("10 500\n")
     assert memory.of("cuda:0", [10, 11]) == 500
     assert len(processes.running(HELPER)) == 1  # and always the same
+
+
+def test_what_is_free_of_a_card_and_so_what_others_take(gpu, monkeypatch):
+    memory, on_the_card = gpu()
+    total, free = 150754820096, 150000000000  # as fake_nvml.c has it
+    assert memory.free() == {"cuda:0": free}
+    monkeypatch.setattr(use, "_gpus", memory)
+    card = DeviceFacts("cuda:0", "cuda", None, total, None)
+    available = use.available([card])
+    assert available.keys() == {"cpu", "cuda:0"}
+    assert available["cuda:0"] == free
+    on_the_card.write_text("10 1000\n")
+    ours = use.by_runners([card], [("cuda:0", Use(1, 1, 1, memory.of("cuda:0", [10])))])
+    assert use.by_others([card], available, ours) == {"cuda:0": total - free - 1000}
+    assert use.available([]).keys() == {"cpu"}  # and no driver is asked for
 
 
 def test_a_driver_that_hangs_is_given_up_and_asked_again_later(gpu, monkeypatch):

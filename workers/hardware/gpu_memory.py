@@ -1,5 +1,5 @@
-"""What processes take of GPUs' own memory now, as their driver tells. It is asked in a process of its own, which stays
-as long as it answers in time: a driver may hang, and the agent loads no vendor's library.
+"""What is free of GPUs' own memory, and what processes take of it, as their driver tells now. It is asked in a process
+of its own, which stays as long as it answers in time: a driver may hang, and the agent loads no vendor's library.
 """
 
 from __future__ import annotations
@@ -27,7 +27,10 @@ KILLED_SECONDS = 1.0
 
 COMMAND = [sys.executable, "-P", "-m", "workers.hardware.nvidia_processes"]
 
-Taken = dict[str, dict[int, int]]  # by device and process number, bytes
+
+class Card(msgspec.Struct, frozen=True):
+    free_bytes: int | None  # None: the driver does not tell
+    taken: dict[int, int]  # by process number, bytes
 
 
 class NoAnswer(Exception):
@@ -38,29 +41,36 @@ class GpuMemory:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
-        self._taken: Taken = {}
+        self._cards: dict[str, Card] = {}  # by device
         self._fresh_until = 0.0
 
     def of(self, device: str, pids: Collection[int]) -> int | None:
         """None where nobody tells: no driver, none that answers, or none of these has taken anything yet."""
-        with self._lock:
-            if time.monotonic() >= self._fresh_until:
-                self._taken = self._ask()
-            mine = [self._taken.get(device, {}).get(pid) for pid in pids]
-        known = [bytes_ for bytes_ in mine if bytes_ is not None]
+        card = self._now().get(device)
+        known = [card.taken[pid] for pid in pids if pid in card.taken] if card else []
         return sum(known) if known else None
+
+    def free(self) -> dict[str, int]:
+        """By device; without those of which nobody tells."""
+        return {device: card.free_bytes for device, card in self._now().items() if card.free_bytes is not None}
 
     def close(self) -> None:
         with self._lock:
             self._end()
 
-    def _ask(self) -> Taken:
+    def _now(self) -> dict[str, Card]:
+        with self._lock:
+            if time.monotonic() >= self._fresh_until:
+                self._cards = self._ask()
+            return self._cards
+
+    def _ask(self) -> dict[str, Card]:
         self._fresh_until = time.monotonic() + FRESH_SECONDS
         try:
             seconds = ANSWER_SECONDS
             if self._process is None:
                 self._process, seconds = _start(), FIRST_SECONDS
-            return msgspec.json.decode(_answer(self._process, seconds), type=Taken)
+            return msgspec.json.decode(_answer(self._process, seconds), type=dict[str, Card])
         except (OSError, NoAnswer, msgspec.DecodeError):  # `hardware` tells of a driver that is missing or broken
             self._end()
             self._fresh_until = time.monotonic() + AGAIN_SECONDS

@@ -1,5 +1,5 @@
-"""What each process takes of NVIDIA's GPUs, told anew for every line on standard input. Only ever run in a process of
-its own (see `gpu_memory`), which stays: to start NVML takes far longer than to ask it.
+"""What is free of NVIDIA's GPUs and what each process takes of them, told anew for every line on standard input. Only
+ever run in a process of its own (see `gpu_memory`), which stays: to start NVML takes far longer than to ask it.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import msgspec
 import pynvml
 
 from workers.hardware import nvidia
+from workers.hardware.gpu_memory import Card
 
 
 def main() -> None:
@@ -19,8 +20,16 @@ def main() -> None:
     os.dup2(2, 1)  # what a library prints is no answer
     cards = nvidia.cards()
     for _ in sys.stdin:  # it ends with whoever started it
-        answers.write(msgspec.json.encode({name: _taken(card) for name, card in cards.items()}) + b"\n")
+        told = {name: Card(_free(card), _taken(card)) for name, card in cards.items()}
+        answers.write(msgspec.json.encode(told) + b"\n")
         answers.flush()
+
+
+def _free(card: Any) -> int | None:
+    try:
+        return int(pynvml.nvmlDeviceGetMemoryInfo(card).free)
+    except pynvml.NVMLError:
+        return None
 
 
 def _taken(card: Any) -> dict[int, int]:

@@ -15,13 +15,16 @@ from pathlib import Path
 
 from protocol.hardware import HOST
 from protocol.messages import DeviceFacts
+from workers.hardware import machine
 from workers.hardware.gpu_memory import GpuMemory
 
 PROC = Path("/proc")
 
+_gpus = GpuMemory()
+
 # By kind of device: (name of the device, process numbers) -> bytes of its own memory that these processes take now;
 # None where the driver does not tell. Drivers keep no peak: it is the largest of what was read.
-DEVICE_PROBES: dict[str, Callable[[str, Collection[int]], int | None]] = {"cuda": GpuMemory().of}
+DEVICE_PROBES: dict[str, Callable[[str, Collection[int]], int | None]] = {"cuda": _gpus.of}
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,12 @@ def of_runner(pid: int, device: str) -> Use | None:
     return sum(found, total) if found else None
 
 
+def available(devices: Iterable[DeviceFacts]) -> dict[str, int]:
+    """What is free now of the memory of each device, in bytes; without those of which that cannot be told."""
+    of_gpus = _gpus.free() if any(kind(device.name) == "cuda" for device in devices) else {}
+    return machine.available_bytes() | of_gpus
+
+
 def by_others(
     devices: Iterable[DeviceFacts], available: Mapping[str, int], runners: Mapping[str, int]
 ) -> dict[str, int]:
@@ -60,13 +69,13 @@ def by_others(
 
 
 def by_runners(devices: Iterable[DeviceFacts], uses: Iterable[tuple[str, Use]]) -> dict[str, int]:
-    """What runners take of each device's memory that nobody else could have; `uses`: (device of the runner, use). Every
-    runner takes some of the machine's."""
+    """What runners take of each device's memory that nobody else could have; `uses`: (device of the runner, use). What
+    a runner on a GPU takes of the machine's was not promised to it: there it is one of the others."""
     uses = list(uses)
     taken: dict[str, int] = {}
     for device in devices:
         if kind(device.name) == HOST:
-            taken[device.name] = sum(use.unshared for _, use in uses)
+            taken[device.name] = sum(use.unshared for name, use in uses if kind(name) == HOST)
             continue
         mine = [use.device for name, use in uses if name == device.name]
         known = [bytes_ for bytes_ in mine if bytes_ is not None]
