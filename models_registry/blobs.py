@@ -27,7 +27,7 @@ from django.db.models import Exists, ForeignObjectRel, OuterRef, QuerySet
 from django.utils import timezone
 
 from models_registry.models import Blob
-from protocol.errors import BadRequest, TooLarge, Unavailable, Unprocessable
+from protocol.errors import BadRequest, OutOfSpace, TooLarge, Unprocessable
 
 GRACE = timedelta(hours=1)  # from putting a blob to referencing it; far more than any request takes
 SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -60,9 +60,7 @@ class Incoming:
                 left = left[os.write(self._fd, left) :]
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise Unavailable(
-                    "The control plane has no disk space left for this file; nothing was kept."
-                ) from error
+                raise OutOfSpace("The control plane has no disk space left for this file; nothing was kept.") from error
             raise
 
     def expect(self, sha256: str) -> None:

@@ -19,7 +19,8 @@ CyxwizError
 │   ├── QueueFull       503  queue_full
 │   ├── NoReplica       503  no_replica
 │   └── ReplicaLost     503  replica_lost
-└── TimedOut            504  timed_out
+├── TimedOut            504  timed_out
+└── OutOfSpace          507  insufficient_storage
 """
 
 from typing import ClassVar
@@ -120,6 +121,12 @@ class ReplicaLost(Unavailable):
 
 class TimedOut(CyxwizError):
     code, status, retryable = "timed_out", 504, True
+
+
+class OutOfSpace(CyxwizError):
+    """RFC 4918, section 11.5."""
+
+    code, status = "insufficient_storage", 507
 
 
 def _leaves(root: type[CyxwizError]) -> dict[str, type[CyxwizError]]:

@@ -18,7 +18,7 @@ from jobs.models import Job
 from models_registry import blobs, services
 from models_registry.models import Blob, Model, Version
 from models_registry.tasks import sweep_blobs
-from protocol.errors import TooLarge, Unavailable, Unprocessable
+from protocol.errors import OutOfSpace, TooLarge, Unprocessable
 from tests import factories
 from tests.models_registry.samples import linear
 
@@ -77,7 +77,7 @@ class TestPut:
     def test_a_full_disk_is_said_to_be_full(self, settings):
         incoming = blobs.Incoming()
         os.dup2(os.open("/dev/full", os.O_WRONLY), incoming._fd)
-        with pytest.raises(Unavailable, match="no disk space"), incoming:
+        with pytest.raises(OutOfSpace, match="no disk space"), incoming:
             incoming.write(b"x" * 100)
         assert files(settings) == []
 
