@@ -27,6 +27,12 @@ def test_more_than_fit_at_once_are_all_answered(load):
     assert [one.text for one in asked] == [f"{a} plus {b} is {a + b}." for a in range(4) for b in range(4)]
 
 
+def test_more_may_write_at_once_than_a_batch_was_to_hold(load):
+    asking = load(batch=16, parallel=20)
+    asked = asking.ask(*[to_generate(COUNT)] * 20)
+    assert [one.text for one in asked] == [COUNTED] * 20
+
+
 def test_whoever_comes_later_joins_and_may_be_done_first(rhymes):
     long = rhymes.generate(COUNT, stream=True)
     long.wait(pieces=1)

@@ -45,7 +45,7 @@ class Engine:
         self._model = model
         self._context = context
         self._slots = Slots(context, parallel if context is not None else 0)
-        self._batch = Batch(max(batch, parallel))
+        self._batch = Batch(batch)
         self._make_embedder = embedder
         self._embedder: Embedder | None = None
         self._say = say
