@@ -81,8 +81,8 @@ class GgufRuntime:
         model, context = self._model, self._context
         assert model is not None
 
-        def embedder() -> Embedder:
-            return Embedder(model, length=self._context_length, batch=self._batch, threads=self._threads)
+        def embedder(piece: int) -> Embedder:
+            return Embedder(model, length=self._context_length, piece=piece, threads=self._threads)
 
         def answered(said: list[Said]) -> None:
             self._end([one.key for one in said if not one.more])
