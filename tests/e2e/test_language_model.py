@@ -58,6 +58,32 @@ def test_eight_conversations_at_once_each_get_their_own_answer(rhymes):
     assert answers == [f"{n} plus {n} is {2 * n}." for n in range(1, 9)]
 
 
+def test_every_address_gives_the_same_text_and_counts_the_same_tokens(system, rhymes):
+    prompt = "<s><|user|>What is 3 plus 4?</s><|assistant|>"
+    at_v1 = rhymes.completions.create(model="rhymes", prompt=prompt, temperature=0, max_tokens=40)
+    assert at_v1.choices[0].text == "3 plus 4 is 7."
+    stream = rhymes.completions.create(
+        model="rhymes",
+        prompt=prompt,
+        temperature=0,
+        max_tokens=40,
+        stream=True,
+        stream_options={"include_usage": True},
+    )
+    *pieces, last = stream
+    assert "".join(piece.choices[0].text for piece in pieces) == at_v1.choices[0].text
+    headers = {"Authorization": f"Bearer {system.state['api_key']}"}
+    body = {"text_input": prompt, "temperature": 0, "max_tokens": 40}
+    with httpx2.Client(base_url=f"{system.state['url']}/v2/models/rhymes", headers=headers) as http:
+        whole = http.post("generate", json=body)
+        streamed = http.post("generate_stream", json=body)
+    assert whole.json()["text_output"] == at_v1.choices[0].text, whole.text
+    events = [json.loads(line.removeprefix("data: ")) for line in streamed.text.splitlines() if line]
+    assert "".join(event["text_output"] for event in events) == at_v1.choices[0].text
+    for field in ("prompt_tokens", "completion_tokens", "total_tokens"):
+        assert getattr(last.usage, field) == getattr(at_v1.usage, field) > 0
+
+
 def test_a_prompt_that_is_too_long_is_the_clients_own_exception(rhymes):
     with pytest.raises(openai.BadRequestError, match="room for") as caught:
         ask(rhymes, "x" * 20_000)

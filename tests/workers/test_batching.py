@@ -13,6 +13,7 @@ import pytest
 
 from protocol.options import Batching
 from protocol.tensors import Tensor, TensorSpec
+from tests.runtimes import digits
 from tests.workers import tiny_models
 from tests.workers.gateway_side import Answer, unpack
 from tests.workers.test_runner import Started
@@ -79,6 +80,20 @@ def test_200_at_once_get_each_its_own_rows(start, tmp_path, batching):
             np.testing.assert_allclose(found["y"], right[0], rtol=1e-5, atol=1e-5)
             np.testing.assert_allclose(found["sum"], right[1], rtol=1e-5, atol=1e-5)
     assert runner.lines == []  # nothing was given up
+
+
+@pytest.mark.parametrize("rows", [1, 2, 64])
+def test_the_answers_are_exactly_those_of_the_library(start, rows):
+    model = (digits.FOLDER / "digits.onnx").read_bytes()
+    images = digits.images()[:rows]
+    [answer] = ask_all(start(model), [[to_tensor("image", images)]])
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    names = ["probabilities", "label"]
+    assert [tensor.name for tensor in answer.outputs] == names
+    for tensor, expected in zip(answer.outputs, session.run(names, {"image": images}), strict=True):
+        found = to_array(tensor)
+        assert found.dtype == expected.dtype
+        assert np.array_equal(found, expected)
 
 
 def test_one_bad_request_costs_only_itself(start):

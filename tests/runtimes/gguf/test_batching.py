@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 
+import numpy as np
 import pytest
 
 from protocol.text import Embed, Embeddings
@@ -25,6 +26,12 @@ def test_more_than_fit_at_once_are_all_answered(load):
     asking = load(parallel=2)
     asked = asking.ask(*(to_generate(f"What is {a} plus {b}?") for a in range(4) for b in range(4)))
     assert [one.text for one in asked] == [f"{a} plus {b} is {a + b}." for a in range(4) for b in range(4)]
+
+
+def test_more_may_write_at_once_than_a_batch_was_to_hold(load):
+    asking = load(batch=16, parallel=20)
+    asked = asking.ask(*[to_generate(COUNT)] * 20)
+    assert [one.text for one in asked] == [COUNTED] * 20
 
 
 def test_whoever_comes_later_joins_and_may_be_done_first(rhymes):
@@ -144,3 +151,44 @@ def test_embedding_goes_on_beside_answers(rhymes):
     assert isinstance(body, Embeddings)
     assert len(set(body.vectors)) == 1
     assert running.text == COUNTED
+
+
+def test_embedding_a_long_text_does_not_stop_a_running_answer(load, monkeypatch):
+    monkeypatch.setattr(engine, "PIECE_SECONDS", 0.0)
+    asking = load(batch=32, parallel=1)
+    running = asking.generate(COUNT, stream=True)
+    running.wait(pieces=3)
+    had = len(running.said)
+    embedded = asking.ask(Embed(60_000, ["Mary " * 100]))[0]
+    embedded.wait()
+    assert embedded.body.prompt_tokens == 501
+    # In each step a piece of at most 32 tokens, and a token of the answer.
+    assert len(running.said) - had >= 501 // 32 - 2
+    assert running.text == COUNTED
+
+
+def test_a_text_read_in_pieces_has_the_vector_of_the_whole(load):
+    texts = ["Mary had a little lamb. " * 20, "What is 3 plus 4?"]
+    vectors = []
+    for batch in (16, 512):
+        body = load(batch=batch, parallel=1).ask(Embed(60_000, texts))[0].body
+        vectors.append([np.frombuffer(vector, "<f4") for vector in body.vectors])
+    assert np.allclose(*vectors, atol=1e-3)  # llama.cpp keeps what it has read in 16 bits
+
+
+def test_a_short_text_does_not_wait_for_the_long_list_of_another(rhymes):
+    long = rhymes.ask(Embed(60_000, ["Mary had a little lamb. " * 20] * 2048))[0]
+    short = rhymes.ask(Embed(60_000, ["Mary"]))[0]
+    short.wait()
+    assert not long.is_over
+    rhymes.runtime.cancel(long.key)
+    assert rhymes.ask(Embed(60_000, ["Mary"]))[0].body.vectors == short.body.vectors
+
+
+def test_a_text_given_up_in_its_middle_leaves_nothing_in_the_next(load):
+    asking = load(batch=16, parallel=1)
+    text = "Mary had a little lamb. " * 20
+    alone = asking.ask(Embed(60_000, [text]))[0].body.vectors
+    late = asking.ask(Embed(1, [text] * 100))[0]
+    assert late.error.code == "timed_out"
+    assert asking.ask(Embed(60_000, [text]))[0].body.vectors == alone

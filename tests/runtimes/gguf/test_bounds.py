@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
 
@@ -46,7 +47,12 @@ DEEP = "(" * 100_000
         ({"grammar": "root ::= ;"}, "nothing in GBNF begins with"),
         ({"grammar": 'root ::= root "a"'}, "does not parse"),
         ({"grammar": f'root ::= {DEEP}"a"{")" * len(DEEP)}'}, "more than 200 deep"),
-        ({"grammar": 'root ::= "a"{100000000}'}, "does not parse"),
+        ({"grammar": 'root ::= "a"{100000000}'}, "repeats something 100,000,000 times; 2,000 are the most"),
+        ({"grammar": 'root ::= "a"{9,3}'}, "at least 9 and at most 3 times"),
+        ({"grammar": 'root ::= "a"{,3}'}, "a repetition is written"),
+        ({"grammar": 'root ::= "a"{2000}{2000}{2000}'}, "with its repetitions written out"),
+        ({"grammar": f'root ::= "{"a" * 200_000}"{{2000}}'}, "with its repetitions written out"),
+        ({"grammar": 'root ::= a{0,2000}\na ::= b{0,2000}\nb ::= "b"?'}, "4,000 are the most"),
         ({"grammar": "x" * 300_000}, "longer than"),
         ({"grammar": 'root ::= "a"', "json_schema": b"{}"}, "not both"),
         ({"json_schema": b"["}, "JSON schema cannot"),
@@ -55,6 +61,8 @@ DEEP = "(" * 100_000
         ({"json_schema": b'{"type": "nonsense"}'}, "JSON schema cannot"),
         ({"json_schema": b'{"a":' * 5000 + b"1" + b"}" * 5000}, "nested too deep|JSON schema cannot"),
         ({"json_schema": b" " * 70_000}, "70,000 bytes"),
+        ({"json_schema": b'{"type": "string", "minLength": "5"}'}, "JSON schema cannot"),
+        ({"json_schema": b'{"type": "string", "minLength": 9, "maxLength": 3}'}, "at least 9 and at most 3 times"),
     ],
 )
 def test_a_bad_request_is_told_why(rhymes, more, words):
@@ -80,6 +88,38 @@ def test_rules_that_lead_everywhere_do_not_keep_it_busy(rhymes):
 def test_a_long_list_of_choices_is_a_fine_grammar(rhymes):
     schema = b'{"enum": [' + b",".join(b'"choice %d"' % n for n in range(500)) + b"]}"
     assert rhymes.generate("Who are you?", json_schema=schema).text.startswith('"choice ')
+
+
+ONES = {"type": "array", "items": {"enum": [1]}}
+
+
+@pytest.mark.parametrize(
+    ("schema", "least", "most"),
+    [
+        ({"type": "string", "maxLength": 255}, 0, 255),
+        ({"type": "string", "minLength": 20, "maxLength": 30}, 20, 30),
+        ({"type": "string", "pattern": "^a{3}(bc){2,9}[x-z]{2}$"}, 9, 23),
+        (ONES | {"maxItems": 250}, 0, 250),
+        (ONES | {"minItems": 20, "maxItems": 30}, 20, 30),
+        (ONES | {"minItems": 1, "maxItems": 1}, 1, 1),
+        (ONES | {"maxItems": 0}, 0, 0),
+    ],
+    ids=str,
+)
+def test_the_bounds_of_a_schema_are_kept(load, schema, least, most):
+    asking = load(parallel=1, context_length=1024)  # room for all that may come
+    answer = asking.generate("Who are you?", json_schema=json.dumps(schema).encode())
+    assert answer.chunk.finish_reason == "stop"
+    assert least <= len(json.loads(answer.text)) <= most
+
+
+@pytest.mark.parametrize("bound", ["minItems", "maxItems"])
+def test_a_huge_bound_of_a_schema_is_refused_at_once(rhymes, bound):
+    schema = {"type": "array", "items": {"type": "integer"}, bound: 10**8}
+    started = time.monotonic()
+    error = rhymes.generate("Who are you?", json_schema=json.dumps(schema).encode()).error
+    assert "repeats something 99,999,999 times; 2,000 are the most" in error.message
+    assert time.monotonic() - started < 1
 
 
 @pytest.mark.parametrize(("inputs", "words"), [([], "0 texts"), (["x"] * 3000, "3,000 texts"), (["x" * 600], "601")])

@@ -39,13 +39,13 @@ class Engine:
         *,
         parallel: int,
         batch: int,
-        embedder: Callable[[], Embedder],
+        embedder: Callable[[int], Embedder],
         say: Callable[[list[Said]], None],
     ) -> None:
         self._model = model
         self._context = context
         self._slots = Slots(context, parallel if context is not None else 0)
-        self._batch = Batch(max(batch, parallel))
+        self._batch = Batch(batch)
         self._make_embedder = embedder
         self._embedder: Embedder | None = None
         self._say = say
@@ -140,7 +140,7 @@ class Engine:
         if self._running:
             self._compute(now, said)
         if self._texts:
-            self._embed(self._texts[0], said)
+            self._embed(said)
 
     def _end_overdue(self, now: int, said: list[Said]) -> None:
         under_way: list[Work] = [*self._running, *self._waiting, *self._texts]
@@ -268,18 +268,25 @@ class Engine:
             self._running.remove(conversation)
             self._slots.give_back(conversation.slot)
 
-    def _embed(self, work: Embedding, said: list[Said]) -> None:
-        """One text per step."""
+    def _embed(self, said: list[Said]) -> None:
+        """A piece of one text per step, and by turns a text of each request."""
+        work = self._texts[0]
         try:
             if self._embedder is None:
-                self._embedder = self._make_embedder()
-            work.vectors.append(self._embedder.vector(work.texts[len(work.vectors)]))
+                # Without a context nobody's answer could be held up.
+                self._embedder = self._make_embedder(self._piece if self._context is not None else self._batch.size)
+            vector = self._embedder.step(work.texts[len(work.vectors)])
         except Exception as error:
-            self._texts.remove(work)
+            self._texts.popleft()
             said.append(Said(work.key, told(error)))
             return
-        if len(work.vectors) == len(work.texts):
-            self._texts.remove(work)
+        if vector is None:
+            return
+        work.vectors.append(vector)
+        self._texts.popleft()
+        if len(work.vectors) < len(work.texts):
+            self._texts.append(work)
+        else:
             took = (time.monotonic_ns() - work.started_ns) // 1000
             said.append(Said(work.key, Embeddings(work.vectors, sum(map(len, work.texts)), took)))
 

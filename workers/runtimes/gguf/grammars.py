@@ -1,5 +1,5 @@
 """What must be known of a grammar before llama.cpp may see it: its parser takes every nesting for a call, so a deep one
-ends the process, and rules that lead to one another in many ways keep it busy for hours."""
+ends the process, rules that lead to one another in many ways keep it busy for hours, and it writes out repetitions."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ LIMIT_BYTES = 256 * 1024
 DEEPEST = 200
 MOST_WAYS = 4000
 MOST_RULES = 20_000
+MOST_TIMES = 2000  # llama.cpp's own limit
+MOST_REPEATED = 100_000  # characters and names in all repetitions, written out
 TOKEN = re.compile(
     r"""(?P<space>(?:\s|\#[^\n]*)+)
       | (?P<begin>(?P<name>[A-Za-z0-9_-]+)\s*::=)
@@ -26,13 +28,15 @@ TOKEN = re.compile(
       | (?P<repeat>[*+?]|\{[^}]*\})""",
     re.VERBOSE | re.DOTALL,
 )
-MAY_BE_MISSING = re.compile(r"[*?]|\{\s*0*\s*,|\{\s*0+\s*\}")
+BOUNDS = re.compile(r"\{\s*(?P<least>\d{1,20})\s*(?:,\s*(?P<most>\d{1,20})?\s*)?\}")
 
 
 @dataclass
 class Element:
     rule: str | None = None  # None: letters
     may_be_missing: bool = False
+    size: int = 1  # with all its repetitions
+    times: int = 1
 
 
 @dataclass
@@ -60,7 +64,7 @@ def _read(grammar: str, what: str) -> dict[str, Rule]:
     """Groups become rules of their own."""
     rules: dict[str, Rule] = {}
     open_rules: list[Rule] = [Rule()]
-    at = 0
+    at = repeated = 0
     while at < len(grammar):
         found = TOKEN.match(grammar, at)
         if found is None:
@@ -88,11 +92,32 @@ def _read(grammar: str, what: str) -> dict[str, Rule]:
         elif kind == "or":
             open_rules[-1].ways.append([])
         elif kind == "repeat":
-            if way and MAY_BE_MISSING.match(found["repeat"]):
-                way[-1].may_be_missing = True
+            if way:
+                _repeat(way[-1], found["repeat"], what)
+                repeated += way[-1].size
+                if repeated > MOST_REPEATED:
+                    raise BadRequest(f"{what} is longer than {MOST_REPEATED:,} with its repetitions written out.")
         elif kind != "space":
-            way.append(Element(found["rule"], found["text"] == '""'))
+            way.append(Element(found["rule"], found["text"] == '""', 1 if found["rule"] else len(found[0])))
     return rules
+
+
+def _repeat(element: Element, bounds: str, what: str) -> None:
+    if bounds in "*+?":
+        element.may_be_missing |= bounds != "+"
+        return
+    found = BOUNDS.fullmatch(bounds)
+    if found is None:
+        raise BadRequest(f"{what} does not parse: a repetition is written {{m}}, {{m,}} or {{m,n}}.")
+    least = int(found["least"])
+    most = int(found["most"]) if found["most"] else least
+    if most < least:
+        raise BadRequest(f"{what} repeats something at least {least:,} and at most {most:,} times.")
+    if most > MOST_TIMES:
+        raise BadRequest(f"{what} repeats something {most:,} times; {MOST_TIMES:,} are the most.")
+    element.may_be_missing |= least == 0
+    element.times *= max(1, most)
+    element.size *= max(1, most)
 
 
 def _may_be_empty(rules: dict[str, Rule]) -> set[str]:
@@ -117,11 +142,13 @@ def _may_be_empty(rules: dict[str, Rule]) -> set[str]:
 
 def _ways(rules: dict[str, Rule], empty: set[str]) -> dict[str, int]:
     """In how many ways the first letter of each rule can be reached."""
-    first: dict[str, list[str | None]] = {name: [] for name in rules}
+    first: dict[str, list[tuple[str | None, int]]] = {name: [] for name in rules}
     for name, rule in rules.items():
         for way in rule.ways:
             for element in way:
-                first[name].append(element.rule if element.rule in rules else None)
+                # What may be empty can begin with each of its repetitions.
+                times = element.times if element.rule in empty else 1
+                first[name].append((element.rule if element.rule in rules else None, times))
                 if not (element.may_be_missing or element.rule in empty):
                     break
     found: dict[str, int] = {}
@@ -131,12 +158,12 @@ def _ways(rules: dict[str, Rule], empty: set[str]) -> dict[str, int]:
         while waiting:
             name = waiting[-1]
             # What leads back to itself llama.cpp refuses: here it only must not go round for ever.
-            missing = [] if name in entered else [one for one in first[name] if one and one not in found]
+            missing = [] if name in entered else [one for one, _ in first[name] if one and one not in found]
             entered.add(name)
             missing = [one for one in missing if one not in entered]
             if missing:
                 waiting += missing
             else:
                 waiting.pop()
-                found[name] = sum(1 if one is None else found.get(one, 1) for one in first[name])
+                found[name] = sum(1 if one is None else times * found.get(one, 1) for one, times in first[name])
     return found

@@ -54,7 +54,6 @@ class GgufRuntime:
         if layers is None:
             layers = 0 if artifact.device == "cpu" else -1
         self._threads = cpu.threads(read("threads") or MOST_THREADS)
-        self._batch = read("batch")
         self.most_open = read("queue")
         if len(artifact.files) != 1:
             raise LoadFailed(f"A GGUF model is one file; this version has {len(artifact.files)}.")
@@ -62,6 +61,7 @@ class GgufRuntime:
         room = known_options.room(options, self._model.trained_context)
         self.most_open += room.parallel
         self.parallel = room.parallel
+        self._batch = max(read("batch"), room.parallel)  # a step has room for a token of every answer
         generates = self._model.metadata(f"{self._model.metadata('general.architecture')}.attention.causal") != "false"
         self._context_length = room.context_length
         if generates:
@@ -81,8 +81,8 @@ class GgufRuntime:
         model, context = self._model, self._context
         assert model is not None
 
-        def embedder() -> Embedder:
-            return Embedder(model, length=self._context_length, batch=self._batch, threads=self._threads)
+        def embedder(piece: int) -> Embedder:
+            return Embedder(model, length=self._context_length, piece=piece, threads=self._threads)
 
         def answered(said: list[Said]) -> None:
             self._end([one.key for one in said if not one.more])

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import ctypes
-import json
 import math
 import secrets
 from typing import Any
 
 import llama_cpp
 import numpy as np
-from llama_cpp.llama_grammar import json_schema_to_gbnf
 
 from protocol.errors import BadRequest, RunFailed
 from protocol.text import Generate
-from workers.runtimes.gguf import grammars
+from workers.runtimes.gguf import grammars, schemas
 from workers.runtimes.gguf.llama import Context, Model, complaints, logits
 
 MOST_SEED = 2**32 - 1  # that one would mean "any" to llama.cpp
 TOKEN_DATA = np.dtype([("id", "i4"), ("logit", "f4"), ("p", "f4")])
-SCHEMA_LIMIT = 64 * 1024
 
 
 class Defaults:
@@ -130,7 +127,7 @@ def _grammar(model: Model, asked: Generate) -> Any:
     if asked.grammar is not None:
         return _sampler_of(model, asked.grammar, "The grammar")
     if asked.json_schema is not None:
-        return _sampler_of(model, _grammar_of_schema(asked.json_schema), "The grammar made of the JSON schema")
+        return _sampler_of(model, schemas.to_grammar(asked.json_schema), "The grammar made of the JSON schema")
     return None
 
 
@@ -141,17 +138,3 @@ def _sampler_of(model: Model, grammar: str, what: str) -> Any:
     if not sampler:
         raise BadRequest(f"{what} does not parse: {complaints() or 'llama.cpp does not say where'}")
     return sampler
-
-
-def _grammar_of_schema(schema: bytes) -> str:
-    if len(schema) > SCHEMA_LIMIT:
-        raise BadRequest(f"The JSON schema has {len(schema):,} bytes; {SCHEMA_LIMIT:,} are the most.")
-    try:
-        read = json.loads(schema)
-        if read == {}:
-            read = {"type": "object"}
-        return str(json_schema_to_gbnf(json.dumps(read)))
-    except RecursionError:
-        raise BadRequest("The JSON schema is nested too deep.") from None
-    except Exception as error:  # its converter raises whatever comes to hand
-        raise BadRequest(f"The JSON schema cannot be made into a grammar: {type(error).__name__}: {error}") from error
