@@ -14,7 +14,7 @@ from nodes import services as node_services
 from nodes.models import Node
 from protocol import names, terminal
 from terminal import reports, services
-from terminal.models import AuditEvent, TerminalGrant, TerminalSession, TerminalTicket
+from terminal.models import AuditEvent, TerminalGrant, TerminalPolicy, TerminalSession, TerminalTicket
 from tests.cast import Person, person
 from tests.nodes.reports import Machine
 from tests.terminal.conftest import GRANTS, POLICY, SESSIONS, TerminalMachine, grant, opened
@@ -249,3 +249,53 @@ def test_the_admin_lists_ends_and_shows(admin, owner, machine, settings, tmp_pat
     User.objects.filter(pk=staff.user.pk).update(is_staff=True)
     staff.client.force_login(staff.user)
     assert staff.client.get(f"/admin/terminal/terminalsession/{session}/recording").status_code == 403
+
+
+@pytest.fixture
+def rules_in_admin(admin, machine):
+    admin.client.force_login(admin.user)
+    return "/admin/terminal/terminalpolicy/"
+
+
+DEFAULT_RULES = {
+    "approval_required": False,
+    "reason_required": False,
+    "idle_seconds": 900,
+    "longest_seconds": 8 * 3600,
+    "keep_seconds": 300,
+}
+
+
+def rules_audited() -> list[tuple[str, str, object]]:
+    return [(e.user, e.node, e.details["rules"]) for e in AuditEvent.objects.filter(what="rules_set").order_by("id")]
+
+
+def test_rules_that_staff_set_in_the_admin_are_audited_as_those_of_the_api(admin, owner, machine, rules_in_admin):
+    seconds = {"idle_seconds": 60, "longest_seconds": 600, "keep_seconds": 0}
+    admin.client.post(f"{rules_in_admin}add/", {"node": str(machine.node.pk), "approval_required": "on", **seconds})
+    row = TerminalPolicy.objects.get(node=machine.node)
+    admin.client.post(f"{rules_in_admin}{row.pk}/change/", seconds)
+    assert owner.patch(POLICY, {"keep_seconds": 5}).status_code == 200
+    admin.client.post(f"{rules_in_admin}{row.pk}/delete/", {"post": "yes"})
+    assert owner.patch(POLICY, {"keep_seconds": 5}).status_code == 200
+    again = TerminalPolicy.objects.get(node=machine.node).pk
+    several = {"action": "delete_selected", "_selected_action": again, "post": "yes"}
+    admin.client.post(rules_in_admin, several)
+    assert not TerminalPolicy.objects.exists()
+    ours = DEFAULT_RULES | seconds
+    assert rules_audited() == [
+        ("ada", "box", ours | {"approval_required": True}),
+        ("ada", "box", ours),
+        ("olga", "box", ours | {"keep_seconds": 5}),
+        ("ada", "box", DEFAULT_RULES),
+        ("olga", "box", DEFAULT_RULES | {"keep_seconds": 5}),
+        ("ada", "box", DEFAULT_RULES),
+    ]
+
+
+@pytest.mark.parametrize("rules", [{"keep_seconds": 86_401}, {"idle_seconds": 9}, {"longest_seconds": 59}])
+def test_rules_out_of_bounds_are_refused_in_the_admin_too(admin, machine, rules_in_admin, rules):
+    answer = admin.client.post(f"{rules_in_admin}add/", {"node": str(machine.node.pk), **DEFAULT_RULES, **rules})
+    assert list(answer.context["adminform"].form.errors) == list(rules)
+    assert not TerminalPolicy.objects.exists()
+    assert rules_audited() == []
