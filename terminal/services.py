@@ -71,7 +71,7 @@ def approve(session: TerminalSession, user: User) -> None:
         raise Forbidden("Somebody else has to approve this.")
     with transaction.atomic():
         waiting = TerminalSession.objects.filter(pk=session.pk, state=SessionState.UNAPPROVED)
-        if not waiting.update(state=SessionState.OPENING, approved_by=user):
+        if not waiting.update(state=SessionState.OPENING, approved_by=user, approved_at=timezone.now()):
             raise Conflict("This session does not wait for approval (any more).")
         session.refresh_from_db()
         audit.write("approved", session=session, user=user)

@@ -198,6 +198,22 @@ def test_rules_of_a_node_ask_for_a_reason_and_a_second_person(owner, team_mate, 
     assert team_mate.post(f"{SESSIONS}{session['id']}/tickets").status_code == 201
 
 
+def test_a_node_that_does_not_answer_after_an_approval_holds_no_quota(owner, team_mate, machine):
+    grant(owner, team_mate, "operator")
+    owner.patch(POLICY, {"approval_required": True})
+    asked_long_ago, approved_long_ago, _ = ids = [opened(team_mate)["id"] for _ in range(3)]
+    for id in (asked_long_ago, approved_long_ago):
+        assert owner.post(f"{SESSIONS}{id}/approve").status_code == 200
+    minutes_ago = timezone.now() - timedelta(minutes=2)
+    TerminalSession.objects.update(created_at=minutes_ago)
+    TerminalSession.objects.filter(pk=approved_long_ago).update(approved_at=minutes_ago)
+    reports.sweep()
+    assert [state(id) for id in ids] == ["opening", "ended", "unapproved"]
+    assert TerminalSession.objects.get(pk=approved_long_ago).end_reason == "The node did not answer."
+    assert machine.accept(approved_long_ago) == 409
+    assert machine.accept(asked_long_ago).id == asked_long_ago
+
+
 @pytest.mark.parametrize("rules", [{"keep_seconds": -1}, {"idle_seconds": 0}, {"longest_seconds": 10**9}])
 def test_rules_out_of_bounds_are_refused(owner, machine, rules):
     assert owner.patch(POLICY, rules).status_code == 400
