@@ -110,6 +110,21 @@ class TerminalPolicyAdmin(StaffAdmin):
     )
     autocomplete_fields = ("node",)
 
+    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> Any:
+        return ("node",) if obj else ()  # those of another node would be a change of both
+
+    def save_model(self, request: HttpRequest, obj: TerminalPolicy, form: Any, change: bool) -> None:
+        assert isinstance(request.user, User)
+        services.save_policy(obj, by=request.user)
+
+    def delete_model(self, request: HttpRequest, obj: TerminalPolicy) -> None:
+        assert isinstance(request.user, User)
+        services.delete_policy(obj, by=request.user)
+
+    def delete_queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> None:
+        for row in queryset:
+            self.delete_model(request, row)
+
 
 @admin.register(AuditEvent)
 class AuditEventAdmin(ReadOnlyAdmin):

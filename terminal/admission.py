@@ -13,6 +13,7 @@ from accounts.models import ApiKey, User
 from protocol.errors import Conflict, CyxwizError, Forbidden, NotAuthenticated
 from protocol.terminal import Hello, Mode, Run
 from terminal import audit, origin, permissions, services, tickets
+from terminal.browser_login import BrowserLogin
 from terminal.models import AuditEvent, TerminalSession
 from terminal.states import LIVE
 
@@ -21,6 +22,7 @@ from terminal.states import LIVE
 class Caller:
     user: User
     api_key: ApiKey | None
+    login: BrowserLogin | None = None
 
     @property
     def key_digest(self) -> str:
@@ -43,7 +45,7 @@ async def authenticate(scope: dict[str, Any]) -> Caller:
     user = scope["user"]
     if not user.is_authenticated or not user.is_active:
         raise NotAuthenticated("nobody is signed in")
-    return Caller(await database_sync_to_async(User.objects.get)(pk=user.pk), None)
+    return await database_sync_to_async(_signed_in)(scope)
 
 
 def admit(caller: Caller, session_id: UUID, hello: Hello) -> tuple[TerminalSession, Mode]:
@@ -54,6 +56,8 @@ def admit(caller: Caller, session_id: UUID, hello: Hello) -> tuple[TerminalSessi
         else:
             session, mode = tickets.redeem(hello.resume or "", tickets.Kind.RESUME, session_id, caller.user)
         _check_scope(caller, mode)
+        if why := _why_not_signed_in(caller):
+            raise Forbidden(why)
         services.check_admission(session, caller.user, mode)
         if hello.run is not None:
             choose_program(session, caller.user, mode, hello.run)
@@ -93,6 +97,8 @@ def why_not_any_more(caller: Caller, session_id: UUID, mode: Mode) -> str:
         return "" if session.exit_code is not None else session.end_reason
     if caller.api_key and not _is_still_valid(caller.api_key):
         return "The API key is not valid any more."
+    if why := _why_not_signed_in(caller):
+        return why
     if mode == "owner":
         return permissions.why_not_any_more(session)
     user = User.objects.get(pk=caller.user.pk)
@@ -105,6 +111,17 @@ def end(session: TerminalSession, why: str) -> None:
 
 async def audit_refusal(caller: Caller, session_id: UUID, why: str) -> None:
     await database_sync_to_async(audit.write)("refused", session_id=session_id, user=caller.user, reason=why)
+
+
+def _signed_in(scope: dict[str, Any]) -> Caller:
+    return Caller(User.objects.get(pk=scope["user"].pk), None, BrowserLogin.of(scope["session"]))
+
+
+def _why_not_signed_in(caller: Caller) -> str:
+    """Only for a browser: it may have logged out since."""
+    if caller.login is None or caller.login.holds(User.objects.get(pk=caller.user.pk)):
+        return ""
+    return "This browser is not signed in any more."
 
 
 def _is_still_valid(key: ApiKey) -> bool:

@@ -1,6 +1,7 @@
 from typing import Any
 
 from django.apps import AppConfig
+from django.contrib.auth.signals import user_logged_out
 from django.db.models.signals import post_delete, post_save, pre_delete
 
 
@@ -25,6 +26,12 @@ class TerminalConfig(AppConfig):
             services.end_unauthorised(user=user)
             doors.rights_changed(user.pk)
 
+        def logged_out(request: Any, user: Any, **_: object) -> None:
+            """Django ends the browser's session only after this signal. It is gone before the websockets look."""
+            if user is not None:
+                request.session.delete()
+                doors.rights_changed(user.pk)
+
         def node_goes(instance: Any, **_: object) -> None:
             for session in TerminalSession.objects.filter(node=instance).select_related("node"):
                 services.end(session, "The node was removed.")
@@ -32,6 +39,7 @@ class TerminalConfig(AppConfig):
         def ssh_node_gone(instance: Any, **_: object) -> None:
             ssh_keys.forget(instance.pk)
 
+        user_logged_out.connect(logged_out, weak=False)
         signals.heartbeat_received.connect(heartbeat, weak=False)
         for model in (User, ApiKey, TerminalGrant):
             post_save.connect(rights_changed, sender=model, weak=False)

@@ -82,6 +82,7 @@ class TerminalConsumer(AsyncConsumer):
         self._attachment: Attachment | None = None
         self._is_open = False
         self._began = False
+        self._is_idle = False
         self._final: int | None = None  # offset of the end, once the shell has ended
         self._received = 0
         self._received_since = 0.0
@@ -252,7 +253,7 @@ class TerminalConsumer(AsyncConsumer):
             why = frame[1:].decode(errors="replace")
             assert self._attachment is not None
             await self._send(terminal.encode(terminal.EXIT, terminal.Exit(offset=self._attachment.next, reason=why)))
-            raise Closed(REFUSED, why)
+            raise Closed(TIMED_OUT if self._is_idle else REFUSED, why)
         if kind == terminal.INACK:
             _, sequence = terminal.SEQUENCE.unpack(frame)
             while self._in_flight and self._in_flight[0][0] <= sequence:
@@ -294,6 +295,7 @@ class TerminalConsumer(AsyncConsumer):
         left = self._session.idle_seconds - (now - self._last_input)
         if left <= 0:
             why = f"No input came for {self._session.idle_seconds} s."
+            self._is_idle = True  # the end comes back by the stream, perhaps before the next line is through
             await database_sync_to_async(admission.end)(self._session, why)
             raise Closed(TIMED_OUT, why)
         if left > WARN_SECONDS:

@@ -7,6 +7,7 @@ from typing import Any, NoReturn, Self
 
 from django.conf import settings
 from django.contrib.auth.models import AnonymousUser
+from django.core.validators import BaseValidator, MaxValueValidator, MinValueValidator
 from django.db import models
 from django.db.models import Q
 
@@ -16,6 +17,12 @@ from nodes.models import Node
 from protocol import ssh
 from protocol.errors import Conflict
 from terminal.states import UNENDED, SessionState
+
+DAY = 86_400  # seconds
+
+
+def _between(least: int, most: int) -> list[BaseValidator]:
+    return [MinValueValidator(least), MaxValueValidator(most)]
 
 
 class TerminalGrant(models.Model):
@@ -48,9 +55,13 @@ class TerminalPolicy(models.Model):
     node = models.OneToOneField(Node, on_delete=models.CASCADE, related_name="terminal_policy")
     approval_required = models.BooleanField(default=False, help_text="An owner who is not the asker must agree.")
     reason_required = models.BooleanField(default=False)
-    idle_seconds = models.PositiveIntegerField(default=900, help_text="Without input; then the session ends.")
-    longest_seconds = models.PositiveIntegerField(default=8 * 3600)
-    keep_seconds = models.PositiveIntegerField(default=300, help_text="How long a shell lives on without a client.")
+    idle_seconds = models.PositiveIntegerField(
+        default=900, validators=_between(10, DAY), help_text="Without input; then the session ends."
+    )
+    longest_seconds = models.PositiveIntegerField(default=8 * 3600, validators=_between(60, 7 * DAY))
+    keep_seconds = models.PositiveIntegerField(
+        default=300, validators=_between(0, DAY), help_text="How long a shell lives on without a client."
+    )
 
     class Meta:
         verbose_name_plural = "terminal policies"
@@ -123,6 +134,7 @@ class TerminalSession(Owned):
     keep_seconds = models.PositiveIntegerField()
     approved_by = models.ForeignKey(settings.AUTH_USER_MODEL, null=True, on_delete=models.SET_NULL, related_name="+")
     created_at = models.DateTimeField(auto_now_add=True)
+    approved_at = models.DateTimeField(null=True)
     opened_at = models.DateTimeField(null=True)
     expires_at = models.DateTimeField()
     ended_at = models.DateTimeField(null=True)

@@ -16,7 +16,7 @@ from terminal import audit, doors, permissions, services
 from terminal.models import TerminalSession
 from terminal.states import LIVE, UNENDED, SessionState
 
-OPENING_LIFE = timedelta(seconds=60)  # a node that has not asked by then will not
+OPENING_LIFE = timedelta(seconds=60)  # since it was rung; a node that has not asked by then will not
 APPROVAL_LIFE = timedelta(hours=1)
 GRACE = timedelta(seconds=20)  # a heartbeat may have been written before the session was accepted
 LOST_AFTER = timedelta(seconds=120)  # a node silent for so long; its shells have ended without clients, too
@@ -69,8 +69,9 @@ def sweep() -> None:
     """Ends what nobody answers for, and what is not allowed any more."""
     now = timezone.now()
     services.end_unauthorised()
+    rung_before = Q(approved_at__lt=now - OPENING_LIFE) | Q(approved_at=None, created_at__lt=now - OPENING_LIFE)
     stale = {
-        "The node did not answer.": Q(state=SessionState.OPENING, created_at__lt=now - OPENING_LIFE, approved_by=None),
+        "The node did not answer.": Q(state=SessionState.OPENING) & rung_before,
         "Nobody approved it.": Q(state=SessionState.UNAPPROVED, created_at__lt=now - APPROVAL_LIFE),
         "The node was lost.": Q(
             state=SessionState.OPEN, node__state=Node.State.OFFLINE, node__last_heartbeat_at__lt=now - LOST_AFTER

@@ -16,6 +16,7 @@ from terminal import audit, doors, permissions, tickets
 from terminal.models import TerminalGrant, TerminalPolicy, TerminalSession
 from terminal.states import LIVE, UNENDED, SessionState
 
+RULES = ("approval_required", "reason_required", "idle_seconds", "longest_seconds", "keep_seconds")
 PER_NODE, PER_USER = 64, 32  # live sessions
 
 
@@ -70,7 +71,7 @@ def approve(session: TerminalSession, user: User) -> None:
         raise Forbidden("Somebody else has to approve this.")
     with transaction.atomic():
         waiting = TerminalSession.objects.filter(pk=session.pk, state=SessionState.UNAPPROVED)
-        if not waiting.update(state=SessionState.OPENING, approved_by=user):
+        if not waiting.update(state=SessionState.OPENING, approved_by=user, approved_at=timezone.now()):
             raise Conflict("This session does not wait for approval (any more).")
         session.refresh_from_db()
         audit.write("approved", session=session, user=user)
@@ -175,8 +176,26 @@ def set_policy(*, node: Node, by: User, **rules: object) -> None:
     if not permissions.may_manage(node, by):
         raise Forbidden(f"Only an owner of {node.name} sets the rules for terminals on it.")
     with transaction.atomic():
-        TerminalPolicy.objects.update_or_create(node=node, defaults=rules)
-        audit.write("rules_set", user=by, node=node.name, rules=rules)
+        row, _ = TerminalPolicy.objects.update_or_create(node=node, defaults=rules)
+        _audit_rules(row, by)
+
+
+def save_policy(row: TerminalPolicy, *, by: User) -> None:
+    """For who was found to be allowed to."""
+    with transaction.atomic():
+        row.save()
+        _audit_rules(row, by)
+
+
+def delete_policy(row: TerminalPolicy, *, by: User) -> None:
+    """For who was found to be allowed to. From then on the defaults hold."""
+    with transaction.atomic():
+        row.delete()
+        _audit_rules(TerminalPolicy(node=row.node), by)
+
+
+def _audit_rules(row: TerminalPolicy, by: User) -> None:
+    audit.write("rules_set", user=by, node=row.node.name, rules={rule: getattr(row, rule) for rule in RULES})
 
 
 def _why_offline(node: Node) -> str:

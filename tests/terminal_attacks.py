@@ -35,6 +35,11 @@ GETTING_IN = (
             "out within 5 s, processes gone, no way back",
             "test_a_right_that_is_withdrawn_ends_terminal_and_watching_within_five_seconds",
         ),
+        (
+            "a websocket of a browser that has logged out, or from before the password was changed",
+            "4403 within 5 s, no way back",
+            "test_a_logout_or_a_new_password_closes_the_websockets_of_that_login_within_five_seconds",
+        ),
     ),
     *of(
         TICKETS,

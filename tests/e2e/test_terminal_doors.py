@@ -7,10 +7,13 @@ import contextlib
 import os
 import pwd
 import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from uuid import uuid4
 
+import httpx2
 import psutil
-from websockets.asyncio.client import connect
+from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from protocol import terminal
@@ -233,6 +236,64 @@ async def test_a_right_that_is_withdrawn_ends_terminal_and_watching_within_five_
         assert (await said(stack, kept["id"], hello(resume=watcher._resume), name="otto"))[0] == terminal.REFUSED
         assert await owner.run("echo st''ays") == "stays"
     assert stack.session(session["id"])["state"] == "ended"
+
+
+@asynccontextmanager
+async def inside(stack: Stack, given: dict[str, str]) -> AsyncIterator[ClientConnection]:
+    """A websocket of Olga's, after READY."""
+    session = stack.open()
+    where = {"additional_headers": given, "origin": stack.url if "Cookie" in given else None}
+    async with connect(address(stack, session["id"]), compression=None, **where) as connection:  # type: ignore[arg-type]
+        await connection.send(hello(ticket=session["ticket"]))
+        async for frame in connection:
+            if frame[0] == terminal.READY:
+                break
+        yield connection
+
+
+def log_out(stack: Stack, cookie: dict[str, str]) -> None:
+    with httpx2.Client(base_url=stack.url, headers=cookie) as browser:
+        token = browser.get("/terminal/").cookies["csrftoken"]
+        sent = {"Cookie": f"{cookie['Cookie']}; csrftoken={token}", "Origin": stack.url}
+        answer = browser.post("/logout/", data={"csrfmiddlewaretoken": token}, headers=sent)
+        assert answer.status_code == 302, answer.text
+
+
+SAME_PASSWORD_ANEW = (
+    "from accounts.models import User; olga = User.objects.get(username='olga');"
+    "olga.set_password('secret-olga'); olga.save()"
+)
+
+
+@in_loop
+async def test_a_logout_or_a_new_password_closes_the_websockets_of_that_login_within_five_seconds(
+    stack: Stack,
+) -> None:
+    first, second = ({"Cookie": stack.cookie("olga")} for _ in range(2))
+    async with (
+        inside(stack, first) as in_first,
+        inside(stack, second) as in_second,
+        inside(stack, headers(stack)) as by_key,
+    ):
+        await asyncio.to_thread(log_out, stack, first)
+        assert await closed_with(in_first, 5) == (terminal.REFUSED, "This browser is not signed in any more.")
+        for stays in (in_second, by_key):
+            await answers(stays)
+        await asyncio.to_thread(stack.manage, "shell", "--no-imports", "-c", SAME_PASSWORD_ANEW)
+        assert await closed_with(in_second, 5) == (terminal.REFUSED, "This browser is not signed in any more.")
+        await answers(by_key)
+        for gone in (first, second):
+            assert await handshake(address(stack, str(uuid4())), gone, stack.url) == 403
+
+
+async def answers(connection: ClientConnection) -> None:
+    ping = bytes([terminal.PING]) + os.urandom(8)
+    await connection.send(ping)
+    async with asyncio.timeout(5):
+        async for frame in connection:
+            if frame == bytes([terminal.PONG]) + ping[1:]:
+                return
+    raise AssertionError("it was closed")
 
 
 def sleeping(seconds: int) -> list[psutil.Process]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import re
 import socket
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from protocol import terminal
 from tests.e2e.quickstarts import PROJECT, free_port
 from tests.e2e.raw_websocket import address, closed_with, headers, hello
 from tests.e2e.terminal_client import Client, in_loop
-from tests.e2e.terminals import Stack
+from tests.e2e.terminals import NODE, Stack
 from tests.waiting import until
 
 SILENT = 300
@@ -84,12 +85,12 @@ async def test_websockets_that_say_no_hello_are_few_and_go_and_keep_nobody_out(s
 
 
 @contextmanager
-def web_that_allows(stack: Stack, most_of_a_user: int) -> Iterator[Stack]:
-    """Another web process of the same system."""
+def web_with(stack: Stack, **limits: float) -> Iterator[Stack]:
+    """Another web process of the same system, with other limits for websockets."""
     port = free_port()
     program = (
         "import uvicorn; from cyxwiz_site.asgi import application; from terminal import consumers;"
-        f"consumers.MOST_OF_A_USER = {most_of_a_user}; uvicorn.run(application, port={port}, log_level='error')"
+        f"vars(consumers).update({limits}); uvicorn.run(application, port={port}, log_level='error')"
     )
     process = subprocess.Popen([sys.executable, "-c", program], cwd=PROJECT, env=stack.env)
     other = copy.copy(stack)
@@ -112,7 +113,7 @@ def _answers(url: str) -> bool:
 @in_loop
 async def test_nobody_has_all_the_websockets(stack: Stack) -> None:
     sessions = [stack.open() for _ in range(3)]
-    with web_that_allows(stack, 2) as web:
+    with web_with(stack, MOST_OF_A_USER=2) as web:
         async with (
             Client(web.url, stack.keys["olga"], sessions[0]) as first,
             Client(web.url, stack.keys["olga"], sessions[1]) as second,
@@ -128,6 +129,53 @@ async def test_nobody_has_all_the_websockets(stack: Stack) -> None:
     for session in sessions:
         with stack.api() as api:
             api.post(f"/api/v1/terminal/sessions/{session['id']}/end")
+
+
+def change(stack: Stack, model: str, which: dict[str, str], to: dict[str, object]) -> None:
+    """In the database alone: no signal tells anybody."""
+    program = f"from terminal.models import {model}; assert {model}.objects.filter(**{which}).update(**{to}) == 1"
+    stack.manage("shell", "--no-imports", "-c", program)
+
+
+@in_loop
+async def test_where_nothing_is_typed_the_terminal_warns_and_ends(stack: Stack) -> None:
+    with web_with(stack, WARN_SECONDS=3, TICK_SECONDS=0.1) as web:
+        session = stack.open()
+        change(stack, "TerminalSession", {"pk": session["id"]}, {"idle_seconds": 6})
+        async with Client(web.url, stack.keys["olga"], session) as client:
+
+            def warnings() -> list[str]:
+                return [notice.text for notice in client.notices if notice.kind == "idle"]
+
+            await client.until(warnings)
+            assert re.fullmatch(r"The terminal ends in [0-3] s unless something is typed\.", *warnings())
+            assert await client.run("echo st''ill") == "still"
+            await client.until(lambda: len(warnings()) == 2)  # it began anew
+            await client.until(lambda: client.closed)
+            assert client.closed == (terminal.TIMED_OUT, "No input came for 6 s.")
+    ended = stack.session(session["id"])
+    assert (ended["state"], ended["end_reason"]) == ("ended", "No input came for 6 s.")
+
+
+@in_loop
+async def test_a_right_that_went_without_a_word_is_noticed_by_the_websocket_itself(stack: Stack) -> None:
+    with web_with(stack, RECHECK_SECONDS=1, TICK_SECONDS=0.1) as web, stack.api() as olga, stack.api("otto") as otto:
+        olga.post(f"/api/v1/terminal/nodes/{NODE}/grants/", json={"user": "otto", "role": "observer"})
+        session = stack.open()
+        watching = {**session, **otto.post(f"/api/v1/terminal/sessions/{session['id']}/tickets").json()}
+        async with (
+            Client(web.url, stack.keys["olga"], session) as owner,
+            Client(web.url, stack.keys["otto"], watching) as watcher,
+        ):
+            await owner.run("true")
+            await watcher.until(lambda: watcher.ready)
+            await asyncio.to_thread(
+                change, stack, "TerminalGrant", {"user__username": "otto", "node__name": NODE}, {"role": "operator"}
+            )
+            await watcher.until(lambda: watcher.closed, 5)
+            assert watcher.closed == (terminal.REFUSED, "The right to watch this terminal was withdrawn.")
+            assert await owner.run("echo st''ays") == "stays"
+        olga.post(f"/api/v1/terminal/sessions/{session['id']}/end")
 
 
 @in_loop

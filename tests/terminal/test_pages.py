@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 
 import pytest
+from django.contrib.sessions.models import Session
 from django.test import Client
 from django.urls import reverse
 
 from nodes.models import Node
 from protocol import names
-from terminal import urls
+from terminal import doors, urls
 from terminal.models import AuditEvent, TerminalSession
 from tests.cast import Person
 from tests.terminal.conftest import POLICY, SESSIONS, TerminalMachine, grant, opened
@@ -52,6 +53,15 @@ def test_who_is_no_staff_signs_in_comes_where_they_wanted_and_out_again(owner, m
     token = client.cookies["csrftoken"].value
     assert client.post("/logout/", {"csrfmiddlewaretoken": token}).url == "/login/"
     assert client.get(PAGE).status_code == 302
+
+
+def test_when_websockets_are_told_of_a_logout_the_browsers_session_is_gone(owner, monkeypatch):
+    client = browser(owner)
+    session = Session.objects.filter(pk=client.session.session_key)
+    told = []
+    monkeypatch.setattr(doors, "rights_changed", lambda user_id: told.append((user_id, session.exists())))
+    client.post("/logout/")
+    assert told == [(owner.user.pk, False)]
 
 
 def test_the_owner_opens_comes_back_and_ends(owner, machine):

@@ -14,7 +14,7 @@ from nodes import services as node_services
 from nodes.models import Node
 from protocol import names, terminal
 from terminal import reports, services
-from terminal.models import AuditEvent, TerminalGrant, TerminalSession, TerminalTicket
+from terminal.models import AuditEvent, TerminalGrant, TerminalPolicy, TerminalSession, TerminalTicket
 from tests.cast import Person, person
 from tests.nodes.reports import Machine
 from tests.terminal.conftest import GRANTS, POLICY, SESSIONS, TerminalMachine, grant, opened
@@ -198,6 +198,22 @@ def test_rules_of_a_node_ask_for_a_reason_and_a_second_person(owner, team_mate, 
     assert team_mate.post(f"{SESSIONS}{session['id']}/tickets").status_code == 201
 
 
+def test_a_node_that_does_not_answer_after_an_approval_holds_no_quota(owner, team_mate, machine):
+    grant(owner, team_mate, "operator")
+    owner.patch(POLICY, {"approval_required": True})
+    asked_long_ago, approved_long_ago, _ = ids = [opened(team_mate)["id"] for _ in range(3)]
+    for id in (asked_long_ago, approved_long_ago):
+        assert owner.post(f"{SESSIONS}{id}/approve").status_code == 200
+    minutes_ago = timezone.now() - timedelta(minutes=2)
+    TerminalSession.objects.update(created_at=minutes_ago)
+    TerminalSession.objects.filter(pk=approved_long_ago).update(approved_at=minutes_ago)
+    reports.sweep()
+    assert [state(id) for id in ids] == ["opening", "ended", "unapproved"]
+    assert TerminalSession.objects.get(pk=approved_long_ago).end_reason == "The node did not answer."
+    assert machine.accept(approved_long_ago) == 409
+    assert machine.accept(asked_long_ago).id == asked_long_ago
+
+
 @pytest.mark.parametrize("rules", [{"keep_seconds": -1}, {"idle_seconds": 0}, {"longest_seconds": 10**9}])
 def test_rules_out_of_bounds_are_refused(owner, machine, rules):
     assert owner.patch(POLICY, rules).status_code == 400
@@ -249,3 +265,53 @@ def test_the_admin_lists_ends_and_shows(admin, owner, machine, settings, tmp_pat
     User.objects.filter(pk=staff.user.pk).update(is_staff=True)
     staff.client.force_login(staff.user)
     assert staff.client.get(f"/admin/terminal/terminalsession/{session}/recording").status_code == 403
+
+
+@pytest.fixture
+def rules_in_admin(admin, machine):
+    admin.client.force_login(admin.user)
+    return "/admin/terminal/terminalpolicy/"
+
+
+DEFAULT_RULES = {
+    "approval_required": False,
+    "reason_required": False,
+    "idle_seconds": 900,
+    "longest_seconds": 8 * 3600,
+    "keep_seconds": 300,
+}
+
+
+def rules_audited() -> list[tuple[str, str, object]]:
+    return [(e.user, e.node, e.details["rules"]) for e in AuditEvent.objects.filter(what="rules_set").order_by("id")]
+
+
+def test_rules_that_staff_set_in_the_admin_are_audited_as_those_of_the_api(admin, owner, machine, rules_in_admin):
+    seconds = {"idle_seconds": 60, "longest_seconds": 600, "keep_seconds": 0}
+    admin.client.post(f"{rules_in_admin}add/", {"node": str(machine.node.pk), "approval_required": "on", **seconds})
+    row = TerminalPolicy.objects.get(node=machine.node)
+    admin.client.post(f"{rules_in_admin}{row.pk}/change/", seconds)
+    assert owner.patch(POLICY, {"keep_seconds": 5}).status_code == 200
+    admin.client.post(f"{rules_in_admin}{row.pk}/delete/", {"post": "yes"})
+    assert owner.patch(POLICY, {"keep_seconds": 5}).status_code == 200
+    again = TerminalPolicy.objects.get(node=machine.node).pk
+    several = {"action": "delete_selected", "_selected_action": again, "post": "yes"}
+    admin.client.post(rules_in_admin, several)
+    assert not TerminalPolicy.objects.exists()
+    ours = DEFAULT_RULES | seconds
+    assert rules_audited() == [
+        ("ada", "box", ours | {"approval_required": True}),
+        ("ada", "box", ours),
+        ("olga", "box", ours | {"keep_seconds": 5}),
+        ("ada", "box", DEFAULT_RULES),
+        ("olga", "box", DEFAULT_RULES | {"keep_seconds": 5}),
+        ("ada", "box", DEFAULT_RULES),
+    ]
+
+
+@pytest.mark.parametrize("rules", [{"keep_seconds": 86_401}, {"idle_seconds": 9}, {"longest_seconds": 59}])
+def test_rules_out_of_bounds_are_refused_in_the_admin_too(admin, machine, rules_in_admin, rules):
+    answer = admin.client.post(f"{rules_in_admin}add/", {"node": str(machine.node.pk), **DEFAULT_RULES, **rules})
+    assert list(answer.context["adminform"].form.errors) == list(rules)
+    assert not TerminalPolicy.objects.exists()
+    assert rules_audited() == []
