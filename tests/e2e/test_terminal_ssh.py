@@ -94,7 +94,7 @@ def test_it_is_recorded_and_audited_like_any_other(ssh: SshUser) -> None:
     assert ssh.run("echo be''tween; printf 'a\\nb\\n'").returncode == 0
     session = str(newest(ssh.stack)["id"])
     path = Path(ssh.stack.env["CYXWIZ_HOME"]) / "recordings" / f"{session}.cast"
-    until(lambda: b'"x"' in path.read_bytes()[-300:], "the recording is whole")
+    until(lambda: path.exists() and b'"x"' in path.read_bytes()[-300:], "the recording is whole")
     assert recorded(path) == "between\r\na\r\nb\r\n"
     told = until(lambda: audited(ssh.stack, session, "left"), "the audit is whole")
     wanted = ("asked", "runs", "opened", "attached", "left")
