@@ -16,12 +16,13 @@ import fcntl
 import hashlib
 import os
 import re
-from collections import deque
 from pathlib import Path
 
 import msgspec
 
 CHECKPOINT = re.compile(rb"# cyxwiz offset=(\d+) sha256=([0-9a-f]{64})\n")
+CHECKPOINT_MOST_BYTES = 128  # its offset has 20 digits at most
+PIECE_BYTES = 2**20
 START = "0" * 64
 _encode = msgspec.json.encode
 
@@ -31,7 +32,7 @@ class Busy(Exception):
 
 
 class Cast:
-    """Raises OSError where the disk does."""
+    """Raises OSError where the disk does. To open it may take a while: what stands in the file is looked at."""
 
     def __init__(self, path: Path, *, cols: int, rows: int, timestamp: int, title: str) -> None:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -111,12 +112,22 @@ class Cast:
 
     def _cut(self) -> tuple[int, str]:
         """Cuts off what no checkpoint covers; (offset, digest) of the last one."""
-        content = self._file.read()
-        last = next(iter(deque(CHECKPOINT.finditer(content), maxlen=1)), None)
-        end = last.end() if last else 0
+        end, last = self._last_checkpoint()
         self._file.truncate(end)
         self._file.seek(end)
         return (int(last[1]), last[2].decode()) if last else (0, START)
+
+    def _last_checkpoint(self) -> tuple[int, re.Match[bytes] | None]:
+        """Where it ends. Looked for from the end on, in pieces: a recording may have gigabytes."""
+        end = self._file.seek(0, os.SEEK_END)
+        while end > 0:
+            start = max(0, end - PIECE_BYTES)
+            # With what a line that begins in this piece may have in the next.
+            content = os.pread(self._file.fileno(), end - start + CHECKPOINT_MOST_BYTES, start)
+            if found := list(CHECKPOINT.finditer(content)):
+                return start + found[-1].end(), found[-1]
+            end = start
+        return 0, None
 
 
 def first_fault(content: bytes) -> str | None:

@@ -98,7 +98,8 @@ class SessionRecorder:
     async def run(self) -> None:
         session = self._session
         try:
-            cast = Cast(
+            cast = await asyncio.to_thread(
+                Cast,
                 recordings.path_of(session.pk),
                 cols=session.cols,
                 rows=session.rows,
