@@ -44,13 +44,12 @@ class Cast:
             self._file.close()
             raise Busy from None
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        self._unsigned = bytearray()  # written or not, since the last checkpoint
-        self._buffer = bytearray()
+        self._buffer = bytearray()  # since the last checkpoint
         self._at_ms: int | None = None
         self.has_lines = False  # what comes is from pipes
         self.offset, self.digest = self._cut()
         self._heard = self.offset
-        self.is_new = self.offset == 0 and self._file.tell() == 0
+        self.is_new = self.size == 0
         if self.is_new:
             term = {"cols": cols, "rows": rows, "type": "xterm-256color"}
             self._line({"version": 3, "term": term, "timestamp": timestamp, "title": title})
@@ -84,16 +83,25 @@ class Cast:
 
     def checkpoint(self) -> int:
         """Writes what waits. Returns the offset up to which the output is now in the file."""
-        self._unsigned += self._buffer
         unfinished, _ = self._decoder.getstate()  # the first bytes of a character
         offset = self._heard - len(unfinished)
-        digest = hashlib.sha256(self.digest.encode() + self._unsigned).hexdigest()
+        digest = hashlib.sha256(self.digest.encode() + self._buffer).hexdigest()
         line = f"# cyxwiz offset={offset} sha256={digest}\n".encode()
-        self._file.write(self._buffer + line)
+        self._write(self._buffer + line)
         self._buffer.clear()
-        self._unsigned.clear()
         self.offset, self.digest = offset, digest
         return offset
+
+    def _write(self, content: bytearray) -> None:
+        """All of it or nothing."""
+        left = memoryview(content)
+        try:
+            while left:  # a disk that is filling up takes a part, and only then says so
+                left = left[os.write(self._file.fileno(), left) :]
+        except OSError:
+            self._file.truncate(self.size)
+            raise
+        self.size += len(content)
 
     def sync(self) -> None:
         os.fsync(self._file.fileno())
@@ -114,7 +122,7 @@ class Cast:
         """Cuts off what no checkpoint covers; (offset, digest) of the last one."""
         end, last = self._last_checkpoint()
         self._file.truncate(end)
-        self._file.seek(end)
+        self.size = end
         return (int(last[1]), last[2].decode()) if last else (0, START)
 
     def _last_checkpoint(self) -> tuple[int, re.Match[bytes] | None]:

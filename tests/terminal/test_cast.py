@@ -3,12 +3,38 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import tracemalloc
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from terminal.cast import Cast, first_fault
+from tests.e2e.quickstarts import PROJECT
+
+# The kernel takes what fits below the limit without an error, as a disk that is nearly full does.
+ON_A_FULL_DISK = """
+import resource, sys
+from pathlib import Path
 from terminal.cast import Cast
+
+one = Cast(Path(sys.argv[1]), cols=80, rows=24, timestamp=1, title="t")
+one.output(0, b"before")
+assert one.checkpoint() == 6
+resource.setrlimit(resource.RLIMIT_FSIZE, (Path(sys.argv[1]).stat().st_size + 100, resource.RLIM_INFINITY))
+one.output(0, b"x" * 1000)
+for _ in range(2):
+    try:
+        raise SystemExit(f"It says that it wrote up to {one.checkpoint()}.")
+    except OSError:
+        pass
+assert one.offset == 6
+if sys.argv[2] == "space again":
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    assert one.checkpoint() == 1006
+"""
 
 
 def new_cast(path: Path) -> Cast:
@@ -42,3 +68,16 @@ def test_a_file_without_a_checkpoint_is_begun_anew(tmp_path: Path) -> None:
     assert (one.offset, one.is_new) == (0, True)
     one.close()
     assert path.stat().st_size == 0
+
+
+@pytest.mark.parametrize(("later", "content"), [("full", b"before"), ("space again", b"before" + b"x" * 1000)])
+def test_what_a_full_disk_took_in_part_is_not_promised(tmp_path: Path, later: str, content: bytes) -> None:
+    path = tmp_path / "a.cast"
+    said = subprocess.run(
+        [sys.executable, "-c", ON_A_FULL_DISK, path, later], cwd=PROJECT, capture_output=True, text=True, timeout=30
+    )
+    assert said.returncode == 0, said.stderr
+    written = path.read_bytes()
+    assert first_fault(written) is None
+    events = [msgspec.json.decode(line) for line in written.splitlines() if line.startswith(b"[")]
+    assert "".join(event[2] for event in events).encode() == content
