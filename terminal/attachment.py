@@ -4,6 +4,7 @@ doubled, and passes on the rest. Knows no websocket, so whatever carries a termi
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from terminal.broker import Broker
 AT_ONCE = 16  # entries in one read: what waits in memory for a slow client
 BULK_BYTES = 1024  # after a frame of more than that the others have their turn
 BLOCK_MS = 5000
+ASK_AGAIN_SECONDS = 3.0  # what the node popped when its connection broke is lost
 SILENT_SECONDS = 15.0  # Redis hangs
 UNHEARD_SECONDS = 600  # a node that never comes leaves no list behind; one that does renews it
 
@@ -60,7 +62,8 @@ class Attachment:
         self._writes = mode == "owner"
         self._id = os.urandom(16)
         self._began = False
-        self._asked = False  # for what is missing, and not answered yet
+        self._question = b""  # the ATTACH that is not answered yet
+        self._ask_again_at = 0.0
         self._size = (0, 0)
         self.next = 0  # offset up to which all was passed on
         self.at_ms = 0  # Redis's Unix time of what was passed on last
@@ -75,7 +78,6 @@ class Attachment:
             self._wanted = last_offset
             self._size = (cols, rows)
             self._ask(last_offset or 0, writes=self._writes)
-            self._broker.expire(self._inbox, UNHEARD_SECONDS)
             while True:
                 for id, frame in await self._read(reader, read_upto):
                     read_upto = id
@@ -84,6 +86,8 @@ class Attachment:
                         yield passed
                         if len(frame) > BULK_BYTES:
                             await asyncio.sleep(0)
+                if self._question and self._ask_again_in() <= 0:
+                    self._put_question()
         finally:
             reader.abort()
 
@@ -107,18 +111,27 @@ class Attachment:
         self._broker.add(self._stream, terminal.encode(terminal.NOTICE, notice), terminal.STREAM_ENTRIES)
 
     def _ask(self, offset: int, *, writes: bool) -> None:
-        self._asked = True
         frame = terminal.ATTACH_FRAME.pack(terminal.ATTACH, self._id, writes, offset, *self._size)
         if writes and self._run is not None:
             frame += msgspec.json.encode(self._run)
-        self._broker.push(self._inbox, frame)
+        self._question = frame
+        self._put_question()
+
+    def _put_question(self) -> None:
+        self._ask_again_at = asyncio.get_running_loop().time() + ASK_AGAIN_SECONDS
+        self._broker.push(self._inbox, self._question)
+        self._broker.expire(self._inbox, UNHEARD_SECONDS)
+
+    def _ask_again_in(self) -> float:
+        return self._ask_again_at - asyncio.get_running_loop().time()
 
     async def _read(self, reader: RedisConnection, last_id: bytes) -> list[tuple[bytes, bytes]]:
         """(id, frame) of what has come."""
+        block = BLOCK_MS
+        if self._question:  # 0 would be for ever
+            block = max(1, min(BLOCK_MS, math.ceil(1000 * self._ask_again_in())))
         async with asyncio.timeout(SILENT_SECONDS):
-            answer = await reader.command(
-                "XREAD", "COUNT", AT_ONCE, "BLOCK", BLOCK_MS, "STREAMS", self._stream, last_id
-            )
+            answer = await reader.command("XREAD", "COUNT", AT_ONCE, "BLOCK", block, "STREAMS", self._stream, last_id)
         if not answer:
             return []
         (entries,) = answer.values()
@@ -143,7 +156,7 @@ class Attachment:
         if offset + content_bytes <= self.next:
             return None
         if offset > self.next:
-            if not self._asked:
+            if not self._question:
                 # Not as a writer: by now another may be that.
                 self._ask(self.next, writes=False)
             return None
@@ -158,7 +171,7 @@ class Attachment:
             if writes and self._writes and self._began:
                 raise TakenOver
             return None
-        self._asked = False
+        self._question = b""
         if self._began:
             skipped, self.next = start - self.next, max(start, self.next)
             return Gap(skipped) if skipped > 0 else None

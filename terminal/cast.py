@@ -16,12 +16,13 @@ import fcntl
 import hashlib
 import os
 import re
-from collections import deque
 from pathlib import Path
 
 import msgspec
 
 CHECKPOINT = re.compile(rb"# cyxwiz offset=(\d+) sha256=([0-9a-f]{64})\n")
+CHECKPOINT_MOST_BYTES = 128  # its offset has 20 digits at most
+PIECE_BYTES = 2**20
 START = "0" * 64
 _encode = msgspec.json.encode
 
@@ -31,7 +32,7 @@ class Busy(Exception):
 
 
 class Cast:
-    """Raises OSError where the disk does."""
+    """Raises OSError where the disk does. To open it may take a while: what stands in the file is looked at."""
 
     def __init__(self, path: Path, *, cols: int, rows: int, timestamp: int, title: str) -> None:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -43,13 +44,12 @@ class Cast:
             self._file.close()
             raise Busy from None
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        self._unsigned = bytearray()  # written or not, since the last checkpoint
-        self._buffer = bytearray()
+        self._buffer = bytearray()  # since the last checkpoint
         self._at_ms: int | None = None
         self.has_lines = False  # what comes is from pipes
         self.offset, self.digest = self._cut()
         self._heard = self.offset
-        self.is_new = self.offset == 0 and self._file.tell() == 0
+        self.is_new = self.size == 0
         if self.is_new:
             term = {"cols": cols, "rows": rows, "type": "xterm-256color"}
             self._line({"version": 3, "term": term, "timestamp": timestamp, "title": title})
@@ -83,16 +83,25 @@ class Cast:
 
     def checkpoint(self) -> int:
         """Writes what waits. Returns the offset up to which the output is now in the file."""
-        self._unsigned += self._buffer
         unfinished, _ = self._decoder.getstate()  # the first bytes of a character
         offset = self._heard - len(unfinished)
-        digest = hashlib.sha256(self.digest.encode() + self._unsigned).hexdigest()
+        digest = hashlib.sha256(self.digest.encode() + self._buffer).hexdigest()
         line = f"# cyxwiz offset={offset} sha256={digest}\n".encode()
-        self._file.write(self._buffer + line)
+        self._write(self._buffer + line)
         self._buffer.clear()
-        self._unsigned.clear()
         self.offset, self.digest = offset, digest
         return offset
+
+    def _write(self, content: bytearray) -> None:
+        """All of it or nothing."""
+        left = memoryview(content)
+        try:
+            while left:  # a disk that is filling up takes a part, and only then says so
+                left = left[os.write(self._file.fileno(), left) :]
+        except OSError:
+            self._file.truncate(self.size)
+            raise
+        self.size += len(content)
 
     def sync(self) -> None:
         os.fsync(self._file.fileno())
@@ -111,12 +120,22 @@ class Cast:
 
     def _cut(self) -> tuple[int, str]:
         """Cuts off what no checkpoint covers; (offset, digest) of the last one."""
-        content = self._file.read()
-        last = next(iter(deque(CHECKPOINT.finditer(content), maxlen=1)), None)
-        end = last.end() if last else 0
+        end, last = self._last_checkpoint()
         self._file.truncate(end)
-        self._file.seek(end)
+        self.size = end
         return (int(last[1]), last[2].decode()) if last else (0, START)
+
+    def _last_checkpoint(self) -> tuple[int, re.Match[bytes] | None]:
+        """Where it ends. Looked for from the end on, in pieces: a recording may have gigabytes."""
+        end = self._file.seek(0, os.SEEK_END)
+        while end > 0:
+            start = max(0, end - PIECE_BYTES)
+            # With what a line that begins in this piece may have in the next.
+            content = os.pread(self._file.fileno(), end - start + CHECKPOINT_MOST_BYTES, start)
+            if found := list(CHECKPOINT.finditer(content)):
+                return start + found[-1].end(), found[-1]
+            end = start
+        return 0, None
 
 
 def first_fault(content: bytes) -> str | None:

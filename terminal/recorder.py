@@ -98,7 +98,8 @@ class SessionRecorder:
     async def run(self) -> None:
         session = self._session
         try:
-            cast = Cast(
+            cast = await asyncio.to_thread(
+                Cast,
                 recordings.path_of(session.pk),
                 cols=session.cols,
                 rows=session.rows,
@@ -108,7 +109,7 @@ class SessionRecorder:
         except Busy:
             return
         except OSError as error:
-            await self._give_up(error)
+            await self._give_up(str(error.strerror))
             return
         self._cast = cast
         self._broker.attached.add(self)
@@ -184,9 +185,11 @@ class SessionRecorder:
                 self._synced = now
                 await asyncio.to_thread(self._cast.sync)
         except OSError as error:
-            await self._give_up(error)
+            await self._give_up(str(error.strerror))
             return
         self._attachment.pass_on(terminal.OFFSET.pack(terminal.RECORDED, offset))
+        if self._cast.size > settings.RECORDING_MOST_BYTES:
+            await self._give_up(f"it has more than {settings.RECORDING_MOST_BYTES} bytes")
 
     async def _finish(self) -> None:
         # The digest that is noted has to be the file's last.
@@ -197,10 +200,10 @@ class SessionRecorder:
         await self._checkpoint()
         await sync_to_async(_finished)(self._session, self._cast.digest, self._cast.offset)
 
-    async def _give_up(self, error: OSError) -> None:
+    async def _give_up(self, why: str) -> None:
         """What cannot be recorded may not go on."""
-        log.error("%s cannot be recorded: %s", self._session, error)
-        await sync_to_async(services.end)(self._session, f"It could not be recorded: {error.strerror}.")
+        if await sync_to_async(services.end)(self._session, f"It could not be recorded: {why}."):
+            log.error("%s cannot be recorded: %s", self._session, why)
 
 
 def _to_record() -> list[TerminalSession]:

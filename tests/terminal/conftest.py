@@ -7,6 +7,7 @@ import redis
 
 from protocol import names
 from protocol.messages import TerminalEnded, TerminalSpec, decode, encode
+from terminal.broker import Broker
 from tests.cast import Person
 from tests.nodes.reports import Machine
 
@@ -44,3 +45,10 @@ def opened(person: Person, **more: object) -> dict[str, str]:
 def grant(owner: Person, person: Person, role: str) -> None:
     answer = owner.post(GRANTS, {"user": person.user.username, "role": role})
     assert answer.status_code == 200, answer.content
+
+
+async def close(broker: Broker) -> None:
+    connection = broker._connection
+    assert connection
+    connection.abort()
+    await connection.lost

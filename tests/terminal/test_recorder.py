@@ -6,17 +6,19 @@ import asyncio
 from pathlib import Path
 
 import pytest
+import redis
 from asgiref.sync import sync_to_async
 from django.core.management import call_command
 from django.db import connections
 
+from protocol import names, terminal
 from terminal import recordings
 from terminal.broker import Broker
 from terminal.cast import Cast
 from terminal.models import TerminalSession
 from terminal.recorder import Pace, SessionRecorder
 from tests.cast import Person
-from tests.terminal.conftest import TerminalMachine, opened
+from tests.terminal.conftest import TerminalMachine, close, opened
 
 
 @pytest.mark.django_db(transaction=True)
@@ -40,4 +42,42 @@ def test_an_end_in_the_moment_of_a_checkpoint(
 
     asyncio.run(course())
     assert TerminalSession.objects.get().recording_digest
+    call_command("verify_audit")
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_recording_that_gets_too_large_ends_its_terminal(
+    owner: Person, machine: TerminalMachine, empty_redis: redis.Redis, settings, tmp_path: Path
+) -> None:
+    settings.RECORDINGS_DIR = tmp_path
+    settings.RECORDING_MOST_BYTES = 50_000
+    session = TerminalSession.objects.select_related("owner").get(pk=opened(owner)["id"])
+    where = (str(session.node_id), str(session.pk))
+    inbox, stream = names.terminal_input(*where), names.terminal_output(*where)
+
+    async def next_frame() -> bytes:
+        popped = await asyncio.to_thread(empty_redis.blpop, inbox, 15)
+        assert popped, "No frame came."
+        return popped[1]
+
+    async def course() -> None:
+        broker = Broker(settings.REDIS_URL)
+        recording = asyncio.create_task(SessionRecorder(broker, Pace(1e9), session).run())
+        attachment = terminal.ATTACH_FRAME.unpack(await next_frame())[1]
+        attached = terminal.ATTACHED_FRAME.pack(terminal.ATTACHED, attachment, False, 0, 0, 0, 80, 24, True)
+        empty_redis.xadd(stream, {"f": attached})
+        for offset in (0, 40_000):
+            empty_redis.xadd(stream, {"f": terminal.pack_out(offset, b"x" * 40_000)})
+            assert await next_frame() == terminal.OFFSET.pack(terminal.RECORDED, offset + 40_000)
+        assert (await next_frame())[0] == terminal.END
+        empty_redis.xadd(stream, {"f": terminal.encode(terminal.EXIT, terminal.Exit(offset=80_000))})
+        async with asyncio.timeout(15):
+            await recording
+        await close(broker)
+        await sync_to_async(connections.close_all)()  # of the thread that wrote rows
+
+    asyncio.run(course())
+    session.refresh_from_db()
+    assert session.end_reason == "It could not be recorded: it has more than 50000 bytes."
+    assert session.recording_digest
     call_command("verify_audit")

@@ -29,8 +29,10 @@ WITHOUT_NAMESPACES = ["setpriv", "--bounding-set", "-sys_admin", "--inh-caps", "
 
 
 class TerminalSide:
-    def __init__(self, url: str, *, namespaces: bool, opens: str | SshTarget, keep_seconds: int) -> None:
-        self.id = str(uuid4())
+    def __init__(
+        self, url: str, *, namespaces: bool, opens: str | SshTarget, keep_seconds: int, id: str | None = None
+    ) -> None:
+        self.id = id or str(uuid4())
         self.redis = redis.Redis.from_url(url)
         self.inbox = names.terminal_input(NODE_ID, self.id)
         self.stream = names.terminal_output(NODE_ID, self.id)
@@ -162,11 +164,16 @@ class TerminalSide:
 
 @contextmanager
 def session(
-    url: str, *, namespaces: bool = True, opens: str | SshTarget = "", keep_seconds: int = 300
+    url: str,
+    *,
+    namespaces: bool = True,
+    opens: str | SshTarget = "",
+    keep_seconds: int = 300,
+    id: str | None = None,
 ) -> Iterator[TerminalSide]:
     """`opens`: a shell as a user of this machine, by default as who runs the tests, or on another by ssh."""
     opens = opens or pwd.getpwuid(os.getuid()).pw_name
-    side = TerminalSide(url, namespaces=namespaces, opens=opens, keep_seconds=keep_seconds)
+    side = TerminalSide(url, namespaces=namespaces, opens=opens, keep_seconds=keep_seconds, id=id)
     try:
         yield side
     finally:

@@ -147,6 +147,26 @@ def test_only_the_last_who_attached_to_write_may_write(side: TerminalSide) -> No
     assert b"WATCHER" not in side.output
 
 
+def test_a_question_that_comes_again_changes_nothing(redis_url: str) -> None:
+    watcher, old, new = (os.urandom(16) for _ in range(3))
+    run = msgspec.json.encode(terminal.Run(command="echo once; cat", pty=False))
+    with terminal_side.session(redis_url) as side:
+        for _ in range(5):
+            side.push(terminal.ATTACH_FRAME.pack(terminal.ATTACH, watcher, False, 0, 0, 0))
+            until(lambda: side.redis.llen(side.inbox) == 0, "it is taken")
+        question = terminal.ATTACH_FRAME.pack(terminal.ATTACH, old, True, 0, 0, 0) + run
+        for _ in range(2):
+            side.push(question)
+        side.type(b"old\n", attachment=old)
+        side.says(b"old\n")
+        side.attach(attachment=new)
+        side.push(question)  # by now another writes
+        side.type(b"new\n", attachment=new)
+        assert side.says(b"new\n") == b"once\nold\nnew\n"
+        answered = [frame[1:17] for frame in side.frames if frame[0] == terminal.ATTACHED]
+        assert answered in ([watcher, old, new], [watcher, old, old, new])  # taken at once, or one by one
+
+
 def test_the_pty_is_not_read_further_than_what_was_shown_and_recorded(side: TerminalSide) -> None:
     side.acknowledges = False
     held = side.next

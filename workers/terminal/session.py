@@ -62,6 +62,7 @@ class Session:
         self._full = False  # enough output is on its way
         self._read_again_at = 0.0
         self._attachment = b""  # of the one client that may write
+        self._superseded: deque[bytes] = deque(maxlen=64)  # those before it
         self._last_seq = 0
         self._input: deque[tuple[int, bytes]] = deque()  # accepted, but not yet taken by the PTY
         self._input_bytes = 0
@@ -103,7 +104,8 @@ class Session:
         end instead."""
         early: list[bytes] = []
         for frames in inlet.batches(self._url, self._inbox):
-            early += frames
+            # Who has no answer yet asks again every few seconds.
+            early += [frame for frame in dict.fromkeys(frames) if frame not in early]
             for frame in frames:
                 if frame[0] == terminal.END:
                     self._reason = _reason(frame)
@@ -241,6 +243,10 @@ class Session:
 
     def _attach(self, attachment: bytes, writes: bool, wanted: int, cols: int, rows: int) -> None:
         if writes:
+            if attachment in self._superseded:  # it asked twice, having no answer yet, and another came in between
+                return
+            if self._attachment not in (b"", attachment):
+                self._superseded.append(self._attachment)
             self._attachment = attachment
             # Its last ACK may have been lost with its last connection.
             self._acked = max(self._acked, min(wanted, self._ring.head))
