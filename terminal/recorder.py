@@ -93,6 +93,7 @@ class SessionRecorder:
         self._timer: asyncio.TimerHandle | None = None
         self._checkpointing: asyncio.Future[None] | None = None
         self._synced = 0.0
+        self._finishing = False
         self._lost = asyncio.Event()
 
     async def run(self) -> None:
@@ -118,7 +119,8 @@ class SessionRecorder:
         except (OSError, TimeoutError, hiredis.HiredisError) as error:
             log.warning("Recording %s: %s; it is taken up again", session, error or "no answer")
         except asyncio.CancelledError:
-            await self._finish()
+            if not self._finishing:  # else it was noted as recorded, which is why nobody wants it any more
+                await self._finish()
         except Exception:
             log.exception("Recording %s failed; it is taken up again", session)
         finally:
@@ -192,6 +194,7 @@ class SessionRecorder:
             await self._give_up(f"it has more than {settings.RECORDING_MOST_BYTES} bytes")
 
     async def _finish(self) -> None:
+        self._finishing = True
         # The digest that is noted has to be the file's last.
         if self._timer:
             self._timer.cancel()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from django.core.management import call_command
 from django.db import connections
 
 from protocol import names, terminal
-from terminal import recordings
+from terminal import recorder, recordings
 from terminal.broker import Broker
 from terminal.cast import Cast
 from terminal.models import TerminalSession
@@ -29,15 +30,15 @@ def test_an_end_in_the_moment_of_a_checkpoint(
     session = TerminalSession.objects.select_related("owner").get(pk=opened(owner)["id"])
 
     async def course() -> None:
-        recorder = SessionRecorder(Broker(settings.REDIS_URL), Pace(1e9), session)
-        monkeypatch.setattr(recorder._attachment, "pass_on", lambda frame: None)  # there is no node to tell
-        recorder._cast = Cast(recordings.path_of(session.pk), cols=80, rows=24, timestamp=0, title="")
-        recorder._synced = asyncio.get_running_loop().time()
-        recorder._cast.output(0, b"the last words")
-        recorder._on_timer()
-        await recorder._finish()
+        one = SessionRecorder(Broker(settings.REDIS_URL), Pace(1e9), session)
+        monkeypatch.setattr(one._attachment, "pass_on", lambda frame: None)  # there is no node to tell
+        one._cast = Cast(recordings.path_of(session.pk), cols=80, rows=24, timestamp=0, title="")
+        one._synced = asyncio.get_running_loop().time()
+        one._cast.output(0, b"the last words")
+        one._on_timer()
+        await one._finish()
         await asyncio.sleep(0)  # for what was set off before
-        recorder._cast.close()
+        one._cast.close()
         await sync_to_async(connections.close_all)()  # of the thread that wrote rows
 
     asyncio.run(course())
@@ -80,4 +81,44 @@ def test_a_recording_that_gets_too_large_ends_its_terminal(
     session.refresh_from_db()
     assert session.end_reason == "It could not be recorded: it has more than 50000 bytes."
     assert session.recording_digest
+    call_command("verify_audit")
+
+
+@pytest.mark.django_db(transaction=True)
+def test_one_that_is_not_wanted_any_more_because_it_was_noted(
+    owner: Person, machine: TerminalMachine, empty_redis: redis.Redis, settings, tmp_path: Path, monkeypatch
+) -> None:
+    """The look for what is to be recorded may fall between the row and the recorder's hearing that it is written."""
+    settings.RECORDINGS_DIR = tmp_path
+    session = TerminalSession.objects.select_related("owner").get(pk=opened(owner)["id"])
+    where = (str(session.node_id), str(session.pk))
+    noted = recorder._finished
+
+    async def course() -> None:
+        loop, broker = asyncio.get_running_loop(), Broker(settings.REDIS_URL)
+        recording = asyncio.create_task(SessionRecorder(broker, Pace(1e9), session).run())
+        cancelled = threading.Event()
+
+        def cancel() -> None:
+            recording.cancel()
+            loop.call_soon(cancelled.set)
+
+        def finished(*row) -> None:
+            noted(*row)
+            loop.call_soon_threadsafe(cancel)
+            assert cancelled.wait(15)
+
+        monkeypatch.setattr(recorder, "_finished", finished)
+        popped = await asyncio.to_thread(empty_redis.blpop, names.terminal_input(*where), 15)
+        attachment = terminal.ATTACH_FRAME.unpack(popped[1])[1]
+        attached = terminal.ATTACHED_FRAME.pack(terminal.ATTACHED, attachment, False, 0, 0, 0, 80, 24, True)
+        for frame in (attached, terminal.pack_out(0, b"x"), terminal.encode(terminal.EXIT, terminal.Exit(offset=1))):
+            empty_redis.xadd(names.terminal_output(*where), {"f": frame})
+        async with asyncio.timeout(15):
+            await recording
+        await close(broker)
+        await sync_to_async(connections.close_all)()  # of the thread that wrote rows
+
+    asyncio.run(course())
+    assert TerminalSession.objects.get().recording_digest
     call_command("verify_audit")
