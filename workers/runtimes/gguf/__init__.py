@@ -7,3 +7,11 @@ writing   tokens to text, stop strings        templates  chat messages to a prom
 embedding vectors of texts                    schemas    JSON schemas to grammars
 grammars  what llama.cpp must not see
 """
+
+import os
+
+# Before llama.cpp is loaded: how often a thread looks whether the others have come to a barrier before it sleeps. By
+# default that takes milliseconds, and where other processes want the cores as well, whole time slices go into waiting
+# for a thread that has none: seven tokens a second were seen instead of 80. Alone, a model is 7% slower by this.
+# https://gcc.gnu.org/onlinedocs/libgomp/GOMP_005fSPINCOUNT.html
+os.environ.setdefault("GOMP_SPINCOUNT", "300")

@@ -58,8 +58,8 @@ class Engine:
         self._texts: deque[Embedding] = deque()
         self._running: list[Conversation] = []
         # All that llama.cpp computes, this too, is computed in one thread: OpenMP gives each thread that asks for work
-        # in parallel helpers of its own, and where these are more than the cores they sleep at each barrier rather than
-        # spin. That took a fifth of the speed.
+        # in parallel helpers of its own, and where these are more than the cores they hardly spin at barriers any more
+        # (see `__init__`). That took a sixth of the speed.
         first_piece: Future[int] = Future()
         self._thread = threading.Thread(target=self._run, args=[first_piece], name="engine", daemon=True)
         self._thread.start()
