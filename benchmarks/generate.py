@@ -166,9 +166,6 @@ def _bounds(bench: Bench) -> Iterator[tuple[str, float, float, bool]]:
     for conversations, bound in ((4, 2.0), (8, 2.8)):
         ratio = bench.ratio((OURS, conversations), (OURS, 1))
         yield f"{conversations} conversations, all together, of one", ratio, bound, False
-        # What was seen when the bounds were set: llama_decode gained 2.46 and 3.26, and this is what they ask of that.
-        share = ratio / bench.ratio((CEILING, conversations), (CEILING, 1))
-        yield "  and of what llama_decode alone gains by that", share, {4: 0.81, 8: 0.86}[conversations], False
     if THEIRS in bench.servers:
         most = max(CONVERSATIONS)
         yield f"{most} conversations, of llama.cpp's server", bench.ratio((OURS, most), (THEIRS, most)), 1, False
