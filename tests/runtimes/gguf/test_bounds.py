@@ -6,12 +6,17 @@ import json
 import re
 import time
 
+import llama_cpp
 import pytest
 
-from protocol.errors import LoadFailed
+from protocol import options as known_options
+from protocol.errors import BadRequest, LoadFailed
 from protocol.text import Embed
-from tests.runtimes.gguf.asking import CONTEXT, RHYMES, Asking, to_generate
+from tests.runtimes.gguf.asking import CONTEXT, OPTIONS, RHYMES, Asking, to_generate
 from tests.runtimes.gguf.files import LOOPS, with_template
+from workers.runtimes.base import Artifact
+from workers.runtimes.gguf import llama
+from workers.runtimes.gguf.runtime import GgufRuntime
 
 DEEP = "(" * 100_000
 
@@ -187,3 +192,33 @@ def test_a_file_that_is_no_model_is_told_so(tmp_path):
 def test_an_impossible_option_is_named(options):
     with pytest.raises(Exception, match=f"The option {next(iter(options))} must be"):
         Asking(**options)
+
+
+@pytest.mark.parametrize(
+    ("device", "options", "layers"),
+    [
+        ("cpu", {}, 0),
+        ("cuda:0", {}, llama.ALL_LAYERS),
+        ("cuda:0", {"n_gpu_layers": -1}, llama.ALL_LAYERS),
+        ("cuda:0", {"n_gpu_layers": 2}, 2),
+    ],
+)
+def test_how_many_layers_the_gpu_is_to_compute(device, options, layers, monkeypatch):
+    """llama.cpp is told so; built for CPUs, it takes none."""
+    told = []
+    load = llama_cpp.llama_model_load_from_file
+    monkeypatch.setattr(
+        llama_cpp,
+        "llama_model_load_from_file",
+        lambda path, parameters: told.append(parameters.n_gpu_layers) or load(path, parameters),
+    )
+    runtime = GgufRuntime()
+    runtime.load(Artifact(RHYMES.parent, (RHYMES.name,), device, 1, OPTIONS | options))
+    runtime.unload()
+    assert told == [layers]
+
+
+@pytest.mark.parametrize("layers", [-2, 1000, 1.5, "all"])
+def test_layers_that_cannot_be_are_refused(layers):
+    with pytest.raises(BadRequest, match="n_gpu_layers"):
+        known_options.check("gguf", {"n_gpu_layers": layers})
