@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 from collections import deque
+from itertools import count
 from typing import Any
 from uuid import UUID
 
@@ -45,6 +46,7 @@ TOO_BIG = 1009
 DONE = 1000
 
 _silence = Silence(HELLO_SECONDS)
+_refused = count(1)  # handshakes, since this process began
 _brokers: dict[asyncio.AbstractEventLoop, Broker] = {}
 
 
@@ -90,16 +92,16 @@ class TerminalConsumer(AsyncConsumer):
         self._in_flight_bytes = 0
         self._highest_seq = 0
         self._session_id: UUID = self.scope["url_route"]["kwargs"]["session_id"]
+        address = (self.scope.get("client") or ("?", 0))[0]
         try:
             self._caller = await admission.authenticate(self.scope)
         except CyxwizError as error:
-            log.info("A websocket from %s was refused: %s", (self.scope.get("client") or ["?"])[0], error.message)
+            log.info("A websocket from %s was refused, number %d: %s", address, next(_refused), error.message)
             await self.send({"type": "websocket.close", "code": REFUSED})  # before it is accepted: 403
             raise StopConsumer from None
         self.user_id, self.key_digest = self._caller.user.pk, self._caller.key_digest
         self._is_open = True
         await self.send({"type": "websocket.accept"})
-        address = (self.scope.get("client") or ("", 0))[0]
         _silence.enter(self, address, lambda: self._start(self._close(Closed(TIMED_OUT, "No HELLO came."))))
 
     async def websocket_receive(self, message: dict[str, Any]) -> None:

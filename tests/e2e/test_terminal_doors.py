@@ -45,6 +45,11 @@ async def said(stack: Stack, session: str, *frames: bytes | str, name: str = "ol
         return await closed_with(connection)
 
 
+def numbers_refused(stack: Stack) -> list[int]:
+    """As the log counts the handshakes that were refused."""
+    return [int(number) for number in re.findall(r"was refused, number (\d+):", stack.log("web"))]
+
+
 @in_loop
 async def test_without_login_or_from_another_page_no_websocket_opens(stack: Stack) -> None:
     session = stack.open()["id"]
@@ -53,7 +58,9 @@ async def test_without_login_or_from_another_page_no_websocket_opens(stack: Stac
     here = stack.url
     port = here.rpartition(":")[2]
     assert await handshake(url, {}) == 403
+    counted = numbers_refused(stack)
     assert await handshake(url, {"Authorization": "Bearer cyx_nonsense"}) == 403
+    assert numbers_refused(stack) == [*counted, counted[-1] + 1]
     assert await handshake(url, {"Cookie": "sessionid=nonsense"}, here) == 403
     assert await handshake(url, cookie, here) == 101
     for foreign in (

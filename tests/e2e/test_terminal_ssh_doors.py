@@ -202,6 +202,11 @@ def test_who_tries_keys_for_ever_is_not_heard_any_more(ssh: SshUser, tmp_path: P
             break  # the gateway said something else, before any key was shown
     else:
         pytest.fail("It may go on for ever.")
+    gateway = ("127.0.0.1", int(ssh.stack.env["SSH_GATEWAY_PORT"]))
+    for _ in range(1000):
+        with socket.create_connection(gateway, timeout=10, source_address=("127.0.0.3", 0)) as more:
+            while more.recv(1000):  # until it hangs up
+                pass
     barred = subprocess.run(ssh.command("-b127.0.0.3", "true"), capture_output=True, timeout=20, check=False)
     assert barred.returncode == 255
     assert ssh.run("-b127.0.0.4", "echo in").stdout == b"in\n"
