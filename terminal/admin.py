@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 from uuid import UUID
 
@@ -78,28 +79,36 @@ class TerminalSessionAdmin(ReadOnlyAdmin):
         return FileResponse(file, filename=f"terminal-{id}.cast", as_attachment=True)
 
 
-@admin.register(TerminalGrant)
-class TerminalGrantAdmin(StaffAdmin):
-    list_display = ("user", "role", "node", "granted_by", "created_at")
-    list_filter = ("role", "node")
-    search_fields = ("user__username", "node__name")
-    autocomplete_fields = ("user", "node")
+class AuditedAdmin(StaffAdmin):
+    """Rows that are written by the functions that the API uses, too: these audit each change."""
 
-    def save_model(self, request: HttpRequest, obj: TerminalGrant, form: Any, change: bool) -> None:
-        assert isinstance(request.user, User)
-        services.save_grant(obj, by=request.user)
+    save_row: Callable[..., None]
+    delete_row: Callable[..., None]
 
-    def delete_model(self, request: HttpRequest, obj: TerminalGrant) -> None:
-        assert isinstance(request.user, User)
-        services.delete_grant(obj, by=request.user)
+    def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
+        self.save_row(obj, by=request.user)
+
+    def delete_model(self, request: HttpRequest, obj: Any) -> None:
+        self.delete_row(obj, by=request.user)
 
     def delete_queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> None:
         for row in queryset:
             self.delete_model(request, row)
 
 
+@admin.register(TerminalGrant)
+class TerminalGrantAdmin(AuditedAdmin):
+    list_display = ("user", "role", "node", "granted_by", "created_at")
+    list_filter = ("role", "node")
+    search_fields = ("user__username", "node__name")
+    autocomplete_fields = ("user", "node")
+
+    save_row = staticmethod(services.save_grant)
+    delete_row = staticmethod(services.delete_grant)
+
+
 @admin.register(TerminalPolicy)
-class TerminalPolicyAdmin(StaffAdmin):
+class TerminalPolicyAdmin(AuditedAdmin):
     list_display = (
         "node",
         "approval_required",
@@ -110,20 +119,11 @@ class TerminalPolicyAdmin(StaffAdmin):
     )
     autocomplete_fields = ("node",)
 
+    save_row = staticmethod(services.save_policy)
+    delete_row = staticmethod(services.delete_policy)
+
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> Any:
         return ("node",) if obj else ()  # those of another node would be a change of both
-
-    def save_model(self, request: HttpRequest, obj: TerminalPolicy, form: Any, change: bool) -> None:
-        assert isinstance(request.user, User)
-        services.save_policy(obj, by=request.user)
-
-    def delete_model(self, request: HttpRequest, obj: TerminalPolicy) -> None:
-        assert isinstance(request.user, User)
-        services.delete_policy(obj, by=request.user)
-
-    def delete_queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> None:
-        for row in queryset:
-            self.delete_model(request, row)
 
 
 @admin.register(AuditEvent)
