@@ -102,6 +102,21 @@ FLOODS = (
         ),
     ),
     *of(
+        "tests/cyxwiz_site/test_websocket_protocol.py",
+        (
+            "thousands of frames in one packet",
+            "others have their turn after each 170",
+            "test_a_flood_of_tiny_frames_leaves_a_turn_to_everybody_else",
+        ),
+        (
+            "pings without end, which no application hears",
+            "1000 a second are answered; the rest waits",
+            "test_more_frames_than_anybody_needs_wait",
+        ),
+        ("a message of endless empty fragments", "1009", "test_a_message_has_so_many_fragments"),
+        ("a flood that goes on after the end", "is not read; cut off", "test_who_floods_on_after_the_end_is_cut_off"),
+    ),
+    *of(
         LIMITS,
         (
             "300 connections that say nothing, or half a request",

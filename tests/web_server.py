@@ -8,6 +8,7 @@ import threading
 import uvicorn
 
 from cyxwiz_site.http_protocol import OneWrite
+from cyxwiz_site.websocket_protocol import Paced
 from tests.waiting import until
 
 
@@ -18,7 +19,7 @@ class Server:
         self._socket = socket.socket()
         self._socket.bind(("127.0.0.1", 0))
         config = uvicorn.Config(
-            application, loop="uvloop", http=OneWrite, lifespan="off", log_config=None, access_log=False
+            application, loop="uvloop", http=OneWrite, ws=Paced, lifespan="off", log_config=None, access_log=False
         )
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self._socket]}, daemon=True)

@@ -174,6 +174,8 @@ def _start_control_plane(options: Options, home: Home, processes: Processes, env
     web += [
         "--http",
         "cyxwiz_site.http_protocol:OneWrite",
+        "--ws",
+        "cyxwiz_site.websocket_protocol:Paced",
         "--no-access-log",
         "--no-server-header",
         "--ws-max-size",

@@ -92,6 +92,7 @@ class Stack:
         port = self.url.rpartition(":")[2]
         words = ["-m", "uvicorn", "cyxwiz_site.asgi:application", "--host", "127.0.0.1", "--port", port]
         words += ["--loop", "uvloop", "--http", "cyxwiz_site.http_protocol:OneWrite", "--no-access-log"]
+        words += ["--ws", "cyxwiz_site.websocket_protocol:Paced"]
         words += ["--ws-max-size", str(FRAME_MOST_BYTES), "--ws-per-message-deflate", "false"]
         self._start("web", words, self.env)
         with httpx2.Client(base_url=self.url, timeout=5) as client:
