@@ -284,7 +284,7 @@ OTHERS = (
     + of(
         f"{WORKERS}/test_agent.py",
         (
-            "Celery messages: pickles, YAML, unknown tasks, 10 MB",
+            "Celery messages: pickles, YAML, unknown tasks, 100 MB",
             "JSON only; a doorbell says nothing that is believed",
             "test_forged_messages_do_no_harm",
         ),
