@@ -187,7 +187,7 @@ def test_a_heartbeat_that_is_read_while_its_attempt_ends_says_nothing_of_the_nex
     late = said(job, PEAK, ESTIMATE + 300 * MIB)["jobs"]
     progress.take(machine.node, [(job, late[0])], lease_until=timezone.now())
     assert shown(owner, job) == (None, None, None, None)
-    assert totals() == [ESTIMATE]
+    assert (totals(), Job.objects.get().allocated_bytes) == ([ESTIMATE], ESTIMATE)
 
 
 @pytest.mark.parametrize("absurd", [8 * GIB + 1, 2**63 - 1])
