@@ -36,7 +36,9 @@ class Job:
     attempts: int = 0
     estimated_bytes: int | None = None  # of memory
     allocated_bytes: int | None = None
-    peak_bytes: int | None = None  # measured
+    memory_bytes: int | None = None  # measured now, while it runs
+    peak_bytes: int | None = None  # measured, the most
+    device_memory_bytes: int | None = None
     device_peak_bytes: int | None = None
     why_not: Sequence[dict[str, Any]] = ()  # of one that waits: node, code, reason, …, way_out
     dataset: str | None = None

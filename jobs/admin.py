@@ -45,12 +45,16 @@ class JobAdmin(ReadOnlyAdmin):
         "idempotency_key",
         "request_digest",
         "allocated_bytes",
+        "memory_bytes",
         "peak_bytes",
+        "device_memory_bytes",
         "device_peak_bytes",
     )
-    readonly_fields = ("estimated", "allocated", "peak", "device_peak", "why_not")
+    readonly_fields = ("estimated", "allocated", "measured", "peak", "device_measured", "device_peak", "why_not")
     allocated = size("allocated_bytes", "promised memory")
+    measured = size("memory_bytes", "measured now")
     peak = size("peak_bytes", "measured peak")
+    device_measured = size("device_memory_bytes", "measured now on its device")
     device_peak = size("device_peak_bytes", "peak on its device")
     inlines = (EventInline,)
     actions = ("cancel",)

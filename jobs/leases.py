@@ -16,7 +16,7 @@ import msgspec
 from django.db import transaction
 from django.utils import timezone
 
-from jobs import queueing, results
+from jobs import progress, queueing, results
 from jobs.models import Job
 from jobs.states import JobState
 from jobs.transitions import move
@@ -83,22 +83,22 @@ def accept(*, job_id: uuid.UUID, node: Node) -> JobSpec:
 def renew(node: Node, heartbeat: Heartbeat) -> list[Held]:
     """Takes what a heartbeat lists, answers with the attempts that `node` should be running. The node ends what it
     listed and does not find here."""
-    listed = {(one.id, one.fence): one.rows_done for one in heartbeat.jobs}
+    listed = {(one.id, one.fence): one for one in heartbeat.jobs}
     settled = timezone.now() - (timedelta() if heartbeat.stopping else SETTLING)
-    right = []
+    right, told = [], []
     for job in Job.objects.filter(node=node, state=JobState.RUNNING).select_related(*RELATED):
         assert job.started_at is not None
-        if (str(job.pk), job.fence) in listed or job.started_at > settled:
+        said = listed.get((str(job.pk), job.fence))
+        if said is not None:
+            told.append((job, said))
+        if said is not None or job.started_at > settled:
             right.append(job)
         else:
             lose(
                 job, code="forgotten", reason="the node no longer has it; it was stopped, or never heard that it had it"
             )
-        _note_progress(job, listed.get((str(job.pk), job.fence), 0))
-    fresh = [job.pk for job in right if (str(job.pk), job.fence) in listed]
-    if fresh:
-        mine = Job.objects.filter(pk__in=fresh, node=node, state=JobState.RUNNING)
-        mine.update(lease_until=timezone.now() + LEASE)
+    if told:
+        progress.take(node, told, lease_until=timezone.now() + LEASE)
     _release_ended(node, {f"job:{id}:{fence}" for id, fence in listed} | {job.holder for job in right}, settled)
     return [Held(id=str(job.pk), fence=job.fence) for job in right]
 
@@ -160,20 +160,14 @@ def _succeed(job: Job, node: Node, stored: dict[str, Any]) -> None:
         _release(node, job.holder)
 
 
-def _note_progress(job: Job, rows_done: int) -> None:
-    """Never backwards: what a node says once it has finished counts no rows."""
-    if job.over_rows and rows_done > job.rows_done:
-        mine = Job.objects.filter(pk=job.pk, state=JobState.RUNNING, fence=job.fence)
-        mine.update(rows_done=min(rows_done, job.rows_total or 0))
-
-
 def note_memory(*, job_id: uuid.UUID, node: Node, fence: int, peak: MemoryPeak) -> None:
-    """Keeps what the runner of an attempt took, on the job and for the next time that its model is placed."""
+    """Keeps the most that the runner of an attempt took, on the job and for the next time that its model is placed."""
     job = _job(job_id)
-    if not _is_mine(job, node, fence) or job.device is None:
+    if not _is_mine(job, node, fence):
         return
-    Job.objects.filter(pk=job.pk, fence=fence).update(peak_bytes=peak.host_bytes, device_peak_bytes=peak.device_bytes)
-    memory.learn(job.version, queueing.weighty_options(job), job.device, peak)
+    if grown := progress.peaks(job, peak):
+        Job.objects.filter(pk=job.pk, fence=fence).update(**grown)
+    progress.learn(job, peak)
 
 
 def _end(job: Job, *, code: str, reason: str) -> bool:

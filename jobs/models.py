@@ -12,7 +12,7 @@ from jobs.states import JobState
 from models_registry.models import Blob, Version
 from nodes.models import Device, Node
 from protocol.datasets import FORMATS
-from protocol.hardware import CLASSES
+from protocol.hardware import CLASSES, HOST
 
 
 class Dataset(Owned):
@@ -52,8 +52,14 @@ class Job(Owned):
     node = models.ForeignKey(Node, null=True, on_delete=models.SET_NULL, related_name="+", editable=False)
     device = models.ForeignKey(Device, null=True, on_delete=models.SET_NULL, related_name="+", editable=False)
     allocated_bytes = models.BigIntegerField(null=True, editable=False, help_text="Promised to the last attempt.")
+    memory_bytes = models.BigIntegerField(
+        null=True, editable=False, help_text="Measured while it runs: what its runner takes of the machine's memory."
+    )
     peak_bytes = models.BigIntegerField(
         null=True, editable=False, help_text="Measured: the most that its runner took of the machine's memory."
+    )
+    device_memory_bytes = models.BigIntegerField(
+        null=True, editable=False, help_text="Measured while it runs: of its device's own memory, where it has some."
     )
     device_peak_bytes = models.BigIntegerField(
         null=True, editable=False, help_text="Measured: of its device's own memory, where it has some."
@@ -95,6 +101,13 @@ class Job(Owned):
     @property
     def rows_total(self) -> int | None:
         return self.over_rows["rows"] if self.over_rows else None
+
+    @property
+    def measured_bytes(self) -> tuple[int | None, int | None]:
+        """Now and at most, of the memory that its allocation is of."""
+        if self.device is not None and self.device.kind != HOST:
+            return self.device_memory_bytes, self.device_peak_bytes
+        return self.memory_bytes, self.peak_bytes
 
     @property
     def holder(self) -> str:

@@ -171,10 +171,12 @@ def stoppable(user: User) -> dict[str, Stoppable]:
 
 
 def held_on(node: Node) -> dict[str, Held]:
-    """By the allocation that it holds: every job that runs there. Of jobs the peak comes with the result."""
-    there = Job.objects.filter(node=node, state=JobState.RUNNING).select_related("version__model")
+    """By the allocation that it holds: every job that runs there."""
+    there = Job.objects.filter(node=node, state=JobState.RUNNING).select_related("version__model", "device")
     return {
-        job.holder: Held(f"{job} of {job.version}", memory.estimate_bytes(job.version, job.options), None, None)
+        job.holder: Held(
+            f"{job} of {job.version}", memory.estimate_bytes(job.version, job.options), *job.measured_bytes
+        )
         for job in there
     }
 

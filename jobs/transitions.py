@@ -26,6 +26,7 @@ def move(job: Job, to: JobState, *, reason: str = "", **changes: Any) -> bool:
     if to not in MOVES[came_from]:
         raise IllegalTransition(came_from, to)
     now = timezone.now()
+    changes |= {"memory_bytes": None, "device_memory_bytes": None}  # an attempt ends or begins
     if to == JobState.RUNNING:
         changes["started_at"] = now
     else:

@@ -170,6 +170,9 @@ class Held(Message, frozen=True):
     id: str
     fence: int
     rows_done: int = 0  # of a job over a data set
+    memory_bytes: Bytes | None = None  # as in ReplicaFacts; in the answer these stay empty
+    device_memory_bytes: Bytes | None = None
+    peak: MemoryPeak = MemoryPeak()
 
 
 class Heartbeat(Message, frozen=True):

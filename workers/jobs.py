@@ -85,9 +85,8 @@ class Jobs:
     def held(self) -> list[Held]:
         """Running, or finished and not sent yet."""
         with self._lock:
-            running = [
-                Held(id=id, fence=fence, rows_done=attempt.rows_done) for (id, fence), attempt in self._running.items()
-            ]
+            attempts = list(self._running.values())
+        running = [attempt.held() for attempt in attempts]
         known = {(held.id, held.fence) for held in running}
         return running + [e.held for e in self._journal.entries() if (e.held.id, e.held.fence) not in known]
 
@@ -225,6 +224,18 @@ class _Attempt:
         self._lock = threading.Lock()
         self._runner: RunnerProcess | None = None
         self.thread = threading.Thread(target=self._run, name=f"job-{spec.id[:8]}", daemon=True)
+
+    def held(self) -> Held:
+        runner = self._runner
+        taken = runner.measure() if runner else None
+        return Held(
+            id=self.spec.id,
+            fence=self.spec.fence,
+            rows_done=self.rows_done,
+            memory_bytes=taken.resident if taken else None,
+            device_memory_bytes=taken.device if taken else None,
+            peak=runner.peak if runner else self._peak,
+        )
 
     def stop(self) -> None:
         with self._lock:

@@ -16,8 +16,9 @@ from cyxwiz.errors import DeploymentFailed, TimedOut
 from deployments import reconcile
 from deployments.models import Deployment, Replica
 from protocol import names
-from protocol.messages import BenchmarkFacts, Benchmarks, Failure, MemoryPeak, ReplicaFacts
+from protocol.messages import BenchmarkFacts, Benchmarks, Failure, Held, MemoryPeak, ReplicaFacts
 from tests import factories
+from tests.jobs.work import accepted, submitted
 from tests.nodes.reports import Machine, h200
 
 
@@ -277,3 +278,17 @@ def test_what_was_measured_stands_beside_the_estimate(cyxwiz, logged_in, version
     assert "70.0 MiB on cpu" in shown
     assert "threads=1" in shown
     assert "86.0 MiB by measurement on cpu" in cyxwiz("deploy", "more", "--model", "digits", "--dry-run").out
+
+
+def test_of_a_running_job_it_stands_beside_what_was_promised(cyxwiz, logged_in, version, machine, owner):
+    job = submitted(owner)
+    accepted(machine, job)
+    peak = MemoryPeak(host_bytes=70 * 1024**2)
+    machine.heartbeat(jobs=[Held(id=str(job.pk), fence=1, memory_bytes=1024**2, peak=peak)])
+    rows = re.findall(r"^memory, (.*?)  +(.*)$", cyxwiz("jobs", "show", str(job.pk)).out, re.MULTILINE)
+    assert rows == [
+        ("estimated", "96.0 MiB"),
+        ("promised", "96.0 MiB"),
+        ("measured now", "1.0 MiB"),
+        ("measured peak", "70.0 MiB"),
+    ]

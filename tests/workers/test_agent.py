@@ -29,6 +29,7 @@ from tests.workers import tiny_models
 from tests.workers.conftest import build_nvml, spec
 from tests.workers.gateway_side import GatewaySide, command, floats
 from tests.workers.node_api import JOIN_TOKEN, NODE_ID, NodeApi
+from tests.workers.test_jobs import waiting_job
 from workers.settings import Home
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -162,6 +163,23 @@ def test_a_doorbell_brings_a_replica_which_serves_and_goes(
         until(lambda: node_api.heartbeats[-1].replicas == [])
         assert runners(agent) == []
         assert gateway.ask(wanted.id, floats("x", 1)).error_code == "replica_lost"
+
+
+def test_heartbeats_tell_what_a_running_job_takes(node_api: NodeApi, home: Path, control: Celery):
+    job = waiting_job(node_api, command("sleep 60"))
+    with running(home) as agent:
+        until(lambda: node_api.heartbeats)
+        ring(control, names.JOB_WAITS, names.node_queue(NODE_ID), job_id=job.id)
+        until(lambda: runners(agent))
+
+        def takes() -> int:
+            ring(control, names.SYNC_NODE, names.node_queue(NODE_ID))
+            return max((held.memory_bytes or 0 for beat in node_api.heartbeats for held in beat.jobs), default=0)
+
+        until(lambda: takes() > 10_000_000)
+        [held] = node_api.heartbeats[-1].jobs
+        assert (held.id, held.fence) == (job.id, 1)
+        assert (held.peak.host_bytes or 0) >= (held.memory_bytes or 0)
 
 
 class Runs:

@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from protocol import oip
 from protocol.messages import Held, JobSpec
 from protocol.tensors import Tensor
+from tests import processes
 from tests.waiting import until
 from tests.workers import tiny_models
 from tests.workers.gateway_side import GatewaySide, command
@@ -77,6 +78,10 @@ def waiting_job(api: NodeApi, *inputs: Tensor, format: str = "fake", **more: obj
     )
     api.jobs[spec.id] = replace(spec, **more)
     return api.jobs[spec.id]
+
+
+def attempts(held: list[Held]) -> list[tuple[str, int]]:
+    return [(one.id, one.fence) for one in held]
 
 
 def pair(*values: float) -> Tensor:
@@ -148,7 +153,7 @@ def test_a_cancelled_job_ends_and_reports_nothing(side: Side, node_api: NodeApi)
     side.jobs.doorbell(job.id)
     until(runner_pids)
     told = side.jobs.held()
-    assert told == [Held(id=job.id, fence=1)]
+    assert attempts(told) == [(job.id, 1)]
     side.jobs.keep(allowed=told, told=told)
     assert runner_pids()
     side.jobs.keep(allowed=[], told=told)
@@ -162,7 +167,19 @@ def test_a_job_that_began_after_the_heartbeat_is_not_ended_by_its_answer(side: S
     job = waiting_job(node_api, command("sleep 60"))
     side.jobs.doorbell(job.id)
     side.jobs.keep(allowed=[], told=told)
-    assert side.jobs.held() == [Held(id=job.id, fence=1)]
+    assert attempts(side.jobs.held()) == [(job.id, 1)]
+
+
+def test_while_a_job_runs_it_tells_what_its_runner_takes(side: Side, node_api: NodeApi):
+    job = waiting_job(node_api, command("sleep 60"))
+    side.jobs.doorbell(job.id)
+    told = until(lambda: [held for held in side.jobs.held() if (held.memory_bytes or 0) > 10_000_000])[0]
+    assert (told.peak.host_bytes or 0) >= (told.memory_bytes or 0)
+    assert told.device_memory_bytes is None
+    processes.running("workers.runner")[0].kill()
+    until(lambda: job.id in node_api.failures)
+    assert [held.memory_bytes for held in side.jobs.held()] in ([], [None])
+    assert (node_api.peaks[job.id].host_bytes or 0) >= (told.peak.host_bytes or 0)
 
 
 def test_only_a_few_run_at_once_and_the_others_follow(side: Side, node_api: NodeApi, monkeypatch: pytest.MonkeyPatch):
