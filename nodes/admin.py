@@ -75,11 +75,13 @@ class NodeAdmin(ReadOnlyAdmin):
         "disk_free_bytes",
         "formats",
         "refusals",
+        "unknown",
     )
-    readonly_fields = ("disk", "disk_free", "runs", "why_not", "held")
+    readonly_fields = ("disk", "disk_free", "runs", "why_not", "why_unknown", "held")
     disk = size("disk_total_bytes", "disk of the models")
     disk_free = size("disk_free_bytes", "free of it")
     why_not = pretty("refusals", "formats it cannot run")
+    why_unknown = pretty("unknown", "sources that told nothing")
     inlines = (DeviceInline,)
     actions = ("benchmark", "drain", "resume", "allow_programs", "refuse_programs", "remove")
     state_badge = badge("state")
