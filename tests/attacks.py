@@ -134,7 +134,13 @@ ONNX = (
             CHECK,
             "test_weights_in_other_files_are_refused_wherever_they_hide",
         ),
+        (
+            "operators of no known library: in the graph, in branches and loops, in lists of graphs, in functions",
+            CHECK,
+            "test_operators_that_no_node_has_are_refused_wherever_they_hide",
+        ),
         ("a million nodes", CHECK, "test_a_million_nodes_are_refused_soon"),
+        ("the same, within a loop", CHECK, "test_nodes_within_graphs_are_counted"),
         ("graphs 10,000 deep", CHECK, "test_ten_thousand_graphs_within_graphs_are_refused_soon"),
         ("countless parts of nothing", CHECK, "test_a_file_made_of_countless_parts_is_refused_soon"),
         ("2^60 elements in no bytes", CHECK, "test_a_tensor_smaller_than_its_shape_is_refused"),
