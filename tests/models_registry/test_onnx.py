@@ -21,7 +21,7 @@ from models_registry.formats import recognise
 from models_registry.formats.onnx import DEPTH_LIMIT, DOMAINS, PARTS_LIMIT
 from protocol.errors import ModelRefused
 from tests.models_registry import samples
-from tests.models_registry.samples import linear, passing, value, written
+from tests.models_registry.samples import FOREIGN, FOREIGN_SETS, foreign, linear, passing, value, written
 
 LINEAR = linear().SerializeToString()
 SOON_SECONDS = 5  # of CPU: they take one or two; a reader that is not bounded takes minutes
@@ -210,22 +210,9 @@ def test_nodes_within_graphs_are_counted(tmp_path):
     assert "more than 100,000 nodes" in refusal(tmp_path, with_nodes(b"") + field(25, field(7, loop) * 2))
 
 
-IMPORTED = [helper.make_opsetid("", 17), helper.make_opsetid("evil.ops", 1)]
-
-
-def _using(node: onnx.NodeProto) -> onnx.ModelProto:
-    graph = linear().graph
-    graph.node.append(node)
-    return samples.model(graph, opset_imports=IMPORTED)
-
-
-def _foreign() -> onnx.NodeProto:
-    return helper.make_node("Run", ["x"], ["w"], domain="evil.ops")
-
-
 def _within(operator: str, attribute: str) -> onnx.NodeProto:
-    """A node with `_foreign` two graphs deep."""
-    inner = helper.make_graph([_foreign()], "inner", [], [value("w", TensorProto.FLOAT, None)])
+    """A node with FOREIGN two graphs deep."""
+    inner = helper.make_graph([FOREIGN], "inner", [], [value("w", TensorProto.FLOAT, None)])
     loop = helper.make_node("Loop", ["n", "c"], ["w"], body=inner)
     outer = helper.make_graph([loop], "outer", [], [value("w", TensorProto.FLOAT, None)])
     graphs = [linear().graph, outer]
@@ -233,7 +220,7 @@ def _within(operator: str, attribute: str) -> onnx.NodeProto:
 
 
 def _function(name: str, *nodes: onnx.NodeProto, domain: str = "mine") -> onnx.FunctionProto:
-    return helper.make_function(domain, name, ["x"], ["w"], list(nodes), IMPORTED)
+    return helper.make_function(domain, name, ["x"], ["w"], list(nodes), FOREIGN_SETS)
 
 
 def _with_functions(*functions: onnx.FunctionProto) -> onnx.ModelProto:
@@ -252,14 +239,14 @@ def _by_default() -> onnx.FunctionProto:
 @pytest.mark.parametrize(
     "whole",
     [
-        _using(_foreign()),
-        _using(_within("If", "then_branch")),
-        _using(_within("Scan", "body")),
-        _using(_within("Strange", "graphs")),
-        _with_functions(_function("F", _foreign())),
+        foreign(),
+        foreign(_within("If", "then_branch")),
+        foreign(_within("Scan", "body")),
+        foreign(_within("Strange", "graphs")),
+        _with_functions(_function("F", FOREIGN)),
         _with_functions(_function("F", _within("If", "else_branch"))),
         _with_functions(_by_default()),
-        _with_functions(_function("Walk", _foreign(), domain="evil.ops")),  # has the domain, but not this operator
+        _with_functions(_function("Walk", FOREIGN, domain="evil.ops")),  # has the domain, but not this operator
     ],
 )
 def test_operators_that_no_node_has_are_refused_wherever_they_hide(tmp_path, whole):
@@ -269,7 +256,7 @@ def test_operators_that_no_node_has_are_refused_wherever_they_hide(tmp_path, who
 
 
 def test_an_operator_set_that_nothing_uses_does_no_harm(tmp_path):
-    assert read(tmp_path, samples.model(linear().graph, opset_imports=IMPORTED))["opset"]["evil.ops"] == 1
+    assert read(tmp_path, samples.model(linear().graph, opset_imports=FOREIGN_SETS))["opset"]["evil.ops"] == 1
 
 
 def test_a_model_may_bring_operators_as_functions(tmp_path):
