@@ -184,6 +184,11 @@ LANGUAGE_MODELS = of(
     ),
     ("five million empty texts", CHECK, "test_countless_texts_are_refused_soon"),
     ("every truncation", CHECK, "test_every_truncation_is_refused"),
+    (
+        "a template that would run a command at the check",
+        "it is compiled only, in Jinja's sandbox and the check's cage",
+        "test_a_chat_template_is_compiled_and_not_run",
+    ),
     ("templates that compile to any depth", CHECK, "test_a_chat_template_that_does_not_compile_is_refused"),
     (
         "templates that compile for ever",
@@ -203,6 +208,7 @@ LANGUAGE_MODELS = of(
         "Jinja's sandbox; the cage",
         "test_a_template_cannot_reach_out_of_its_sandbox",
     ),
+    ("a template that runs a command by them", "Jinja's sandbox; the cage", "test_a_template_runs_no_command"),
     (
         "files that llama.cpp cannot read, past the check",
         "the runner's process",
