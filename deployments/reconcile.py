@@ -210,5 +210,7 @@ def _failed_on(replica: Replica) -> frozenset[str]:
 
 def _has_room_elsewhere(replica: Replica) -> bool:
     """Without it, a replica would be taken off a node that still serves it, and wait."""
+    if rechecks.why_not_started(replica.deployment.version):
+        return False
     nodes = Node.objects.visible_to(replica.deployment.owner)
     return allocations.has_room(nodes=nodes, need=needed(replica.deployment))

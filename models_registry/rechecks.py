@@ -16,7 +16,7 @@ from protocol.errors import CyxwizError, ModelRefused, Unavailable
 
 log = logging.getLogger(__name__)
 
-SWEEP_SECONDS = 20.0  # one after the other; uploads wait for turns as well
+SWEEP_SECONDS = 10.0  # then it leaves its thread of the control worker to others, until beat sets it off again
 
 
 def why_not_started(version: Version) -> str:
@@ -64,8 +64,7 @@ def _check(version: Version) -> dict[str, object]:
         found = _recognised(version, files)
     if found is None or version.format != found.format.NAME:
         raise ModelRefused(f"It is no {version.format} model any more. Push it again.")
-    filename = {name: version.metadata[name] for name in ("filename",) if name in version.metadata}
-    return found.metadata | filename
+    return found.metadata | {name: version.metadata[name] for name in ("filename",) if name in version.metadata}
 
 
 def _recognised(version: Version, files: dict[str, Path]) -> formats.Recognised | None:

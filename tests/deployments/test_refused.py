@@ -8,7 +8,7 @@ from deployments import tasks
 from deployments.models import Deployment, Replica
 from models_registry import formats
 from models_registry.models import Version
-from nodes.models import Allocation
+from nodes.models import Allocation, Node
 from tests import factories
 from tests.deployments.test_life import URL, bells, deploy, report, route
 from tests.nodes.reports import Machine
@@ -83,8 +83,11 @@ def test_what_was_checked_too_long_ago_waits_for_its_check(owner, machine, monke
     deploy(owner)
     report(machine, "ready")
     monkeypatch.setattr(formats, "LEAST_CHECKS", formats.CHECKS + 1)
+    Node.objects.update(draining=True)
+    Machine(owner, "other").heartbeat()
     tasks.sweep_deployments()
     assert Replica.objects.get().state == "ready"  # what runs goes on
+    Node.objects.update(draining=False)
     owner.post(f"{URL}digits/restart")
     tasks.sweep_deployments()
     replica = Replica.objects.get()
