@@ -24,7 +24,7 @@ class Model:
     name: str
     description: str = ""
     version_count: int = 0
-    latest: dict[str, Any] | None = None  # number, format, size_bytes, created_at of the newest version
+    latest: dict[str, Any] | None = None  # number, format, size_bytes, refused, … of the newest version
     created_at: str = ""
     raw: dict[str, Any] = field(default_factory=dict, repr=False)
 
@@ -43,6 +43,8 @@ class Version:
     metadata: dict[str, Any] = field(default_factory=dict)  # what else the file says of itself
     estimated_bytes: int | None = None  # of memory, once it is loaded
     measured: Sequence[dict[str, Any]] = ()  # device_kind, options, peak_bytes, measured_at
+    checked_by: int = 0  # the number of the rules that it was last checked by
+    refused: str = ""  # why it runs no more: rules became stricter after it was admitted
     created_at: str = ""
     raw: dict[str, Any] = field(default_factory=dict, repr=False)
 

@@ -16,7 +16,7 @@ from django.utils import timezone
 from deployments.models import Deployment, DeploymentEvent, Replica
 from deployments.states import ON_NODE, ReplicaState
 from deployments.transitions import locked, move
-from models_registry import memory
+from models_registry import memory, rechecks
 from nodes import allocations, doorbells
 from nodes.models import Device, Node
 from nodes.placement import Need, explain
@@ -34,6 +34,12 @@ UNMEASURED: dict[str, Any] = dict.fromkeys(MEASURED)
 def place(replica: Replica) -> bool:
     """Gives a waiting replica a node and a new fence, or writes down for every node why not."""
     deployment = replica.deployment
+    if deployment.version.refused:
+        move(replica, ReplicaState.FAILED, reason=rechecks.why_not_started(deployment.version))
+        return False
+    if reason := rechecks.why_not_started(deployment.version):
+        _keep_waiting(replica, reason)
+        return False
     holder = replica.holder(replica.fence + 1)
     need = avoiding_failures(needed(deployment), replica)
     nodes = Node.objects.visible_to(deployment.owner)
@@ -96,7 +102,12 @@ def leave_node(replica: Replica, reason: str) -> None:
 
 
 def sweep() -> None:
-    """Places what waits and may be tried (again), and moves replicas off draining nodes."""
+    """Ends what is refused since, places what waits and may be tried (again), moves replicas off draining nodes."""
+    refused = Replica.objects.filter(state__in=ON_NODE).exclude(deployment__version__refused="")
+    for deployment_id in _ids(refused):
+        with locked(deployment_id) as deployment:
+            for replica in _of(deployment, refused):
+                _end_refused(replica)
     for deployment_id in _ids(_waiting()):
         place_waiting(deployment_id)
     draining = Replica.objects.filter(state__in=ON_NODE, node__draining=True, deployment__wanted_running=True)
@@ -105,6 +116,12 @@ def sweep() -> None:
             for replica in _of(deployment, draining):
                 if _has_room_elsewhere(replica):
                     leave_node(replica, f"{replica.node} is draining")
+
+
+def _end_refused(replica: Replica) -> None:
+    """Its memory is released when its node says that it is gone."""
+    if move(replica, ReplicaState.FAILED, reason=rechecks.why_not_started(replica.deployment.version)) and replica.node:
+        doorbells.ring_node(replica.node)
 
 
 def place_waiting(deployment_id: UUID) -> None:
@@ -193,5 +210,7 @@ def _failed_on(replica: Replica) -> frozenset[str]:
 
 def _has_room_elsewhere(replica: Replica) -> bool:
     """Without it, a replica would be taken off a node that still serves it, and wait."""
+    if rechecks.why_not_started(replica.deployment.version):
+        return False
     nodes = Node.objects.visible_to(replica.deployment.owner)
     return allocations.has_room(nodes=nodes, need=needed(replica.deployment))

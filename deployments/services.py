@@ -94,6 +94,7 @@ def start(deployment: Deployment) -> None:
         current = _existing(current)
         if current.replicas.filter(state=ReplicaState.STOPPING).exists():
             raise Conflict(f"{current.name} is still stopping. Try again in a moment.")
+        check_runs(current.version)
         Deployment.objects.filter(pk=current.pk).update(wanted_running=True)
         current.wanted_running = True
         for replica in current.replicas.filter(state__in=[ReplicaState.STOPPED, ReplicaState.FAILED]):
@@ -109,6 +110,7 @@ def restart(deployment: Deployment) -> None:
         return
     with locked(deployment.pk) as current:
         current = _existing(current)
+        check_runs(current.version)
         for replica in current.replicas.select_related("node"):
             replica.deployment = current
             if replica.state in ON_NODE:
@@ -127,6 +129,8 @@ def scale(deployment: Deployment, replicas: int) -> None:
     with locked(deployment.pk) as current:
         current = _existing(current)
         before = current.replica_count
+        if replicas > before:
+            check_runs(current.version)
         Deployment.objects.filter(pk=current.pk).update(replica_count=replicas)
         current.replica_count = replicas
         for replica in current.replicas.filter(index__gte=replicas).select_related("node"):

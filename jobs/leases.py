@@ -20,12 +20,12 @@ from jobs import progress, queueing, results
 from jobs.models import Job
 from jobs.states import JobState
 from jobs.transitions import move
-from models_registry import blobs, memory
+from models_registry import blobs, memory, rechecks
 from models_registry.models import VersionFile
 from nodes import allocations, doorbells, heartbeats
 from nodes.models import Allocation, Device, Node
 from nodes.placement import Need, explain
-from protocol.errors import BadRequest, Conflict, NotFound, RunFailed, TimedOut
+from protocol.errors import BadRequest, Conflict, ModelRefused, NotFound, RunFailed, TimedOut
 from protocol.messages import LEASE_SECONDS, Failure, File, Heartbeat, Held, JobSpec, MemoryPeak, OverRows
 
 log = logging.getLogger(__name__)
@@ -217,6 +217,16 @@ def expire() -> None:
                 doorbells.ring_node(job.node)
 
 
+def end_refused() -> None:
+    """For the sweep: jobs of versions that are refused since they were submitted have failed."""
+    open_still = Job.objects.filter(state__in=[JobState.QUEUED, JobState.RUNNING]).exclude(version__refused="")
+    for job in open_still.select_related(*RELATED):
+        node, reason = job.node, rechecks.why_not_started(job.version)
+        with transaction.atomic():
+            if move(job, JobState.FAILED, reason=reason, error_code=ModelRefused.code, fence=job.fence + 1) and node:
+                doorbells.ring_node(node)
+
+
 def node_lost(node: Node) -> None:
     """What ran on it runs elsewhere; its memory is free, for whatever that is still worth."""
     for job in Job.objects.filter(node=node, state=JobState.RUNNING).select_related(*RELATED):
@@ -238,6 +248,8 @@ def _job(job_id: uuid.UUID) -> Job:
 def _check_waits(job: Job) -> None:
     if job.state != JobState.QUEUED:
         raise Conflict(f"The job does not wait: it is {job.state}.", state=job.state)
+    if reason := rechecks.why_not_started(job.version):
+        raise Conflict(reason)
 
 
 def _is_mine(job: Job, node: Node, fence: int) -> bool:

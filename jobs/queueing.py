@@ -20,7 +20,7 @@ from accounts import live
 from accounts.models import User
 from jobs.models import Job, JobEvent
 from jobs.states import JobState
-from models_registry import memory
+from models_registry import memory, rechecks
 from nodes import allocations, doorbells, planning
 from nodes.models import Device, Node
 from nodes.placement import Choice, Need, NodeOffer, Refusal, choose, explain
@@ -190,6 +190,8 @@ def explain_one(job: Job) -> None:
 
 def why_waiting(job: Job) -> str:
     """What the last attempt came to, and what now keeps it from the next. Nothing when a node is about to take it."""
+    if reason := rechecks.why_not_started(job.version):
+        return reason
     last = lost_attempts(job).first() if job.attempts else None
     offers = _offers(job)
     of_class = [offer for offer in offers if job.hardware_class in _classes([offer])]

@@ -54,11 +54,14 @@ class VersionFileInline(ReadOnlyInline):
 @admin.register(Version)
 class VersionAdmin(ReadOnlyAdmin):
     can_delete = True
-    list_display = ("__str__", "format", "file_size", "owner", "created_at")
-    list_filter = ("format", "created_at")
+    list_display = ("__str__", "format", "file_size", "owner", "is_admitted", "created_at")
+    list_filter = ("format", ("refused", admin.EmptyFieldListFilter), "checked_by", "created_at")
     search_fields = ("model__name", "model__owner__username", "files__blob__sha256")
     list_select_related = ("model__owner",)
-    fields = ("model", "number", "format", "file_size", "created_at", "estimated", "measured", "shown_metadata")
+    fields = (
+        *("model", "number", "format", "file_size", "created_at", "checked_by", "refused"),
+        *("estimated", "measured", "shown_metadata"),
+    )
     readonly_fields = ("file_size", "estimated", "measured", "shown_metadata")
     inlines = (VersionFileInline,)
     file_size = size("size_bytes", "size")
@@ -67,6 +70,11 @@ class VersionAdmin(ReadOnlyAdmin):
     @admin.display(ordering="model__owner__username")
     def owner(self, version: Version) -> str:
         return version.model.owner.username
+
+    @admin.display(description="admitted", boolean=True, ordering="refused")
+    def is_admitted(self, version: Version) -> bool:
+        """Still."""
+        return not version.refused
 
     @admin.display(description="estimated memory")
     def estimated(self, version: Version) -> str:

@@ -16,7 +16,7 @@ from accounts.models import User
 from models_registry import checker
 from models_registry.blobs import Incoming
 from models_registry.models import Admission, Version
-from protocol.errors import CyxwizError, Unavailable
+from protocol.errors import CyxwizError
 
 State = Admission.State
 FORGOTTEN = timedelta(minutes=10)  # longer than any upload waits for its turn, is checked and is put in its place
@@ -41,14 +41,9 @@ def admission(owner: User, name: str, incoming: Incoming, filename: str) -> Iter
 
 @contextmanager
 def checking(row: Admission) -> Iterator[None]:
-    """Waits for a turn: few are checked at once."""
-    if not checker.turns.acquire(timeout=checker.TURN_SECONDS):
-        raise Unavailable("Too many uploads are being checked. Try again in a minute.")
-    try:
+    with checker.turn():
         Admission.objects.filter(pk=row.pk, state=State.QUARANTINED).update(state=State.CHECKING)
         yield
-    finally:
-        checker.turns.release()
 
 
 def admit(row: Admission, version: Version) -> None:

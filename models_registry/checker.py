@@ -7,7 +7,8 @@ import atexit
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
@@ -29,6 +30,17 @@ COMMAND = [sys.executable, "-P", "-m", "models_registry.formats"]
 turns = threading.BoundedSemaphore(AT_ONCE)
 _lock = threading.Lock()
 _spare: subprocess.Popen[bytes] | None = None
+
+
+@contextmanager
+def turn() -> Iterator[None]:
+    """To be waited for before a check: few are made at once."""
+    if not turns.acquire(timeout=TURN_SECONDS):
+        raise Unavailable("Too many uploads are being checked. Try again in a minute.")
+    try:
+        yield
+    finally:
+        turns.release()
 
 
 def check_upload(path: Path, declared: Signature | None) -> Recognised | None:

@@ -41,7 +41,8 @@ class Model(Owned):
 
 
 class Version(models.Model):
-    """One upload of a model. It never changes: what was deployed as version 3 stays version 3."""
+    """One upload of a model. It never changes: what was deployed as version 3 stays version 3. Only what its last check
+    found is written anew, by `rechecks`."""
 
     model = models.ForeignKey(Model, on_delete=models.CASCADE, related_name="versions")
     number = models.PositiveIntegerField()
@@ -50,6 +51,8 @@ class Version(models.Model):
     content = models.CharField(max_length=64, editable=False, help_text="The same for versions of the same files.")
     # As read from the file: {"inputs": [{name, datatype, shape}], "outputs": […], "opset": …, "producer": …}
     metadata = models.JSONField()
+    checked_by = models.PositiveIntegerField(default=0, help_text="The number of the rules it was last checked by.")
+    refused = models.TextField(blank=True, help_text="Why today's rules refuse it, which earlier ones admitted.")
     created_at = models.DateTimeField(auto_now_add=True)
 
     class Meta:

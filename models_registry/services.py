@@ -14,11 +14,11 @@ from django.db.models import Model as DatabaseRow
 from django.db.models import ProtectedError
 
 from accounts.models import User
-from models_registry import admission, blobs, checker, formats
+from models_registry import admission, blobs, checker, formats, rechecks
 from models_registry.folders import unpacked
 from models_registry.formats import Recognised, foreign
 from models_registry.models import Admission, Model, Version, VersionFile
-from protocol.errors import BadRequest, Conflict, NotFound, NothingRunsIt
+from protocol.errors import BadRequest, Conflict, ModelRefused, NotFound, NothingRunsIt
 from protocol.tensors import Signature
 
 NAME = re.compile(r"[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?")
@@ -99,6 +99,7 @@ def _add(row: Admission, number: int | None, found: Recognised, arrived: list[bl
             size_bytes=sum(part.size_bytes for part in files.values()),
             content=content({path: part.sha256 for path, part in files.items()}),
             metadata=found.metadata | about,
+            checked_by=formats.CHECKS,
         )
         VersionFile.objects.bulk_create(
             [VersionFile(version=version, path=path, blob_id=part.sha256) for path, part in files.items()]
@@ -128,7 +129,10 @@ def find_version(owner: User, name: str, number: int | None) -> Version:
 
 
 def check_runs(version: Version) -> None:
-    """Whether there is a runtime for what it is at all. Raises NothingRunsIt."""
+    """Whether there is a runtime for what it is at all, and it is not refused since. Raises NothingRunsIt,
+    ModelRefused."""
+    if version.refused:
+        raise ModelRefused(rechecks.why_not_started(version))
     if version.format in formats.WEIGHTS:
         raise NothingRunsIt(
             f"{version} is a safetensors file: weights without a graph, which are kept and run by nothing. Build the "

@@ -4,7 +4,7 @@ import logging
 
 from celery import shared_task
 
-from models_registry import admission, blobs
+from models_registry import admission, blobs, rechecks
 
 log = logging.getLogger(__name__)
 
@@ -14,3 +14,8 @@ def sweep_blobs() -> None:
     admission.sweep()
     if removed := blobs.sweep():
         log.info("Removed %s files that nothing references", removed)
+
+
+@shared_task
+def check_again() -> None:
+    rechecks.sweep()

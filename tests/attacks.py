@@ -134,7 +134,13 @@ ONNX = (
             CHECK,
             "test_weights_in_other_files_are_refused_wherever_they_hide",
         ),
+        (
+            "operators of no known library: in the graph, in branches and loops, in lists of graphs, in functions",
+            CHECK,
+            "test_operators_that_no_node_has_are_refused_wherever_they_hide",
+        ),
         ("a million nodes", CHECK, "test_a_million_nodes_are_refused_soon"),
+        ("the same, within a loop", CHECK, "test_nodes_within_graphs_are_counted"),
         ("graphs 10,000 deep", CHECK, "test_ten_thousand_graphs_within_graphs_are_refused_soon"),
         ("countless parts of nothing", CHECK, "test_a_file_made_of_countless_parts_is_refused_soon"),
         ("2^60 elements in no bytes", CHECK, "test_a_tensor_smaller_than_its_shape_is_refused"),
@@ -178,6 +184,11 @@ LANGUAGE_MODELS = of(
     ),
     ("five million empty texts", CHECK, "test_countless_texts_are_refused_soon"),
     ("every truncation", CHECK, "test_every_truncation_is_refused"),
+    (
+        "a template that would run a command at the check",
+        "it is compiled only, in Jinja's sandbox and the check's cage",
+        "test_a_chat_template_is_compiled_and_not_run",
+    ),
     ("templates that compile to any depth", CHECK, "test_a_chat_template_that_does_not_compile_is_refused"),
     (
         "templates that compile for ever",
@@ -197,6 +208,7 @@ LANGUAGE_MODELS = of(
         "Jinja's sandbox; the cage",
         "test_a_template_cannot_reach_out_of_its_sandbox",
     ),
+    ("a template that runs a command by them", "Jinja's sandbox; the cage", "test_a_template_runs_no_command"),
     (
         "files that llama.cpp cannot read, past the check",
         "the runner's process",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from accounts.models import User
+from models_registry import formats
 from models_registry.models import Blob, Model, Version, VersionFile
 from models_registry.services import content
 
@@ -23,6 +24,7 @@ def version(user: User, name: str = "digits", *, size_bytes: int = 1024, format:
         size_bytes=size_bytes,
         content=content({"model.onnx": sha256}),
         metadata=tensors,
+        checked_by=formats.CHECKS,
     )
     blob, _ = Blob.objects.get_or_create(sha256=sha256, size_bytes=size_bytes)
     VersionFile.objects.create(version=made, path="model.onnx", blob=blob)

@@ -105,7 +105,7 @@ def list_models(context: typer.Context, json: Json = False) -> None:
         latest = model.latest or {}
         bytes_ = size(latest["size_bytes"]) if latest else None
         rows.append(
-            (model.name, latest.get("number"), latest.get("format"), bytes_, age(model.created_at), model.description)
+            (model.name, latest.get("number"), _format(latest), bytes_, age(model.created_at), model.description)
         )
     table(("NAME", "LATEST", "FORMAT", "SIZE", "AGE", "DESCRIPTION"), rows)
 
@@ -129,10 +129,10 @@ def show(
         emit({**found.raw, "versions": [v.raw for v in versions], "version": chosen.raw if chosen else None})
         return
     say(f"{found.name}  {found.description}".rstrip())
-    table(
-        ("VERSION", "FORMAT", "SIZE", "MEMORY (ESTIMATED)", "MEMORY (MEASURED)", "AGE"),
-        [(v.number, v.format, size(v.size_bytes), _estimated(v), _measured(v), age(v.created_at)) for v in versions],
-    )
+    rows = [
+        (v.number, _format(v.raw), size(v.size_bytes), _estimated(v), _measured(v), age(v.created_at)) for v in versions
+    ]
+    table(("VERSION", "FORMAT", "SIZE", "MEMORY (ESTIMATED)", "MEMORY (MEASURED)", "AGE"), rows)
     if chosen:
         say(f"\nVersion {chosen.number}")
         tensors = [("in", spec) for spec in chosen.inputs] + [("out", spec) for spec in chosen.outputs]
@@ -140,9 +140,15 @@ def show(
             table(("", "TENSOR", "DATATYPE", "SHAPE"), [(way, t.name, t.datatype, t.shape) for way, t in tensors])
         elif chosen.estimated_bytes is None:
             say(f"Weights, which nothing runs: {_weights(chosen.metadata)}.")
+        if chosen.refused:
+            say(f"Refused since it was admitted, and runs no more: {chosen.refused}")
         for row in chosen.measured:
             given = ", ".join(f"{name}={value}" for name, value in row["options"].items())
             say(f"Took {size(row['peak_bytes'])} at most on {row['device_kind']}, with {given or 'no options'}.")
+
+
+def _format(version: dict[str, Any]) -> str | None:
+    return f"{version['format']}, refused" if version.get("refused") else version.get("format")
 
 
 def _estimated(version: Version) -> str:

@@ -61,6 +61,8 @@ class VersionSerializer(serializers.ModelSerializer[Version]):
             "metadata",
             "estimated_bytes",
             "measured",
+            "checked_by",
+            "refused",
             "created_at",
         ]
 
@@ -93,7 +95,7 @@ class VersionSerializer(serializers.ModelSerializer[Version]):
 class LatestSerializer(serializers.ModelSerializer[Version]):
     class Meta:
         model = Version
-        fields = ["number", "format", "size_bytes", "created_at"]
+        fields = ["number", "format", "size_bytes", "refused", "created_at"]
 
 
 class ModelSerializer(serializers.ModelSerializer[Model]):

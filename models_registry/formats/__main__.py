@@ -8,6 +8,7 @@ this process and nothing else: a limit of the kernel ends it, and who is ended h
 from __future__ import annotations
 
 import contextlib
+import errno
 import resource
 import signal
 import sys
@@ -19,10 +20,11 @@ import msgspec
 from confinement import kernel, landlock, programs, seccomp
 from models_registry import formats
 from models_registry.formats.requests import Answer, Request
-from protocol.errors import CyxwizError, ModelRefused
+from protocol.errors import CyxwizError, ModelRefused, Unavailable
 
 PR_SET_NO_NEW_PRIVS = 38
 CLONE_NEWUSER, CLONE_NEWNET = 0x10000000, 0x40000000
+TOO_MUCH_MEMORY = Answer(refused="The check of this file needs more memory than a model's may.", code=ModelRefused.code)
 OURS = ("models_registry", "protocol", "confinement")
 
 
@@ -48,7 +50,11 @@ def answer(request: Request) -> Answer:
     except CyxwizError as error:
         return Answer(refused=error.message, code=error.code)
     except MemoryError:
-        return Answer(refused="The check of this file needs more memory than a model's may.", code=ModelRefused.code)
+        return TOO_MUCH_MEMORY
+    except OSError as error:
+        if error.errno == errno.ENOMEM:  # what could not be mapped
+            return TOO_MUCH_MEMORY
+        return Answer(refused=f"This file cannot be checked now: {error.strerror}. Try again.", code=Unavailable.code)
     placed = {name: str(path) for name, path in found.files.items()}
     return Answer(format=found.format.NAME, metadata=found.metadata, files=placed)
 

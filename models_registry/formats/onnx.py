@@ -2,11 +2,12 @@
 docs/decisions/003-onnx-header-reader.md.
 
 Weights are not read, only measured. They may lie in other files of the same folder (`onnx_external`). Refused besides
-broken files: inputs or outputs that are no tensors.
+broken files: inputs or outputs that are no tensors, operators that onnxruntime does not have.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping
 from math import prod
 from pathlib import Path
@@ -25,10 +26,16 @@ FILENAME = "model.onnx"
 ENDING = ".onnx"
 
 SIZE_LIMIT_BYTES = 2 * 1024**3 - 1  # protobuf's own limit for one message
-PARTS_LIMIT = 800_000  # large exports have some hundred thousand; this many take a second to walk
+PARTS_LIMIT = 2_000_000  # large exports and lists of labels have some hundred thousand; it takes two seconds to walk
 NODES_LIMIT = 100_000
 DEPTH_LIMIT = 16  # graphs within graphs
 TEXT_LIMIT = 4096
+
+# Those of which onnxruntime's build for CPUs has kernels. `com.microsoft.nchwc` is in models that it has optimized and
+# saved. Not here: `ai.onnx.preview.training` and `com.microsoft.experimental`, of which no build for inference has any.
+DOMAINS = frozenset({"ai.onnx", "ai.onnx.ml", "com.microsoft", "com.microsoft.nchwc"})
+# An attribute's lists of floats and ints: forests of trees have millions, each a field of its own.
+NUMBERS = re.compile(rb"(?:\x3d[\x00-\xff]{4}|\x40[\x80-\xff]{0,9}+[\x00-\x7f])++")
 
 FLOAT8 = {17: "FLOAT8E4M3FN", 18: "FLOAT8E4M3FNUZ", 19: "FLOAT8E5M2", 20: "FLOAT8E5M2FNUZ"}
 DATATYPES = {
@@ -90,7 +97,9 @@ class _Header:
         self.ir_version = 0
         self.opset: dict[str, int] = {}
         self.nodes = 0
-        self._domains: set[str] = set()
+        self._in_graphs: set[tuple[str, str]] = set()  # operators by domain
+        self._in_functions: set[tuple[str, str]] = set()
+        self._functions: set[tuple[str, str]] = set()  # the model's own operators
         self._initializers: set[str] = set()
         self._inputs: list[tuple[str, str, list[int] | None]] = []
         self._outputs: list[tuple[str, str, list[int] | None]] = []
@@ -115,10 +124,7 @@ class _Header:
             raise Malformed("it has no graph" if not graphs else f"it has {graphs} graphs")
         if not self.opset:
             raise Malformed("it names no operator set (opset_import); perhaps its end is missing")
-        if missing := sorted(self._domains - set(self.opset)):
-            raise Malformed(
-                f"it uses operators of {', '.join(missing)} without importing them; perhaps its end is missing"
-            )
+        self._check_operators()
         self.producer = "".join(c for c in " ".join(filter(None, producer.values())) if c.isprintable())
         self.inputs = [self._input(*entry) for entry in self._inputs if entry[0] not in self._initializers]
         # An output may leave its rank open: nothing is checked against it.
@@ -137,7 +143,7 @@ class _Header:
             if kind != LENGTH:
                 continue
             if number == 1:
-                self._node(a, b)
+                self._node(a, b, 0, self._in_graphs)
             elif number == 5:
                 self._initializers.add(self._tensor(a, b))
             elif number == 15:
@@ -147,34 +153,28 @@ class _Header:
             elif number == 12:
                 self._outputs.append(self._value(a, b, "output"))
 
-    def _node(self, start: int, end: int) -> None:
+    def _node(self, start: int, end: int, depth: int, operators: set[tuple[str, str]]) -> None:
+        """Notes in `operators` which it uses, with all that are in its attributes."""
         self.nodes += 1
         if self.nodes > NODES_LIMIT:
             raise Malformed(f"its graph has more than {NODES_LIMIT:,} nodes")
         operator = domain = ""
         for number, kind, a, b in self._wire.fields(start, end):
-            if number == 4 and kind == LENGTH:
+            if kind != LENGTH:
+                continue
+            if number == 4:
                 operator = self._wire.text(a, b, TEXT_LIMIT)
-            elif number == 7 and kind == LENGTH:
+            elif number == 5:
+                self._attribute(a, b, depth, operators)
+            elif number == 7:
                 domain = self._wire.text(a, b, TEXT_LIMIT)
         if not operator:
             raise Malformed(f"the node at byte {start:,} has no operator")
-        self._domains.add(domain or "ai.onnx")
-        # Attributes hold tensors and whole graphs. They matter here only where weights may lie in another file, and
-        # then this word is among their bytes, however they are encoded.
-        if self._wire.contains(b"location", start, end):
-            self._look_into_node(start, end, DEPTH_LIMIT)
+        operators.add((domain or "ai.onnx", operator))
 
-    def _look_into_node(self, start: int, end: int, depth: int) -> None:
-        if depth == 0:
-            raise Malformed(f"it has graphs within graphs more than {DEPTH_LIMIT} deep")
-        for number, kind, a, b in self._wire.fields(start, end):
-            if number == 5 and kind == LENGTH:
-                self._attribute(a, b, depth)
-
-    def _attribute(self, start: int, end: int, depth: int) -> None:
+    def _attribute(self, start: int, end: int, depth: int, operators: set[tuple[str, str]]) -> None:
         seen: set[int] = set()
-        for number, kind, a, b in self._wire.fields(start, end):
+        for number, kind, a, b in self._wire.fields(start, end, NUMBERS):
             if kind != LENGTH:
                 continue
             if number in (5, 6, 22) and number in seen:  # readers would make one of both, which nobody has looked at
@@ -185,23 +185,51 @@ class _Header:
             elif number in (22, 23):
                 self._sparse_tensor(a, b)
             elif number in (6, 11):
-                self._inner_graph(a, b, depth)
+                self._inner_graph(a, b, depth + 1, operators)
 
-    def _inner_graph(self, start: int, end: int, depth: int) -> None:
+    def _inner_graph(self, start: int, end: int, depth: int, operators: set[tuple[str, str]]) -> None:
+        if depth > DEPTH_LIMIT:
+            raise Malformed(f"it has graphs within graphs more than {DEPTH_LIMIT} deep")
         for number, kind, a, b in self._wire.fields(start, end):
             if kind != LENGTH:
                 continue
             if number == 1:
-                self._look_into_node(a, b, depth - 1)
+                self._node(a, b, depth, operators)
             elif number == 5:
                 self._tensor(a, b)
             elif number == 15:
                 self._sparse_tensor(a, b)
 
     def _function(self, start: int, end: int) -> None:
+        name = domain = ""
         for number, kind, a, b in self._wire.fields(start, end):
-            if number == 7 and kind == LENGTH and self._wire.contains(b"location", a, b):
-                self._look_into_node(a, b, DEPTH_LIMIT)
+            if kind != LENGTH:
+                continue
+            if number == 1:
+                name = self._wire.text(a, b, TEXT_LIMIT)
+            elif number == 7:
+                self._node(a, b, 0, self._in_functions)
+            elif number == 10:
+                domain = self._wire.text(a, b, TEXT_LIMIT)
+            elif number == 11:
+                self._attribute(a, b, 0, self._in_functions)
+        self._functions.add((domain or "ai.onnx", name))
+
+    def _check_operators(self) -> None:
+        imported = set(self.opset)  # a function has imports of its own, which are the runtime's business
+        if missing := sorted({domain for domain, _ in self._in_graphs} - imported):
+            raise Malformed(
+                f"it uses operators of {', '.join(missing)} without importing them; perhaps its end is missing"
+            )
+        used = self._in_graphs | self._in_functions
+        if foreign := sorted(one for one in used - self._functions if one[0] not in DOMAINS):
+            domain = foreign[0][0]
+            names = ", ".join(name for place, name in foreign if place == domain)
+            raise ModelRefused(
+                f"It uses operators of the domain {domain[:80]!r} ({names[:200]}), which onnxruntime has not, and "
+                "libraries of custom operators are not loaded. Export the model with operators of "
+                f"{', '.join(sorted(DOMAINS))}, or with a function in the model for each other one."
+            )
 
     def _sparse_tensor(self, start: int, end: int) -> str:
         name = ""

@@ -11,7 +11,7 @@ import safetensors.numpy
 
 from cyxwiz import Client
 from cyxwiz.errors import JobFailed, TimedOut
-from models_registry.models import Model
+from models_registry.models import Model, Version
 from tests.nodes.reports import Machine
 
 DIGITS = Path(__file__).parents[2] / "examples" / "digits"
@@ -36,6 +36,16 @@ def test_push_makes_versions_and_says_what_to_do_next(cyxwiz, logged_in):
     assert cyxwiz("models", "push", ONNX, "--name", "other", "--json").json["model"] == "other"
     assert [model["name"] for model in cyxwiz("models", "ls", "--json").json] == ["digits", "other"]
     assert cyxwiz("models", "ls").out.splitlines()[1].split()[:3] == ["digits", "2", "onnx"]
+
+
+def test_a_version_that_is_refused_since_is_shown_with_the_reason(cyxwiz, digits):
+    Version.objects.update(refused="It uses operators of the domain 'evil.ops'.")
+    assert "onnx, refused" in cyxwiz("models", "ls").out
+    shown = cyxwiz("models", "show", "digits").out
+    assert "onnx, refused" in shown
+    assert "runs no more: It uses operators of the domain 'evil.ops'." in shown
+    refused = cyxwiz("deploy", "digits", "--model", "digits")
+    assert (refused.code, "evil.ops" in refused.err) == (1, True)
 
 
 def test_what_a_file_does_not_say_is_declared_with_it(cyxwiz, logged_in):

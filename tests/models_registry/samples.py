@@ -25,6 +25,18 @@ def linear(features: int = 4, classes: int = 3) -> onnx.ModelProto:
     return model(graph)
 
 
+# Which no onnxruntime has.
+FOREIGN = helper.make_node("Run", ["x"], ["w"], domain="evil.ops")
+FOREIGN_SETS = [helper.make_opsetid("", 17), helper.make_opsetid("evil.ops", 1)]
+
+
+def foreign(node: onnx.NodeProto = FOREIGN) -> onnx.ModelProto:
+    """`linear` with this node besides."""
+    graph = linear().graph
+    graph.node.append(node)
+    return model(graph, opset_imports=FOREIGN_SETS)
+
+
 def passing(inputs: list[onnx.ValueInfoProto], outputs: list[onnx.ValueInfoProto], **more) -> onnx.ModelProto:
     """One node between the given inputs and outputs; not meant to run."""
     node = helper.make_node("Identity", [i.name for i in inputs][:1], [o.name for o in outputs][:1])

@@ -8,12 +8,14 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+import jinja2
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models_registry import checker, formats, memory, services
 from models_registry.formats.gguf import TEMPLATE_LIMIT
+from protocol.chat_templates import prepare
 from protocol.errors import BadRequest, ModelRefused
 
 RHYMES = Path(__file__).resolve().parents[2] / "examples" / "rhymes" / "rhymes.gguf"
@@ -210,6 +212,16 @@ def test_a_chat_template_that_compiles_for_ever_is_refused(tmp_path):
     with pytest.raises(ModelRefused, match="more time or memory"):
         checker.check_upload(model_with("{{ 9 ** (9 ** 9) }}", tmp_path), None)
     assert checker.check_upload(model_with("{{ 9 ** 9 }}", tmp_path), None).metadata["has_chat_template"]
+
+
+def test_a_chat_template_is_compiled_and_not_run(tmp_path):
+    marker = tmp_path / "marker"
+    template = f"{{{{ lipsum.__globals__['os'].system('touch {marker}') }}}}"
+    prepare(template)  # as the check does, outside its cage
+    assert checker.check_upload(model_with(template, tmp_path), None).metadata["has_chat_template"]
+    assert not marker.exists()
+    jinja2.Environment().from_string(template).render()
+    assert marker.exists()  # else this test proves nothing
 
 
 def model_with(template, folder):

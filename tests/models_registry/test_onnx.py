@@ -18,13 +18,13 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from models_registry.formats import recognise
-from models_registry.formats.onnx import PARTS_LIMIT
+from models_registry.formats.onnx import DEPTH_LIMIT, DOMAINS, PARTS_LIMIT
 from protocol.errors import ModelRefused
 from tests.models_registry import samples
-from tests.models_registry.samples import linear, passing, value, written
+from tests.models_registry.samples import FOREIGN, FOREIGN_SETS, foreign, linear, passing, value, written
 
 LINEAR = linear().SerializeToString()
-SOON_SECONDS = 5  # of CPU: they take less than one; a reader that is not bounded takes minutes
+SOON_SECONDS = 5  # of CPU: they take one or two; a reader that is not bounded takes minutes
 
 
 def read(folder: Path, content: onnx.ModelProto | bytes) -> dict:
@@ -152,11 +152,15 @@ def test_a_file_made_of_countless_parts_is_refused_soon(tmp_path, part):
 
 def field(number: int, content: bytes) -> bytes:
     """A field of the wire format, with its length."""
-    count, length = len(content), b""
-    while count > 127:
-        length += bytes([count & 0x7F | 0x80])
-        count >>= 7
-    return bytes([number << 3 | 2]) + length + bytes([count]) + content
+    return _varint(number << 3 | 2) + _varint(len(content)) + content
+
+
+def _varint(number: int) -> bytes:
+    text = b""
+    while number > 127:
+        text += bytes([number & 0x7F | 0x80])
+        number >>= 7
+    return text + bytes([number])
 
 
 def with_nodes(nodes: bytes) -> bytes:
@@ -184,14 +188,104 @@ def test_ten_thousand_graphs_within_graphs_are_refused_soon(tmp_path):
     assert time.process_time() - before < SOON_SECONDS
 
 
-def test_graphs_deep_within_graphs_are_refused(tmp_path):
+@pytest.mark.parametrize("depth", [DEPTH_LIMIT, DEPTH_LIMIT + 1])
+def test_graphs_deep_within_graphs_are_refused(tmp_path, depth):
     inner = helper.make_node("Constant", [], ["location"], value=numpy_helper.from_array(np.ones(1, np.float32)))
-    for _ in range(20):
+    for _ in range(depth):
         branch = helper.make_graph([inner], "g", [], [value("y", TensorProto.FLOAT, [1])])
         inner = helper.make_node("If", ["c"], ["location"], then_branch=branch)
     outputs = [value("y", TensorProto.FLOAT, [1])]
     deep = samples.model(helper.make_graph([inner], "g", [value("c", TensorProto.BOOL, [1])], outputs))
-    assert "deep" in refusal(tmp_path, deep)
+    if depth > DEPTH_LIMIT:
+        assert "deep" in refusal(tmp_path, deep)
+    else:
+        assert read(tmp_path, deep)["nodes"] == depth + 1
+
+
+def test_nodes_within_graphs_are_counted(tmp_path):
+    node = field(1, helper.make_node("Identity", ["x"], ["y"]).SerializeToString())
+    loop = field(4, b"Loop") + field(5, field(1, b"body") + field(6, node * 50_000) + b"\xa0\x01\x05")
+    read(tmp_path, with_nodes(field(1, loop)))
+    assert "more than 100,000 nodes" in refusal(tmp_path, with_nodes(field(1, loop) * 2))
+    assert "more than 100,000 nodes" in refusal(tmp_path, with_nodes(b"") + field(25, field(7, loop) * 2))
+
+
+def _within(operator: str, attribute: str) -> onnx.NodeProto:
+    """A node with FOREIGN two graphs deep."""
+    inner = helper.make_graph([FOREIGN], "inner", [], [value("w", TensorProto.FLOAT, None)])
+    loop = helper.make_node("Loop", ["n", "c"], ["w"], body=inner)
+    outer = helper.make_graph([loop], "outer", [], [value("w", TensorProto.FLOAT, None)])
+    graphs = [linear().graph, outer]
+    return helper.make_node(operator, ["c"], ["w"], **{attribute: graphs if attribute == "graphs" else outer})
+
+
+def _function(name: str, *nodes: onnx.NodeProto, domain: str = "mine") -> onnx.FunctionProto:
+    return helper.make_function(domain, name, ["x"], ["w"], list(nodes), FOREIGN_SETS)
+
+
+def _with_functions(*functions: onnx.FunctionProto) -> onnx.ModelProto:
+    whole = linear()
+    whole.functions.extend(functions)
+    return whole
+
+
+def _by_default() -> onnx.FunctionProto:
+    """A function one of whose attributes is such a graph where its caller gives none."""
+    function = _function("F", helper.make_node("Identity", ["x"], ["w"]))
+    function.attribute_proto.append(_within("If", "then_branch").attribute[0])
+    return function
+
+
+@pytest.mark.parametrize(
+    "whole",
+    [
+        foreign(),
+        foreign(_within("If", "then_branch")),
+        foreign(_within("Scan", "body")),
+        foreign(_within("Strange", "graphs")),
+        _with_functions(_function("F", FOREIGN)),
+        _with_functions(_function("F", _within("If", "else_branch"))),
+        _with_functions(_by_default()),
+        _with_functions(_function("Walk", FOREIGN, domain="evil.ops")),  # has the domain, but not this operator
+    ],
+)
+def test_operators_that_no_node_has_are_refused_wherever_they_hide(tmp_path, whole):
+    reason = refusal(tmp_path, whole)
+    assert "'evil.ops' (Run)" in reason
+    assert "with a function in the model" in reason
+
+
+def test_an_operator_set_that_nothing_uses_does_no_harm(tmp_path):
+    assert read(tmp_path, samples.model(linear().graph, opset_imports=FOREIGN_SETS))["opset"]["evil.ops"] == 1
+
+
+def test_a_model_may_bring_operators_as_functions(tmp_path):
+    """As PyTorch's exporter does; onnxruntime takes it as well."""
+    domain = "pkg.onnxscript.torch_lib"
+    sets = [helper.make_opsetid("", 17), helper.make_opsetid(domain, 1)]
+    function = helper.make_function(domain, "Twice", ["x"], ["w"], [helper.make_node("Add", ["x", "x"], ["w"])], sets)
+    call = helper.make_node("Twice", ["x"], ["y"], domain=domain)
+    x, y = value("x", TensorProto.FLOAT, [3]), value("y", TensorProto.FLOAT, [3])
+    whole = samples.model(helper.make_graph([call], "g", [x], [y]), opset_imports=sets, functions=[function])
+    assert read(tmp_path, whole)["nodes"] == 2
+    session = onnxruntime.InferenceSession(whole.SerializeToString(), providers=["CPUExecutionProvider"])
+    np.testing.assert_array_equal(session.run(None, {"x": np.ones(3, np.float32)})[0], np.full(3, 2, np.float32))
+
+
+def test_domains_are_allowed_where_onnxruntime_has_their_operators():
+    known = onnxruntime.capi.onnxruntime_pybind11_state.get_all_opkernel_def()
+    assert {kernel.domain or "ai.onnx" for kernel in known if kernel.provider == "CPUExecutionProvider"} == DOMAINS
+
+
+def test_a_forest_of_millions_of_numbers_is_read_soon(tmp_path):
+    numbers = {"nodes_truenodeids": range(2_000_000), "nodes_values": [0.5] * 2_000_000}
+    forest = helper.make_node("TreeEnsembleRegressor", ["x"], ["z"], domain="ai.onnx.ml", **numbers)
+    graph = linear().graph
+    graph.node.append(forest)
+    whole = samples.model(graph, opset_imports=[helper.make_opsetid("", 17), helper.make_opsetid("ai.onnx.ml", 3)])
+    before = time.process_time()
+    assert read(tmp_path, whole)["nodes"] == 3
+    assert time.process_time() - before < SOON_SECONDS
 
 
 def _external(tensor: onnx.TensorProto) -> onnx.TensorProto:

@@ -74,6 +74,24 @@ def test_a_card_that_says_nothing_of_itself_cannot_be_below():
     assert found(Declared(kind="opencl", model=None), pcie_generation=None, pcie_lanes=None) == []
 
 
+OPENCL = {"memory_bytes_per_second": None, "host_to_device_bytes_per_second": None}
+
+
+def test_an_opencl_device_is_held_to_a_part_of_what_its_units_do_at_least():
+    iris = Declared(kind="opencl", model="Intel(R) Iris(R) Xe Graphics", peak_gflops=96 * 16 * 1.3)
+    assert found(iris, gflops=1_600.0, **OPENCL) == []
+    assert found(iris, gflops=500.0, **OPENCL) == []
+    [flag] = found(iris, gflops=160.0, **OPENCL)
+    assert "160 GFLOP/s of 1,997 promised by its own clocks" in flag
+
+
+def test_a_card_with_a_data_sheet_is_held_to_less_of_it_by_opencl():
+    t4 = {"model": "Tesla T4", "peak_gflops": 40 * 128 * 1.59}
+    assert found(Declared(kind="opencl", **t4), gflops=2_000.0, **OPENCL) == []
+    assert len(found(Declared(kind="cuda", **t4), gflops=2_000.0, **OPENCL)) == 1
+    assert len(found(Declared(kind="opencl", **t4), gflops=800.0, **OPENCL)) == 1
+
+
 def test_what_was_not_measured_is_not_flagged():
     assert found(**dict.fromkeys(GOOD)) == []
 

@@ -7,11 +7,13 @@ import time
 import msgspec
 import pytest
 
+from nodes.expectations import Declared, flags
 from protocol.messages import BenchmarkFacts, DeviceFacts
+from tests.waiting import until
 from tests.workers.conftest import needs_opencl
 from workers.benchmark import cpu, cuda
 from workers.benchmark.figures import Figures
-from workers.hardware import outside
+from workers.hardware import machine, outside
 from workers.hardware.probing import CannotTell
 
 
@@ -56,6 +58,16 @@ def test_an_opencl_device():
     assert 1e8 < (found.host_to_device_bytes_per_second or 0) < 1e12
     assert "Portable Computing Language" in found.method
     assert found.seconds < time.monotonic() - started < 30
+
+
+@needs_opencl
+def test_an_opencl_device_is_as_fast_as_it_promises_and_a_tenth_of_it_is_not(tmp_path):
+    declared = next(device for device in machine.facts(tmp_path).devices if device.name == "opencl:0")
+    held_to = Declared(kind="opencl", model=declared.model, peak_gflops=declared.peak_gflops)
+    # Other tests may have the cores meanwhile, but not each time.
+    good = until(lambda: found if not flags(held_to, found := measure("opencl:0")) else None, seconds=60)
+    [flag] = flags(held_to, msgspec.structs.replace(good, gflops=declared.peak_gflops / 10))
+    assert "promised by its own clocks" in flag
 
 
 def test_a_device_that_nothing_can_use_says_why():

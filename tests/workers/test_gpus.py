@@ -6,14 +6,15 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from protocol.messages import DeviceFacts
 from tests.workers.conftest import build_nvml, needs_opencl
 from workers import settings
-from workers.hardware import amd, libraries, machine, outside, pci, words
-from workers.hardware.probing import CannotTell
+from workers.hardware import amd, cpu, libraries, machine, outside, pci, words
+from workers.hardware.probing import CannotTell, attempt
 from workers.runtimes import catalogue
 
 
@@ -207,6 +208,30 @@ class TestOpenCl:
         assert device.memory_is_ram
         assert 0 < device.memory_available_bytes <= device.memory_total_bytes <= facts.devices[0].memory_total_bytes
         assert set(facts.formats) <= set(device.refusals)
+        assert 0.1 < device.peak_gflops / facts.cpu_cores < 16 * 10  # at most 16 per cycle, below 10 GHz
+
+    @pytest.mark.parametrize(
+        ("told", "gflops"),
+        [
+            ({"type": 4, "vendor_id": 0x10DE}, 40 * 128 * 1.59),  # a T4, which gives 8,100
+            ({"type": 4, "vendor_id": 0x1002}, 40 * 128 * 1.59),
+            ({"type": 4, "vendor_id": 0x8086}, 40 * 16 * 1.59),
+            ({"type": 4, "vendor_id": 0x13B5}, "of this vendor"),
+            ({"type": 4, "vendor_id": 0x10DE, "max_clock_frequency": 0}, "does not tell its clock"),
+            ({"type": 2, "vendor_id": 0x8086, "native_vector_width_float": 4}, min(40, cpu.cores()) * 8 * 1.59),
+            ({"type": 2, "vendor_id": 0x8086, "native_vector_width_float": 16}, min(40, cpu.cores()) * 16 * 1.59),
+        ],
+    )
+    def test_what_its_units_promise_at_least(self, told, gflops):
+        from workers.hardware import opencl
+
+        unit = SimpleNamespace(**{"max_compute_units": 40, "max_clock_frequency": 1590, **told})
+        unknown: dict[str, str] = {}
+        said = attempt("peak", lambda: opencl._peak_gflops(unit), unknown)
+        if isinstance(gflops, str):
+            assert gflops in unknown["peak"]
+        else:
+            assert said == pytest.approx(gflops)
 
     def test_a_loader_without_drivers_has_no_device(self, tmp_path, monkeypatch):
         monkeypatch.setenv("OCL_ICD_VENDORS", str(tmp_path))

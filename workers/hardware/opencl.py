@@ -8,8 +8,16 @@ from typing import Any
 import pyopencl as cl
 
 from protocol.messages import DeviceFacts
-from workers.hardware import memory, outside
+from workers.hardware import cpu, memory, outside
 from workers.hardware.probing import CannotTell, attempt
+
+NVIDIA, AMD, INTEL = 0x10DE, 0x1002, 0x8086  # of PCI; PoCL on the CPU says Intel's, too
+# FP32 operations that a compute unit of a GPU does per cycle at least, a multiply-add being two. NVIDIA, "CUDA C++
+# Programming Guide", table of arithmetic throughput: a multiprocessor has 64 lanes (6.0, 7.x, 8.0) or more. AMD, "RDNA"
+# and "CDNA" instruction set documents: a CU has 64. Intel, "oneAPI GPU Optimization Guide": an EU has 8.
+OPERATIONS_PER_CYCLE = {NVIDIA: 128, AMD: 128, INTEL: 16}
+# Floats in the widest vector that compilers use by themselves; any core that has such does one multiply-add per cycle.
+CORE_LANES = 8
 
 
 def devices() -> list[DeviceFacts]:
@@ -68,8 +76,24 @@ def _device(name: str, device: Any) -> DeviceFacts:
         memory_is_ram=is_ram,
         driver=attempt("driver", lambda: f"{device.platform.name} {device.driver_version}", unknown),
         pci_address=address,
+        peak_gflops=attempt("peak_gflops", lambda: _peak_gflops(device), unknown),
         unknown=unknown,
     )
+
+
+def _peak_gflops(device: Any) -> float:
+    """What its units do at least at their highest clock."""
+    units, megahertz = int(device.max_compute_units), int(device.max_clock_frequency)
+    if not megahertz:
+        raise CannotTell("this device's driver does not tell its clock")
+    if device.type & cl.device_type.CPU:
+        units = min(units, cpu.cores())  # PoCL knows of no container
+        operations = 2 * min(int(device.native_vector_width_float), CORE_LANES)
+    elif (vendor := int(device.vendor_id)) in OPERATIONS_PER_CYCLE:
+        operations = OPERATIONS_PER_CYCLE[vendor]
+    else:
+        raise CannotTell("OpenCL does not tell how much a compute unit of this vendor does per cycle")
+    return units * operations * megahertz / 1000
 
 
 if __name__ == "__main__":

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 import time
 
 import llama_cpp
@@ -171,6 +173,28 @@ def test_a_template_cannot_reach_out_of_its_sandbox(load, tmp_path):
     template = "{{ ''.__class__.__mro__[1].__subclasses__() }}{{ messages.append(1) }}"
     error = load(with_template(tmp_path / "model.gguf", template)).generate("Who are you?").error
     assert "SecurityError" in error.message
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ lipsum.__globals__['os'].system(COMMAND) }}",
+        "{{ cycler.__init__.__globals__.os.popen(COMMAND).read() }}",
+        "{{ (lipsum | attr('__globals__'))['os'].system(COMMAND) }}",
+        "{% for kind in ''.__class__.__mro__[1].__subclasses__() if kind.__name__ == 'Popen' %}"
+        "{{ kind(COMMAND, shell=True).wait() }}{% endfor %}",
+    ],
+)
+def test_a_template_runs_no_command(load, tmp_path, template):
+    """By Jinja's sandbox alone: nothing here is in a cage."""
+    marker = tmp_path / "marker"
+    template = template.replace("COMMAND", f"'touch {marker}'")
+    error = load(with_template(tmp_path / "model.gguf", template)).generate("Who are you?").error
+    assert "template fails" in error.message
+    assert not marker.exists()
+    outside = "import subprocess, sys, jinja2; jinja2.Environment().from_string(sys.argv[1]).render()"
+    subprocess.run([sys.executable, "-c", outside, template], check=True)
+    assert marker.exists()  # else this test proves nothing
 
 
 @pytest.mark.parametrize(("template", "words"), [("{% for %}", "not valid"), (None, "no chat template")])
