@@ -59,7 +59,7 @@ def test_nothing_that_the_shell_started_outlives_it(redis_url: str, namespaces: 
             side.process.terminate()  # what the kernel does when the agent dies
         ended = side.ended()
         assert marked(mark) == []
-        assert time.monotonic() - begun < 3.5
+        assert time.monotonic() - begun < 3
         assert (
             ended.reason
             == {"ordered": "because", "exit": "", "killed agent": "What held it on its node was stopped."}[how]
@@ -89,7 +89,7 @@ def test_a_fork_bomb_is_bounded_and_gone_with_the_terminal(redis_url: str, names
         begun = time.monotonic()
         side.end()
         side.ended()
-        assert time.monotonic() - begun < 6
+        assert time.monotonic() - begun < 3
         assert [p for p in psutil.process_iter(["username"]) if p.info["username"] == "nobody"] == []
 
 
