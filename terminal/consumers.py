@@ -132,7 +132,7 @@ class TerminalConsumer(AsyncConsumer):
 
     async def _hello(self, hello: terminal.Hello) -> None:
         try:
-            self._session, self._mode = await database_sync_to_async(admission.admit)(
+            self._session, self._mode, writer = await database_sync_to_async(admission.admit)(
                 self._caller, self._session_id, hello
             )
         except CyxwizError as error:
@@ -141,9 +141,7 @@ class TerminalConsumer(AsyncConsumer):
             return
         if sum(one.user_id == self.user_id for one in broker().attached) >= MOST_OF_A_USER:
             raise Closed(REFUSED, f"You have {MOST_OF_A_USER} terminals open at this server, which is the most.")
-        self._attachment = Attachment(
-            broker(), str(self._session.node_id), str(self._session.pk), self._mode, hello.run
-        )
+        self._attachment = Attachment(broker(), str(self._session.node_id), str(self._session.pk), writer, hello.run)
         broker().attached.add(self)
         now = asyncio.get_running_loop().time()
         self._last_input = self._last_alive = self._last_check = now

@@ -117,6 +117,7 @@ class SshSession:
             await database_sync_to_async(session.refresh_from_db)(fields=["state", "end_reason"])
         if session.state not in LIVE:
             raise Ended(session.end_reason)
+        self._number = await database_sync_to_async(admission.next_writer)(session)
         if self._run.pty:
             await self._say(f"What this terminal on {session.node_name} shows is recorded.")
         if self._run.command or not self._run.pty:
@@ -154,7 +155,7 @@ class SshSession:
     async def _pump(self) -> int:
         assert self._session is not None
         where = (str(self._session.node_id), str(self._session.pk))
-        attachment = Attachment(self._broker, *where, "owner", None if self._began else self._run)
+        attachment = Attachment(self._broker, *where, self._number, None if self._began else self._run)
         self._attachment = attachment
         async for said in attachment.frames(self._next, *self._size):
             if isinstance(said, Began):

@@ -66,11 +66,11 @@ class TerminalSide:
         self.redis.rpush(self.inbox, frame)
 
     def attach(
-        self, wanted: int = 0, *, writes: bool = True, attachment: bytes | None = None, run: terminal.Run | None = None
+        self, wanted: int = 0, *, writer: int = 1, attachment: bytes | None = None, run: terminal.Run | None = None
     ) -> tuple[int, ...]:
         """(replayed from, head, last sequence, columns, rows)"""
         self.attachment = attachment or self.attachment
-        frame = terminal.ATTACH_FRAME.pack(terminal.ATTACH, self.attachment, writes, wanted, 0, 0)
+        frame = terminal.ATTACH_FRAME.pack(terminal.ATTACH, self.attachment, writer, wanted, 0, 0)
         self.push(frame + (msgspec.json.encode(run) if run else b""))
 
         def answer() -> tuple[int, ...] | None:
