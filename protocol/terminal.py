@@ -63,8 +63,8 @@ SEQUENCE = struct.Struct("!BI")  # IN from a client, INACK
 SIZE = struct.Struct("!BHH")
 # attachment, number among those who write or 0, from which offset, columns, rows; then perhaps Run
 ATTACH_FRAME = struct.Struct("!B16sIQHH")
-# attachment, writes, replayed from, head, last sequence, columns, rows, has a PTY
-ATTACHED_FRAME = struct.Struct("!B16s?QQIHH?")
+# attachment, writes, replayed from, head, last sequence, columns, rows, has a PTY, milliseconds since the last input
+ATTACHED_FRAME = struct.Struct("!B16s?QQIHH?I")
 NODE_IN = struct.Struct("!B16sI")  # attachment, sequence; then bytes
 ATTACHMENT = struct.Struct("!B16s")  # ALIVE, DETACH
 

@@ -67,6 +67,8 @@ class Attachment:
         self._question = b""  # the ATTACH that is not answered yet
         self._ask_again_at = 0.0
         self._size = (0, 0)
+        self._written = 0  # the highest sequence number
+        self.last_input = 0.0  # loop time, whoever typed it; for who writes, once it has begun
         self.next = 0  # offset up to which all was passed on
         self.at_ms = 0  # Redis's Unix time of what was passed on last
 
@@ -96,6 +98,8 @@ class Attachment:
     # What goes to the node
 
     def write(self, sequence: int, content: bytes) -> None:
+        if sequence > self._written:  # else it is only sent again
+            self._written, self.last_input = sequence, asyncio.get_running_loop().time()
         self._broker.push(self._inbox, terminal.NODE_IN.pack(terminal.IN, self._id, sequence) + content)
 
     def pass_on(self, frame: bytes) -> None:
@@ -168,7 +172,7 @@ class Attachment:
         return frame
 
     def _attached(self, frame: bytes) -> Began | Gap | None:
-        _, id, writes, start, head, last_seq, cols, rows, pty = terminal.ATTACHED_FRAME.unpack(frame)
+        _, id, writes, start, head, last_seq, cols, rows, pty, idle_ms = terminal.ATTACHED_FRAME.unpack(frame)
         if id != self._id:
             if writes and self._writer and self._began:
                 raise TakenOver
@@ -180,6 +184,7 @@ class Attachment:
             skipped, self.next = start - self.next, max(start, self.next)
             return Gap(skipped) if skipped > 0 else None
         self._began = True
+        self._written, self.last_input = last_seq, asyncio.get_running_loop().time() - idle_ms / 1000
         wanted = self._wanted if self._wanted is not None else start
         if wanted > head:
             raise BeyondOutput

@@ -44,7 +44,7 @@ def test_what_is_missing_is_asked_for_until_there_is_an_answer(empty_redis: redi
 
     def attached(question: bytes, start: int) -> bytes:
         attachment, writer = terminal.ATTACH_FRAME.unpack(question)[1:3]
-        return terminal.ATTACHED_FRAME.pack(terminal.ATTACHED, attachment, writer > 0, start, 0, 0, 80, 24, True)
+        return terminal.ATTACHED_FRAME.pack(terminal.ATTACHED, attachment, writer > 0, start, 0, 0, 80, 24, True, 0)
 
     async def course() -> None:
         broker = Broker(settings.REDIS_URL)
@@ -90,6 +90,33 @@ def test_an_older_writer_whose_question_got_lost_does_not_take_over_from_a_newer
                 said = [await anext(to_newer), await anext(to_newer)]
                 assert terminal.pack_out(0, b"it still writes\n") in said  # the other is INACK
         for frames in (to_older, to_newer):
+            await frames.aclose()
+        await close(broker)
+
+    asyncio.run(course())
+
+
+def test_idle_time_runs_from_the_last_input_whoever_comes_after_it(empty_redis: redis.Redis, settings) -> None:
+    id = str(uuid4())
+
+    async def course() -> None:
+        broker = Broker(settings.REDIS_URL)
+        now = asyncio.get_running_loop().time
+        run = terminal.Run(command="read line; sleep 0.5; echo later; cat", pty=False)
+        first, second = (Attachment(broker, NODE_ID, id, number, run) for number in (1, 2))
+        to_first, to_second = (one.frames(None, 80, 24) for one in (first, second))
+        with terminal_side.session(settings.REDIS_URL, id=id):
+            async with asyncio.timeout(SECONDS):
+                assert isinstance(await anext(to_first), Began)
+                first.write(1, b"something\n")
+                typed = now()
+                while await anext(to_first) != terminal.pack_out(0, b"later\n"):
+                    pass
+                first.write(1, b"something\n")  # sent again is not typed again
+                assert isinstance(await anext(to_second), Began)
+        assert first.last_input <= typed
+        assert abs(second.last_input - typed) < 0.4
+        for frames in (to_first, to_second):
             await frames.aclose()
         await close(broker)
 

@@ -77,7 +77,7 @@ class TerminalSide:
             self.read()
             for frame in reversed(self.frames):
                 if frame[0] == terminal.ATTACHED and frame[1:17] == self.attachment:
-                    return terminal.ATTACHED_FRAME.unpack(frame)[3:-1]
+                    return terminal.ATTACHED_FRAME.unpack(frame)[3:-2]
             return None
 
         return until(answer, what="the process answers")

@@ -82,6 +82,7 @@ class Session:
         if run is None:
             return TerminalEnded(reason=self._reason)
         self._program = self._start(run)
+        self._input_at = time.monotonic()
         self._outlet.start()
         for frame in early:
             self._heard(frame)
@@ -258,7 +259,8 @@ class Session:
 
         def frames(sent: int) -> list[bytes]:
             start = min(max(wanted, self._ring.start), sent)
-            at = (start, self._ring.head, last_seq, self._cols, self._rows, self._has_pty)
+            idle_ms = int(1000 * (time.monotonic() - self._input_at))
+            at = (start, self._ring.head, last_seq, self._cols, self._rows, self._has_pty, idle_ms)
             attached = terminal.ATTACHED_FRAME.pack(terminal.ATTACHED, attachment, writes, *at)
             return [attached, *self._outlet.output(start, sent)]
 
@@ -279,6 +281,7 @@ class Session:
         if sequence != self._last_seq + 1 or self._input_bytes + len(content) > INPUT_MOST_BYTES:
             return
         self._last_seq = sequence
+        self._input_at = time.monotonic()
         self._input.append((sequence, content))
         self._input_bytes += len(content)
         if len(self._input) == 1:
