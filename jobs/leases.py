@@ -173,7 +173,7 @@ def note_memory(*, job_id: uuid.UUID, node: Node, fence: int, peak: MemoryPeak) 
     if not _is_mine(job, node, fence) or job.device is None:
         return
     Job.objects.filter(pk=job.pk, fence=fence).update(peak_bytes=peak.host_bytes, device_peak_bytes=peak.device_bytes)
-    memory.learn(job.version, queueing.weighty_options(job), job.device, peak)
+    memory.learn(job.version, job.weighty_options, job.device, peak)
 
 
 def _end(job: Job, *, code: str, reason: str) -> bool:

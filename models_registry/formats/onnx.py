@@ -12,7 +12,8 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from models_registry.formats import specs
+from models_registry.formats import onnx_activations, specs
+from models_registry.formats.activations import MOST_BYTES, Activations
 from models_registry.formats.mapped import mapped
 from models_registry.formats.onnx_external import ExternalData
 from models_registry.formats.wire import LENGTH, VARINT, Malformed, Wire, signed
@@ -78,6 +79,8 @@ def _read(path: Path, external: ExternalData) -> dict[str, Any]:
         "ir_version": header.ir_version,
         "producer": header.producer,
         "nodes": header.nodes,
+        "weight_bytes": min(header.weight_bytes, MOST_BYTES),
+        **header.activations.metadata(),
     }
 
 
@@ -90,6 +93,8 @@ class _Header:
         self.ir_version = 0
         self.opset: dict[str, int] = {}
         self.nodes = 0
+        self.weight_bytes = 0
+        self._values: list[tuple[int, int]] = []  # where the tensors between the nodes are described
         self._domains: set[str] = set()
         self._initializers: set[str] = set()
         self._inputs: list[tuple[str, str, list[int] | None]] = []
@@ -121,6 +126,8 @@ class _Header:
             )
         self.producer = "".join(c for c in " ".join(filter(None, producer.values())) if c.isprintable())
         self.inputs = [self._input(*entry) for entry in self._inputs if entry[0] not in self._initializers]
+        self.activations = Activations()
+        onnx_activations.add(self.activations, wire.data, self._values, self._initializers, ELEMENT_BITS)
         # An output may leave its rank open: nothing is checked against it.
         self.outputs = [TensorSpec(name, type, [-1] if shape is None else shape) for name, type, shape in self._outputs]
 
@@ -146,6 +153,8 @@ class _Header:
                 self._inputs.append(self._value(a, b, "input"))
             elif number == 12:
                 self._outputs.append(self._value(a, b, "output"))
+            elif number == 13:
+                self._values.append((a, b))
 
     def _node(self, start: int, end: int) -> None:
         self.nodes += 1
@@ -239,6 +248,7 @@ class _Header:
         elements = prod(dims)
         bits = ELEMENT_BITS.get(element_type)
         size_bytes = None if bits is None else (elements * bits + 7) // 8
+        self.weight_bytes += size_bytes or 0
         if is_external:
             self._external.take(name, places, size_bytes)
             return name
