@@ -41,10 +41,7 @@ def main() -> None:
         for case in cases(Path(home)):
             version = sized_models.version(case.path, case.told)
             estimate = memory.estimate_bytes(version, {})
-            peaks = []
-            for rows in (2, sized_models.ROWS):
-                with tempfile.TemporaryDirectory() as scratch:
-                    peaks.append(sized_models.peak_bytes(case.path, version, Path(scratch), rows, case.told))
+            peaks = [sized_models.peak_bytes(case.path, version, rows, case.told) for rows in (2, sized_models.ROWS)]
             sizes = " | ".join(f"{size / MIB:.0f} MiB" for size in (estimate, *peaks))
             print(f"| {case.name} | {version.format} | {sizes} | {estimate / peaks[1]:.1f} |", flush=True)
 

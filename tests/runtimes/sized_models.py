@@ -3,8 +3,10 @@ on the way). What the control plane estimates for each, and what a runner then t
 
 from __future__ import annotations
 
+import shutil
 import warnings
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 import msgspec
@@ -47,7 +49,7 @@ def onnx_pictures(folder: Path) -> Path:
     return _onnx(folder, nodes, weights, ["rows", 3, SIDE, SIDE])
 
 
-def _onnx(folder: Path, nodes: list[Any], weights: list[np.ndarray], shape: list[int | str]) -> Path:
+def _onnx(folder: Path, nodes: list[Any], weights: list[np.ndarray], shape: list[int | str | None]) -> Path:
     nodes.append(helper.make_node("ReduceMax", [f"x{LAYERS}"], ["y"], keepdims=0, axes=list(range(1, len(shape)))))
     graph = helper.make_graph(
         nodes,
@@ -110,17 +112,18 @@ def version(path: Path, told: Signature | None = None) -> Version:
     return Version(format=found.format.NAME, size_bytes=size, metadata=found.metadata)
 
 
-def check(path: Path, scratch: Path, told: Signature | None = None) -> None:
+def check(path: Path, told: Signature | None = None) -> None:
     of = version(path, told)
-    estimate, peak = memory.estimate_bytes(of, {}), peak_bytes(path, of, scratch, ROWS, told)
+    estimate, peak = memory.estimate_bytes(of, {}), peak_bytes(path, of, ROWS, told)
     assert peak <= memory.with_margin(estimate)  # as much is between a measurement and what is promised
     assert estimate <= TIMES * peak
 
 
-def peak_bytes(path: Path, of: Version, scratch: Path, rows: int, told: Signature | None = None) -> int:
+def peak_bytes(path: Path, of: Version, rows: int, told: Signature | None = None) -> int:
     """Of a runner that runs so many rows together, twice."""
     folder, files = (path, ["saved_model.pb"]) if path.is_dir() else (path.parent, [path.name])
     lines: list[str] = []
+    scratch = Path(mkdtemp())
     runner = RunnerProcess(scratch, lambda source, line: lines.append(line))
     try:
         room = memory.estimate_bytes(of, {})
@@ -139,3 +142,4 @@ def peak_bytes(path: Path, of: Version, scratch: Path, rows: int, told: Signatur
         return runner.peak.host_bytes
     finally:
         runner.close()
+        shutil.rmtree(scratch)

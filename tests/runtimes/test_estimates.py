@@ -15,16 +15,16 @@ PICTURE = [3, sized_models.SIDE, sized_models.SIDE]
 
 @pytest.mark.parametrize("make", [sized_models.onnx_wide, sized_models.onnx_pictures])
 def test_onnx(tmp_path: Path, make):
-    sized_models.check(make(tmp_path), tmp_path)
+    sized_models.check(make(tmp_path))
 
 
 def test_pt2(tmp_path: Path):
-    sized_models.check(sized_models.pt2(tmp_path, sized_models.Pictures(), PICTURE), tmp_path)
+    sized_models.check(sized_models.pt2(tmp_path, sized_models.Pictures(), PICTURE))
 
 
 def test_torchscript_which_does_not_tell_what_it_computes(tmp_path: Path):
     told = sized_models.declared(PICTURE)
-    sized_models.check(sized_models.torchscript(tmp_path, sized_models.Pictures()), tmp_path, told)
+    sized_models.check(sized_models.torchscript(tmp_path, sized_models.Pictures()), told)
 
 
 def test_smaller_batches_are_expected_to_take_less(tmp_path: Path):

@@ -21,5 +21,5 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("name", ["pictures", "pictures.tflite", "wide.tflite"])
-def test_it_stays_within_the_estimate(made: Path, tmp_path: Path, name: str):
-    sized_models.check(made / name, tmp_path)
+def test_it_stays_within_the_estimate(made: Path, name: str):
+    sized_models.check(made / name)
