@@ -63,6 +63,7 @@ def cases(home: Path) -> Iterator[Case]:
         told = msgspec.convert(sample.declared, Signature) if sample.declared else None
         yield Case("digits", path, told)
     yield Case("wide", sized_models.onnx_wide(folder("onnx-wide")))
+    yield Case("halves", sized_models.onnx_halves(folder("onnx-halves")))
     yield Case("pictures", sized_models.onnx_pictures(folder("onnx-pictures")))
     for name, module, shape in (
         ("wide", sized_models.Wide(), [sized_models.WIDTH]),
@@ -76,6 +77,7 @@ def cases(home: Path) -> Iterator[Case]:
     for name in ("wide", "pictures"):
         yield Case(name, made / f"{name}.tflite")
         yield Case(name, made / name)
+    yield Case("constants", made / "constants")
 
 
 if __name__ == "__main__":

@@ -34,6 +34,8 @@ FAKE_BYTES = 64 * MIB
 # A runner with TensorFlow takes 480 MiB before it has loaded anything: 170 of its own, the rest the library's files,
 # which all runners share. Variables are held once; a graph of 6,000 operators took 100 MiB beside them.
 TENSORFLOW_RUNNER_BYTES = 640 * MIB
+# While it loads a graph it holds it many times over: 96 MiB of constants took 1.6 GiB.
+GRAPH_COPIES = 16
 # A measured peak knows the requests that came. A larger one, or threads that happen to compute at the same moment,
 # take some more, in proportion to the model; and allocators keep a few arenas whatever its size. What goes beyond is
 # measured and counts the next time; until then the device's reserve bears it.
@@ -115,8 +117,11 @@ def _host_bytes(version: Version) -> int:
         case torchscript.NAME | pt2.NAME:
             return int(weights * TORCH_COPIES) + TORCH_RUNNER_BYTES
         case savedmodel.NAME:
-            return max(weights, version.size_bytes) + TENSORFLOW_RUNNER_BYTES
-    return max(weights, version.size_bytes) * WEIGHT_COPIES + RUNNER_BYTES
+            graph = GRAPH_COPIES * int(version.metadata.get("graph_bytes", 0))
+            return max(weights, version.size_bytes) + graph + TENSORFLOW_RUNNER_BYTES
+    # onnxruntime's CPU computes with halves as with single floats: each copy of theirs is twice as large.
+    widened = int(version.metadata.get("half_bytes", 0))
+    return (max(weights, version.size_bytes) + widened) * WEIGHT_COPIES + RUNNER_BYTES
 
 
 def _text_bytes(version: Version, options: Mapping[str, Any]) -> int:

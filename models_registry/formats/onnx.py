@@ -41,6 +41,7 @@ ELEMENT_BITS = {
     1: 32, 2: 8, 3: 8, 4: 16, 5: 16, 6: 32, 7: 64, 9: 8, 10: 16, 11: 64, 12: 32, 13: 64, 14: 64, 15: 128, 16: 16,
     17: 8, 18: 8, 19: 8, 20: 8, 24: 8, 21: 4, 22: 4, 23: 4, 25: 2, 26: 2,
 }  # fmt: skip
+HALVES = (10, 16)  # floats of 16 bits
 NOT_TENSORS = {4: "a sequence", 5: "a map", 7: "an opaque value", 8: "a sparse tensor", 9: "an optional value"}
 
 
@@ -80,6 +81,7 @@ def _read(path: Path, external: ExternalData) -> dict[str, Any]:
         "producer": header.producer,
         "nodes": header.nodes,
         "weight_bytes": min(header.weight_bytes, MOST_BYTES),
+        "half_bytes": min(header.half_bytes, MOST_BYTES),
         **header.activations.metadata(),
     }
 
@@ -93,7 +95,7 @@ class _Header:
         self.ir_version = 0
         self.opset: dict[str, int] = {}
         self.nodes = 0
-        self.weight_bytes = 0
+        self.weight_bytes = self.half_bytes = 0
         self._values: list[tuple[int, int]] = []  # where the tensors between the nodes are described
         self._domains: set[str] = set()
         self._initializers: set[str] = set()
@@ -249,6 +251,7 @@ class _Header:
         bits = ELEMENT_BITS.get(element_type)
         size_bytes = None if bits is None else (elements * bits + 7) // 8
         self.weight_bytes += size_bytes or 0
+        self.half_bytes += size_bytes or 0 if element_type in HALVES else 0
         if is_external:
             self._external.take(name, places, size_bytes)
             return name

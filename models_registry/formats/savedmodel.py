@@ -56,6 +56,7 @@ def read_folder(files: Mapping[str, Path]) -> dict[str, Any]:
         "producer": f"tensorflow {model.tensorflow}" if model.tensorflow.isprintable() else "tensorflow",
         "nodes": model.graph.nodes,
         "weight_bytes": min(_variable_bytes(files) + model.graph.shapes.constant_bytes, MOST_BYTES),
+        "graph_bytes": path.stat().st_size,
         **model.graph.shapes.activations.metadata(),
     }
 

@@ -39,6 +39,13 @@ def onnx_wide(folder: Path) -> Path:
     return _onnx(folder, nodes, weights, ["rows", WIDTH])
 
 
+def onnx_halves(folder: Path) -> Path:
+    weights = [np.random.default_rng(n).random((WIDTH, WIDTH), np.float32).astype(np.float16) for n in range(LAYERS)]
+    nodes = [helper.make_node("Cast", ["x"], ["x0"], to=TensorProto.FLOAT16)]
+    nodes += [helper.make_node("MatMul", [f"x{n}", f"w{n}"], [f"x{n + 1}"]) for n in range(LAYERS)]
+    return _onnx(folder, nodes, weights, ["rows", WIDTH])
+
+
 def onnx_pictures(folder: Path) -> Path:
     planes = [3] + [CHANNELS] * LAYERS
     weights = [np.full((planes[n + 1], planes[n], 3, 3), 0.01, np.float32) for n in range(LAYERS)]
@@ -50,11 +57,12 @@ def onnx_pictures(folder: Path) -> Path:
 
 
 def _onnx(folder: Path, nodes: list[Any], weights: list[np.ndarray], shape: list[int | str | None]) -> Path:
-    nodes.append(helper.make_node("ReduceMax", [f"x{LAYERS}"], ["y"], keepdims=0, axes=list(range(1, len(shape)))))
+    nodes.append(helper.make_node("ReduceMax", [f"x{LAYERS}"], ["most"], keepdims=0, axes=list(range(1, len(shape)))))
+    nodes.append(helper.make_node("Cast", ["most"], ["y"], to=TensorProto.FLOAT))
     graph = helper.make_graph(
         nodes,
         "sized",
-        [value("x0", TensorProto.FLOAT, shape)],
+        [value(nodes[0].input[0], TensorProto.FLOAT, shape)],
         [value("y", TensorProto.FLOAT, ["rows"])],
         [numpy_helper.from_array(one, f"w{n}") for n, one in enumerate(weights)],
     )

@@ -13,7 +13,7 @@ from tests.runtimes import sized_models
 PICTURE = [3, sized_models.SIDE, sized_models.SIDE]
 
 
-@pytest.mark.parametrize("make", [sized_models.onnx_wide, sized_models.onnx_pictures])
+@pytest.mark.parametrize("make", [sized_models.onnx_wide, sized_models.onnx_halves, sized_models.onnx_pictures])
 def test_onnx(tmp_path: Path, make):
     sized_models.check(make(tmp_path))
 

@@ -25,6 +25,16 @@ class Wide(tf.Module):
         return {"y": tf.reduce_max(x, 1)}
 
 
+class Constants(tf.Module):
+    """As wide ones, smaller, with their weights in the graph."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        weights = tf.random.uniform([width, width]).numpy()
+        given = tf.TensorSpec([None, width], tf.float32, name="x")
+        self.serve = tf.function(lambda x: {"y": tf.reduce_max(x @ tf.constant(weights), 1)}, input_signature=[given])
+
+
 class Pictures(tf.Module):
     def __init__(self, side: int, channels: int, layers: int) -> None:
         super().__init__()
@@ -44,6 +54,8 @@ def main(folder: Path, side: int, channels: int, width: int, layers: int) -> Non
         tf.saved_model.save(module, str(folder / name), signatures=module.serve)
         converter = tf.lite.TFLiteConverter.from_saved_model(str(folder / name))
         (folder / f"{name}.tflite").write_bytes(converter.convert())
+    constants = Constants(width)
+    tf.saved_model.save(constants, str(folder / "constants"), signatures=constants.serve)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,6 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("name", ["pictures", "pictures.tflite", "wide.tflite"])
+@pytest.mark.parametrize("name", ["pictures", "constants", "pictures.tflite", "wide.tflite"])
 def test_it_stays_within_the_estimate(made: Path, name: str):
     sized_models.check(made / name)
