@@ -7,7 +7,7 @@ from django.utils import timezone
 
 from accounts.models import User
 from nodes import broker_users, doorbells, joining
-from nodes.allocations import placement_lock
+from nodes.allocations import to_itself
 from nodes.models import Allocation, Node
 from protocol import credentials
 from protocol.errors import Conflict
@@ -58,7 +58,7 @@ def add_agentless(*, name: str, owner: User, hostname: str) -> Node:
 
 def remove(node: Node) -> None:
     """Forgets the node; its token and broker user stop working at once. Raises Conflict while it holds something."""
-    with transaction.atomic(), placement_lock():
+    with to_itself(node):
         holding = Allocation.objects.filter(device__node=node).count()
         if holding and node.state == Node.State.ONLINE:
             raise Conflict(f"{node.name} still holds {holding} replicas or jobs. Drain it first.")

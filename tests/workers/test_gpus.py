@@ -241,7 +241,7 @@ class TestOpenCl:
 
 
 def test_without_pyopencl_the_reason_is_said(tmp_path, monkeypatch):
-    absent = machine.Source("workers.hardware.opencl", "opencl", "surely_not_installed", "pip install it")
+    absent = machine.Source("workers.hardware.opencl", "surely_not_installed", "pip install it")
     monkeypatch.setitem(machine.SOURCES, "opencl", absent)
     facts = machine.facts(tmp_path)
     assert facts.unknown["opencl"] == "surely_not_installed is not installed on this node (pip install it)"
