@@ -3,18 +3,22 @@ locks in another order than the others is caught in a deadlock. Threads against 
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
 
 import pytest
-from django.db import IntegrityError
+from django.db import IntegrityError, connection
 from django.utils import timezone
 
 from deployments import reconcile
-from deployments.models import Replica
+from deployments.models import Deployment, Replica
+from deployments.states import ReplicaState
+from deployments.transitions import locked, move
 from jobs.models import Job
-from nodes import hardware, services
+from nodes import allocations, hardware, services
 from nodes.models import Allocation, Device, Node
 from protocol.messages import BenchmarkFacts, Benchmarks
 from tests import factories
@@ -61,21 +65,59 @@ def remove(machine: Machine) -> None:
     services.remove(machine.node)
 
 
-@pytest.mark.parametrize("delete", [forget_its_gpu, remove])
-def test_a_replica_that_leaves_against_a_deletion(owner, delete):
+def until_somebody_waits_for_a_lock() -> None:
+    deadline = time.monotonic() + 20
+    with connection.cursor() as cursor:
+        while time.monotonic() < deadline:
+            cursor.execute("SELECT count(*) FROM pg_locks WHERE NOT granted")
+            if cursor.fetchone()[0]:
+                return
+    raise AssertionError("nobody waits")
+
+
+def test_a_replica_that_is_started_again_against_the_removal_of_its_node(owner):
+    """With its row in hand the replica comes to the lock of placement when the removal is under way."""
+    factories.version(owner.user)
+    machine = Machine(owner, gpus=[h200()])
+    machine.heartbeat()
+    deploy_on(machine, owner, "a")
+    Replica.objects.update(state="failed")
+    for holder in allocations.held_on(machine.node, "replica"):
+        allocations.release(holder)
+    moved = threading.Event()
+
+    def start() -> None:
+        with locked(Deployment.objects.get().pk) as deployment:
+            replica = Replica.objects.filter(deployment=deployment).select_related("node").first()
+            assert replica is not None
+            assert move(replica, ReplicaState.WAITING, reason="started")
+            moved.set()
+            until_somebody_waits_for_a_lock()
+            reconcile.place(replica)
+
+    def remove_then() -> None:
+        assert moved.wait(20)
+        services.remove(machine.node)
+
+    meanwhile(start, remove_then)
+    assert not Node.objects.exists()
+    assert set(Replica.objects.values_list("state", "node")) == {("waiting", None), ("failed", None)}
+
+
+def test_replicas_that_leave_against_the_end_of_their_device(owner):
     factories.version(owner.user)
     other = Machine(owner, "other", gpus=[h200()])
-    for _ in range(20):
-        machine = Machine(owner, gpus=[h200()])
-        machine.heartbeat()
+    machine = Machine(owner, gpus=[h200()])
+    for _ in range(10):
+        machine.heartbeat(hardware=reports.hardware(gpus=[h200()]))
+        services.resume(machine.node)
         deploy_on(machine, owner, "a", "b", "c")
         other.heartbeat()
-        meanwhile(reconcile.sweep, lambda machine=machine: delete(machine))
+        meanwhile(reconcile.sweep, lambda: forget_its_gpu(machine))
         reconcile.sweep()
         assert set(Replica.objects.values_list("node__name", flat=True)) == {"other"}
         for name in ("a", "b", "c"):
             assert owner.delete(f"{URL}{name}/").status_code == 204
-        Node.objects.filter(name="box").delete()
         other.heartbeat()
         other.heartbeat(stopping=True)
 
@@ -83,7 +125,7 @@ def test_a_replica_that_leaves_against_a_deletion(owner, delete):
 def test_all_at_once_against_the_removal_of_their_node(owner):
     factories.version(owner.user)
     other = Machine(owner, "other", gpus=[h200()])
-    for _ in range(10):
+    for _ in range(5):
         machine = Machine(owner, gpus=[h200()])
         machine.heartbeat()
         jobs = [submitted(owner, **ON_A_GPU) for _ in range(4)]
