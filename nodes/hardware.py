@@ -28,7 +28,6 @@ NODE_FIELDS = (
     "unknown",
 )
 
-
 GRACE = timedelta(minutes=2)  # two looks of an agent: what a driver forgot for a moment is there again
 KEPT = timedelta(days=1)
 
@@ -42,7 +41,7 @@ def store(node: Node, facts: HardwareFacts) -> None:
     node.sandbox_why_not_higher = facts.sandbox.why_not_higher
     with transaction.atomic(), placement_lock():  # which comes before the rows of devices wherever both are taken
         rows = list(Device.objects.filter(node=node))
-        told = [fitting(Device, structs.asdict(device)) for device in facts.devices]
+        told = list({device.name: fitting(Device, structs.asdict(device)) for device in facts.devices}.values())
         known = _known(told, rows)
         changed = [*NODE_FIELDS, "sandbox_level", "sandbox_why_not_higher"]
         if None in known:
