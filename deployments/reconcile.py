@@ -17,7 +17,7 @@ from deployments.models import Deployment, DeploymentEvent, Replica
 from deployments.states import ON_NODE, ReplicaState
 from deployments.transitions import locked, move
 from models_registry import memory, rechecks
-from nodes import allocations, doorbells
+from nodes import allocations, doorbells, hardware
 from nodes.models import Device, Node
 from nodes.placement import Need, explain
 from protocol.messages import Failure
@@ -101,7 +101,8 @@ def leave_node(replica: Replica, reason: str) -> None:
 
 
 def sweep() -> None:
-    """Ends what is refused since, places what waits and may be tried (again), moves replicas off draining nodes."""
+    """Ends what is refused since, places what waits and may be tried (again), moves replicas off devices that are gone
+    and off draining nodes."""
     refused = Replica.objects.filter(state__in=ON_NODE).exclude(deployment__version__refused="")
     for deployment_id in _ids(refused):
         with locked(deployment_id) as deployment:
@@ -109,6 +110,13 @@ def sweep() -> None:
                 _end_refused(replica)
     for deployment_id in _ids(_waiting()):
         place_waiting(deployment_id)
+    gone = Replica.objects.filter(
+        state__in=ON_NODE, device__absent_since__lt=hardware.gone_before(), deployment__wanted_running=True
+    )
+    for deployment_id in _ids(gone):
+        with locked(deployment_id) as deployment:
+            for replica in _of(deployment, gone):
+                leave_node(replica, f"{replica.device} is gone")
     draining = Replica.objects.filter(state__in=ON_NODE, node__draining=True, deployment__wanted_running=True)
     for deployment_id in _ids(draining):
         with locked(deployment_id) as deployment:
@@ -150,6 +158,12 @@ def node_lost(node: Node) -> None:
                 stopped(replica)
 
 
+def lock_rows_of(node: Node) -> None:
+    """Those that name it, by their deployments: whoever moves a replica has locked its deployment."""
+    naming = DeploymentEvent.objects.filter(node=node).values("deployment")
+    list(Deployment.objects.select_for_update().filter(pk__in=naming).order_by("pk").values_list("pk"))
+
+
 def stopped(replica: Replica) -> None:
     """The node holds it no longer. One that was scaled away loses its row."""
     gone: dict[str, Any] = {"node": None, "device": None, "allocated_bytes": None, "progress": {}, **UNMEASURED}
@@ -179,7 +193,7 @@ def _of(deployment: Deployment | None, replicas: QuerySet[Replica]) -> list[Repl
     """Those of one locked deployment, as they are now."""
     if deployment is None:
         return []
-    found = list(replicas.filter(deployment=deployment).select_related("node").order_by("index"))
+    found = list(replicas.filter(deployment=deployment).select_related("node", "device__node").order_by("index"))
     for replica in found:
         replica.deployment = deployment
     return found
