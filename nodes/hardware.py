@@ -25,6 +25,7 @@ NODE_FIELDS = (
     "refusals",
     "unknown",
 )
+ALL_NODE_FIELDS = (*NODE_FIELDS, "sandbox_level", "sandbox_why_not_higher", "benchmark_asked_at")
 
 
 def store(node: Node, facts: HardwareFacts) -> None:
@@ -38,7 +39,8 @@ def store(node: Node, facts: HardwareFacts) -> None:
     with transaction.atomic(), placement_lock():  # which comes before the rows of devices wherever both are taken
         if names - set(node.devices.values_list("name", flat=True)):
             node.benchmark_asked_at = timezone.now()
-        node.save()
+        # Of a node that was read before: the rest may have been written since.
+        node.save(update_fields=None if node._state.adding else ALL_NODE_FIELDS)
         node.devices.exclude(name__in=names).delete()
         for device in facts.devices:
             Device.objects.update_or_create(

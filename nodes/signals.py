@@ -9,7 +9,8 @@ heartbeat_received = Signal()
 # Sent with `node` when it was silent for longer than its lease: it serves nothing any more, but may come back.
 node_offline = Signal()
 
-# Sent with `node` while it has allocations and was silent for longer than lease and grace: place them elsewhere.
+# Sent with `node` while it has allocations and was silent for longer than lease and grace: place elsewhere what holds
+# them. They stay until the node says what it has: it may be cut off, and run on.
 node_lost = Signal()
 
 # Sent with `user`, to name what holds memory. A receiver returns a dict: the holder of an allocation -> the
