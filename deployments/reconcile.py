@@ -143,15 +143,9 @@ def node_offline(node: Node) -> None:
 
 
 def node_lost(node: Node) -> None:
-    """It was silent for so long that its own lease has run out: nothing it held serves any more."""
-
-    def place_elsewhere(replica: Replica) -> None:
-        allocations.release(replica.holder(replica.fence))
-        leave_node(replica, f"{node} is lost")
-
-    _each_on(node, place_elsewhere)
-    for holder in allocations.held_on(node, "replica"):  # what was stopping there has certainly stopped
-        allocations.release(holder)
+    """It was silent for so long that its own lease has run out: nothing it held serves any more. Memory stays promised:
+    the node may have it still when it is heard again."""
+    _each_on(node, lambda replica: leave_node(replica, f"{node} is lost"))
     for deployment_id in _ids(Replica.objects.filter(node=node, state=ReplicaState.STOPPING)):
         with locked(deployment_id) as deployment:
             for replica in _of(deployment, Replica.objects.filter(node=node, state=ReplicaState.STOPPING)):

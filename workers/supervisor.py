@@ -141,12 +141,13 @@ class Replica:
         self.thread = threading.Thread(target=self._run, name=f"replica-{spec.id[:8]}", daemon=True)
 
     def facts(self) -> ReplicaFacts:
+        phase = self._phase  # before it is measured: what a ready one takes is believed to be all
         runner = self._runner
         taken = runner.measure() if runner else None
         return ReplicaFacts(
             id=self.spec.id,
             fence=self.spec.fence,
-            phase=self._phase,
+            phase=phase,
             fetched_bytes=sum(self._fetched.values()),
             total_bytes=self._total_bytes,
             memory_bytes=taken.resident if taken else None,

@@ -247,9 +247,12 @@ def test_a_silent_node_gets_no_traffic_then_its_replicas_go_elsewhere(owner, mac
     silent(61)
     replica = Replica.objects.get()
     assert (replica.node.name, replica.fence, replica.state) == ("other", 2, "placed")
-    assert Allocation.objects.get().device.node.name == "other"
+    assert Allocation.objects.filter(device__node__name="other").exists()
     assert machine.heartbeat(replicas=[held]).replicas == []  # it comes back late, and is told the truth
     assert Replica.objects.get().node.name == "other"
+    assert Allocation.objects.count() == 2  # it has it still
+    machine.heartbeat()
+    assert Allocation.objects.get().device.node.name == "other"
 
 
 def test_an_agent_that_started_anew_is_told_to_load_again(owner, machine, version, empty_redis):
