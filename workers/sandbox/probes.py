@@ -6,6 +6,7 @@ An attempt that is blocked raises OSError, or MemoryError.
 
 from __future__ import annotations
 
+import fcntl
 import mmap
 import os
 import socket
@@ -124,6 +125,13 @@ def signal(targets: Targets) -> None:
     os.kill(targets.pid, 0)
 
 
+def own_a_pipe(targets: Targets) -> None:
+    """Who owns it gets a signal when it may be read, from the kernel: nobody asks who may signal whom."""
+    for end in os.pipe():
+        fcntl.fcntl(end, fcntl.F_SETOWN, targets.pid)
+        os.close(end)
+
+
 def make_namespace(targets: Targets) -> None:
     kernel.unshare(_NEW_USER_NAMESPACE)
 
@@ -152,6 +160,7 @@ ATTEMPTS: dict[str, tuple[int, Callable[[Targets], None]]] = {
     "read the agent's environment": (1, read_environment),
     "trace the agent": (1, trace),
     "signal the agent": (1, signal),
+    "have the kernel signal the agent": (1, own_a_pipe),
     "make a namespace": (1, make_namespace),
     "stay in the agent's namespaces": (2, share_namespaces),
 }
