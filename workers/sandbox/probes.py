@@ -34,6 +34,7 @@ class Targets(msgspec.Struct, frozen=True):
     scratch: str
     secret: str  # a file that is none of its business
     outside: str  # a folder that is none of its business
+    home: str  # the agent's, with its secrets
     port: int  # where somebody listens on the loopback interface
     pid: int  # of the process that asks
     namespaces: dict[str, str]  # the asking process's, by kind
@@ -105,6 +106,11 @@ def read_outside(targets: Targets) -> None:
     Path(targets.secret).read_bytes()
 
 
+def read_home(targets: Targets) -> None:
+    """Who may list a folder may read what is in it: both are granted together."""
+    os.listdir(targets.home)
+
+
 def write_outside(targets: Targets) -> None:
     Path(targets.outside, "written").touch()
 
@@ -155,6 +161,7 @@ ATTEMPTS: dict[str, tuple[int, Callable[[Targets], None]]] = {
     "start a program": (1, execute),
     "start a process": (1, fork),
     "read a file outside": (1, read_outside),
+    "read the agent's own folder": (1, read_home),
     "write a file outside": (1, write_outside),
     "change the mode of a file outside": (1, change_outside),
     "read the agent's environment": (1, read_environment),
