@@ -143,7 +143,11 @@ ONNX = (
         ("the same, within a loop", CHECK, "test_nodes_within_graphs_are_counted"),
         ("graphs 10,000 deep", CHECK, "test_ten_thousand_graphs_within_graphs_are_refused_soon"),
         ("countless parts of nothing", CHECK, "test_a_file_made_of_countless_parts_is_refused_soon"),
-        ("2^60 elements in no bytes", CHECK, "test_a_tensor_smaller_than_its_shape_is_refused"),
+        (
+            "2^60 elements in no bytes, among the weights or in a constant",
+            CHECK,
+            "test_a_tensor_smaller_than_its_shape_is_refused",
+        ),
     )
     + of(
         f"{WORKERS}/test_onnx_runtime.py",
@@ -174,46 +178,57 @@ ONNX = (
     )
 )
 
-LANGUAGE_MODELS = of(
-    f"{MODELS}/test_gguf.py",
-    (
-        "wrapped sizes, offsets and counts of 2^60 to 2^64, arrays of arrays, texts of 2^40 bytes, bad alignments, "
-        "overlapping tensors, names given twice, unknown types: some fifty files",
-        "the check at upload: our own reader",
-        "test_malformed_and_strange_files_are_refused",
-    ),
-    ("five million empty texts", CHECK, "test_countless_texts_are_refused_soon"),
-    ("every truncation", CHECK, "test_every_truncation_is_refused"),
-    (
-        "a template that would run a command at the check",
-        "it is compiled only, in Jinja's sandbox and the check's cage",
-        "test_a_chat_template_is_compiled_and_not_run",
-    ),
-    ("templates that compile to any depth", CHECK, "test_a_chat_template_that_does_not_compile_is_refused"),
-    (
-        "templates that compile for ever",
-        "the check at upload: a process with limits",
-        "test_a_chat_template_that_compiles_for_ever_is_refused",
-    ),
-) + of(
-    f"{GGUF}/test_bounds.py",
-    (
-        "templates that eat CPU, memory or the stack, or write without end",
-        "a process of their own with limits, in the cage",
-        "test_a_template_that_loops_or_swells_is_stopped",
-    ),
-    ("a template that loops for some requests only", "the same", "test_nobody_waits_behind_a_template_that_loops"),
-    (
-        "a template that reaches for Python's classes",
-        "Jinja's sandbox; the cage",
-        "test_a_template_cannot_reach_out_of_its_sandbox",
-    ),
-    ("a template that runs a command by them", "Jinja's sandbox; the cage", "test_a_template_runs_no_command"),
-    (
-        "files that llama.cpp cannot read, past the check",
-        "the runner's process",
-        "test_a_file_that_is_no_model_is_told_so",
-    ),
+LANGUAGE_MODELS = (
+    of(
+        f"{MODELS}/test_gguf.py",
+        (
+            "wrapped sizes, offsets and counts of 2^60 to 2^64, arrays of arrays, texts of 2^40 bytes, bad alignments, "
+            "overlapping tensors, names given twice, unknown types: some fifty files",
+            "the check at upload: our own reader",
+            "test_malformed_and_strange_files_are_refused",
+        ),
+        ("five million empty texts", CHECK, "test_countless_texts_are_refused_soon"),
+        ("every truncation", CHECK, "test_every_truncation_is_refused"),
+        (
+            "a template that would run a command at the check",
+            "it is compiled only, in Jinja's sandbox and the check's cage",
+            "test_a_chat_template_is_compiled_and_not_run",
+        ),
+        ("templates that compile to any depth", CHECK, "test_a_chat_template_that_does_not_compile_is_refused"),
+        (
+            "templates that compile for ever",
+            "the check at upload: a process with limits",
+            "test_a_chat_template_that_compiles_for_ever_is_refused",
+        ),
+    )
+    + of(
+        f"{GGUF}/test_bounds.py",
+        (
+            "templates that eat CPU, memory or the stack, or write without end",
+            "a process of their own with limits, in the cage",
+            "test_a_template_that_loops_or_swells_is_stopped",
+        ),
+        ("a template that loops for some requests only", "the same", "test_nobody_waits_behind_a_template_that_loops"),
+        (
+            "a template that reaches for Python's classes",
+            "Jinja's sandbox; the cage",
+            "test_a_template_cannot_reach_out_of_its_sandbox",
+        ),
+        ("a template that runs a command by them", "Jinja's sandbox; the cage", "test_a_template_runs_no_command"),
+        (
+            "files that llama.cpp cannot read, past the check",
+            "the runner's process",
+            "test_a_file_that_is_no_model_is_told_so",
+        ),
+    )
+    + of(
+        f"{GGUF}/test_template_process.py",
+        (
+            "a runner that was taken over, and tells what renders its template a line without an end",
+            "limits of memory and lines",
+            "test_a_line_without_an_end_ends_it",
+        ),
+    )
 )
 
 TENSORFLOW = of(
