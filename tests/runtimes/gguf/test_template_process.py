@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -61,7 +62,7 @@ def test_a_line_without_an_end_ends_it(process: subprocess.Popen[bytes], first: 
     assert process.stdin is not None
     process.stdin.write(first)
     written = 0
-    with pytest.raises(BrokenPipeError):
+    with contextlib.suppress(BrokenPipeError):
         while written < 16 * MOST_LINE_BYTES:
             written += process.stdin.write(bytes(MIB)) or 0
     assert written < MOST_LINE_BYTES + 2 * MIB  # the rest was in the pipe
