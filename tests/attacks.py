@@ -173,6 +173,14 @@ ONNX = (
         ("graphs 10,000 deep, past the check", "the runner's process", "test_graphs_ten_thousand_deep_do_not_load"),
     )
     + of(
+        f"{WORKERS}/test_supervisor.py",
+        (
+            "constants that take minutes to compute at loading, in some hundred bytes",
+            "a time for loading by the size of the files; models that serve come first",
+            "test_a_small_file_that_computes_for_minutes_at_loading_is_ended_and_others_serve",
+        ),
+    )
+    + of(
         f"{SANDBOX}/test_runners.py",
         ("a job whose model makes 4 GiB of zeros", "limits of memory", "test_a_job_that_takes_too_much_memory_says_so"),
     )
