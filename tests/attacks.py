@@ -306,6 +306,11 @@ OTHERS = (
     + of(
         f"{WORKERS}/test_blobs.py",
         ("a file changed on the node's disk after its check", "SHA-256", "test_bytes_that_change_on_disk_are_noticed"),
+        (
+            "the same, with its size and dates restored",
+            "SHA-256; the kernel's date of its last change",
+            "test_bytes_that_change_and_keep_their_dates_are_noticed",
+        ),
         ("other bytes on the way to the node", "SHA-256", "test_wrong_bytes_are_not_kept"),
     )
     + of(
@@ -314,6 +319,11 @@ OTHERS = (
             "a symbolic or hard link, or a pipe, where a job's result should be",
             "the agent takes a file of one name only",
             "test_links_and_pipes_are_no_result",
+        ),
+        (
+            "a hard link to another file in place of weights, on the node's disk or made by the model",
+            "the node writes each file anew, and checks it; the cage",
+            "test_a_hard_link_to_a_foreign_file_is_no_weights",
         ),
     )
     + of(

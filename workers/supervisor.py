@@ -192,7 +192,7 @@ class Replica:
             if spec.format in catalogue.refusals() or spec.format not in catalogue.RUNTIMES:
                 reason = catalogue.refusals().get(spec.format, "this node knows no such format")
                 raise AttemptFailed("format_unsupported", f"Format {spec.format}: {reason}.")
-            with workspace(self._attempts, f"{spec.id}-{spec.fence}") as folder:
+            with workspace(self._attempts, f"{spec.id}-{spec.fence}", self._blobs) as folder:
                 for file in spec.files:
                     folder.add(file.path, self._blobs.fetch(file, self._progress(file.sha256), self._stopped))
                 self._move("loading")
