@@ -288,6 +288,11 @@ OTHERS = (
         f"{MODELS}/test_asgi.py",
         ("an upload larger than allowed", "the limit", "test_an_upload_over_its_limit_is_refused"),
         ("fewer bytes than announced", "their count", "test_fewer_bytes_than_announced_are_refused"),
+        (
+            "uploads that would fill the disk",
+            "a part of it stays free",
+            "test_an_upload_that_would_fill_the_disk_is_refused_and_leaves_nothing",
+        ),
         ("a sender that goes away", "nothing is kept", "test_a_sender_that_goes_away_half_way_leaves_nothing"),
     )
     + of(
