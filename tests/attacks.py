@@ -164,10 +164,14 @@ ONNX = (
             "the end of the request ends the run",
             "test_an_endless_loop_ends_with_the_time_of_its_request",
         ),
-        ("an output of 10^14 elements", "limits of memory", "test_more_memory_than_there_is_costs_that_request_only"),
+        (
+            "an output of 10^14 elements",
+            "limits of memory, on CPUs",
+            "test_more_memory_than_there_is_costs_that_request_only",
+        ),
         (
             "the same, computed at loading",
-            "limits of memory",
+            "limits of memory, on CPUs",
             "test_more_memory_than_there_is_at_loading_is_no_end_of_anything",
         ),
         ("graphs 10,000 deep, past the check", "the runner's process", "test_graphs_ten_thousand_deep_do_not_load"),
@@ -182,7 +186,11 @@ ONNX = (
     )
     + of(
         f"{SANDBOX}/test_runners.py",
-        ("a job whose model makes 4 GiB of zeros", "limits of memory", "test_a_job_that_takes_too_much_memory_says_so"),
+        (
+            "a job whose model makes 4 GiB of zeros",
+            "limits of memory, on CPUs",
+            "test_a_job_that_takes_too_much_memory_says_so",
+        ),
     )
 )
 

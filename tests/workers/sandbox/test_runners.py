@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from confinement import kernel
 from protocol.tensors import Tensor
 from tests.runtimes.gguf.asking import RHYMES
 from tests.waiting import until
@@ -22,7 +23,7 @@ from workers import priority, runner_process
 from workers.failures import AttemptFailed
 from workers.runner.orders import Order, Run
 from workers.runner_process import RunnerProcess
-from workers.sandbox import disk
+from workers.sandbox import disk, limits
 
 MIB = 1024**2
 
@@ -188,5 +189,7 @@ def test_models_serve_at_each_level(tmp_path: Path, level: int):
         started.load("onnx", "m.onnx")
         one = Tensor("x", "FP32", [1, 2], floats("", 1, 2).data)
         assert started.ask(one).outputs == [Tensor("y", "FP32", [1, 2], floats("", 2, 4).data)]
+        if kernel.IS_LINUX:
+            assert int(Path(f"/proc/{started.process.pid}/oom_score_adj").read_text()) >= limits.END_BEFORE_OTHERS
     finally:
         started.process.close()
