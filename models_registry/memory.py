@@ -42,7 +42,8 @@ GRAPH_COPIES = 16
 MARGIN_SHARE = 0.1
 MARGIN_LEAST_BYTES = 16 * MIB
 # All other options may change what a runner takes.
-WEIGHTLESS_OPTIONS = {"queue", "load_seconds", "sleep_seconds", "fail_load", "exit_on_load", "out_of_memory"}
+_OF_FAKE = {"load_seconds", "sleep_seconds", "fail_load", "exit_on_load", "out_of_memory"}
+WEIGHTLESS_OPTIONS = {"queue", known_options.LOAD_TIMEOUT, *_OF_FAKE}
 # As an option of jobs over a data set: its rows go through the model together, like no request of a deployment.
 CHUNK_ROWS = "chunk_rows"
 # llama.cpp maps the file as it is. Besides it: Python and the library, the process that renders chat templates, and the
