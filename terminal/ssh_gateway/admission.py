@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from uuid import UUID
 
+from django.db import transaction
+
 from accounts import ssh_keys
 from accounts.models import SshKey, User
 from nodes.models import Node
@@ -57,8 +59,13 @@ def began(guest: Guest, session: TerminalSession) -> None:
     audit.write("attached", session=session, user=guest.user, **how)  # type: ignore[arg-type]
 
 
-def left(guest: Guest, session: TerminalSession) -> None:
-    audit.write("left", session=session, user=guest.user, mode="owner")
+def left(guest: Guest, session: TerminalSession, *, began: bool, end: str) -> None:
+    """`end`: why it is over with that; nothing where it is not, or has ended."""
+    with transaction.atomic():
+        if began:
+            audit.write("left", session=session, user=guest.user, mode="owner")
+        if end:
+            services.end(session, end)
 
 
 def why_not_any_more(guest: Guest, session_id: UUID) -> str:

@@ -112,6 +112,16 @@ def _channel_request(channel: paramiko.Channel, message: paramiko.Message) -> No
             channel._handle_request(paramiko.Message(rest))
 
 
+def end_channel(channel: paramiko.Channel, status: int, why: str = "") -> None:
+    """`why` goes to standard error."""
+    with contextlib.suppress(OSError, EOFError, paramiko.SSHException):
+        if why:
+            channel.sendall_stderr(why.encode())
+        channel.send_exit_status(status)
+        channel.shutdown_write()
+        channel.close()
+
+
 class Visitor(paramiko.ServerInterface):
     """What one connection asked for so far. `begin` is called, in the connection's thread, when it wants something to
     run; what comes after that goes to `resized` and `signalled`."""
@@ -193,11 +203,7 @@ class Visitor(paramiko.ServerInterface):
     def explain_no_subsystems(self, channel: paramiko.Channel) -> None:
         if not self.began:
             self.began = True
-            with contextlib.suppress(OSError, EOFError, paramiko.SSHException):
-                channel.sendall_stderr(NO_SUBSYSTEMS.encode())
-                channel.send_exit_status(REFUSED)
-                channel.shutdown_write()
-                channel.close()
+            end_channel(channel, REFUSED, NO_SUBSYSTEMS)
 
     def check_channel_window_change_request(self, channel: paramiko.Channel, width: int, height: int, *_: Any) -> bool:
         self.resized(width, height)
