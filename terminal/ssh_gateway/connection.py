@@ -31,6 +31,9 @@ from terminal.ssh_gateway.login import Login
 
 log = logging.getLogger(__name__)
 
+# Only to who says "OpenSSH" does OpenSSH's client tell that nobody reads its output any more (`ssh … yes | head`), by
+# `eow@openssh.com`; nothing else shows it. No number: clients know faults by them.
+VERSION = "SSH-2.0-OpenSSH_compatible CyxWiz"
 TRIES = 3
 MOST_PACKET_BYTES = 256 * 1024  # as OpenSSH has it
 MOST_COMMAND_BYTES = 24 * 1024
@@ -69,7 +72,7 @@ class Connection(paramiko.Transport):
             disabled_algorithms=DISABLED,
             packetizer_class=_BoundedPacketizer,
         )
-        self.local_version = "SSH-2.0-CyxWiz"
+        self.local_version = VERSION
         self.banner_timeout = FIRST_LINE_SECONDS
         self.address = address
         self.when_ended: Callable[[], None] = lambda: None  # in its own thread
@@ -97,7 +100,7 @@ class Connection(paramiko.Transport):
 
 
 def _channel_request(channel: paramiko.Channel, message: paramiko.Message) -> None:
-    """paramiko knows no `signal`, and has no moment after a request was answered."""
+    """paramiko knows neither `signal` nor `eow`, and has no moment after a request was answered."""
     rest = message.get_remainder()
     peeked = paramiko.Message(rest)
     visitor: Visitor = channel.transport.server_object
@@ -105,6 +108,8 @@ def _channel_request(channel: paramiko.Channel, message: paramiko.Message) -> No
         case "signal":
             peeked.get_boolean()  # whether a reply is wanted: never (RFC 4254, section 6.9)
             visitor.signalled(peeked.get_text())
+        case "eow@openssh.com":
+            visitor.signalled("PIPE")
         case "subsystem":
             channel._handle_request(paramiko.Message(rest))
             visitor.explain_no_subsystems(channel)

@@ -254,7 +254,9 @@ class SshSession:
             self._pass_on(terminal.SIZE.pack(terminal.RESIZE, *self._size))
 
     def signalled(self, name: str) -> None:
-        if name in terminal.SIGNALS:
+        if name == "PIPE" and self._run.pty:  # nobody sees it any more
+            self._left.set()
+        elif name in terminal.SIGNALS:
             self._pass_on(bytes([terminal.SIGNAL]) + name.encode())
 
     # Time passes, rights change

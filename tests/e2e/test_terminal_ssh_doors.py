@@ -15,6 +15,7 @@ import pytest
 from paramiko.common import cMSG_USERAUTH_REQUEST
 
 from accounts import silence
+from terminal.ssh_gateway.connection import VERSION
 from tests.e2e.quickstarts import free_port
 from tests.e2e.ssh import SshUser, make_key
 from tests.e2e.test_terminal_limits import SILENT, open_still
@@ -182,7 +183,7 @@ def test_who_only_connects_is_few_and_soon_gone_while_others_log_in(ssh: SshUser
         ]
         for sock in silent:
             with contextlib.suppress(ConnectionError):
-                assert sock.recv(100) in (b"SSH-2.0-CyxWiz\r\n", b"")
+                assert sock.recv(100) in (f"{VERSION}\r\n".encode(), b"")
             sock.setblocking(False)
         until(lambda: open_still(silent) <= silence.OF_ONE_ADDRESS, "few are left")
         assert open_still(silent) > 0
