@@ -20,7 +20,6 @@ from paramiko.common import (
     OPEN_FAILED_ADMINISTRATIVELY_PROHIBITED,
     OPEN_SUCCEEDED,
 )
-from paramiko.packet import Packetizer
 
 from accounts import ssh_keys
 from accounts.models import SshKey
@@ -28,6 +27,7 @@ from protocol import terminal
 from protocol.terminal import Run
 from terminal.ssh_gateway import login
 from terminal.ssh_gateway.login import Login
+from terminal.ssh_gateway.packets import BoundedPacketizer
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +35,6 @@ log = logging.getLogger(__name__)
 # `eow@openssh.com`; nothing else shows it. No number: clients know faults by them.
 VERSION = "SSH-2.0-OpenSSH_compatible CyxWiz"
 TRIES = 3
-MOST_PACKET_BYTES = 256 * 1024  # as OpenSSH has it
 MOST_COMMAND_BYTES = 24 * 1024
 MOST_VARIABLES = 32
 WINDOW_BYTES = 256 * 1024  # what a client may send before we have read it
@@ -53,15 +52,6 @@ DISABLED = {
 }
 
 
-class _BoundedPacketizer(Packetizer):
-    def read_all(self, n: int, check_rekey: bool = False) -> bytes:
-        """Who says in a packet's head that gibibytes follow is not waited for: nobody has logged in yet."""
-        if n > MOST_PACKET_BYTES:
-            raise paramiko.SSHException(f"A packet has at most {MOST_PACKET_BYTES} bytes.")
-        content: bytes = super().read_all(n, check_rekey)
-        return content
-
-
 class Connection(paramiko.Transport):
     _active_check_timeout = 1.0  # a thread that has nothing to do looks no more often than that
 
@@ -70,7 +60,7 @@ class Connection(paramiko.Transport):
             sock,
             default_window_size=WINDOW_BYTES,
             disabled_algorithms=DISABLED,
-            packetizer_class=_BoundedPacketizer,
+            packetizer_class=BoundedPacketizer,
         )
         self.local_version = VERSION
         self.banner_timeout = FIRST_LINE_SECONDS
@@ -92,6 +82,15 @@ class Connection(paramiko.Transport):
             super().run()
         finally:
             self.when_ended()
+
+    def _auth_trigger(self) -> None:
+        """Called when somebody has logged in."""
+        super()._auth_trigger()
+        self.packetizer.logged_in = True
+
+    @property
+    def overstepped(self) -> bool:
+        return bool(self.packetizer.overstepped)
 
     def hang_up(self) -> None:
         """Returns at once; its threads notice."""

@@ -12,15 +12,18 @@ from pathlib import Path
 
 import paramiko
 import pytest
-from paramiko.common import cMSG_USERAUTH_REQUEST
+from paramiko.common import cMSG_IGNORE, cMSG_USERAUTH_REQUEST
 
 from accounts import silence
+from terminal.ssh_gateway import doorkeeper, packets
 from terminal.ssh_gateway.connection import VERSION
 from tests.e2e.quickstarts import free_port
 from tests.e2e.ssh import SshUser, make_key
 from tests.e2e.test_terminal_limits import SILENT, open_still
 from tests.e2e.test_terminal_ssh import newest
 from tests.waiting import until
+
+IGNORED = paramiko.Message(cMSG_IGNORE + bytes(4))
 
 
 @pytest.fixture
@@ -107,6 +110,43 @@ def test_neither_old_algorithms_nor_a_packet_of_gibibytes(ssh: SshUser, attacker
                 pass
     assert ssh.stack.resident_mib("ssh") - before < 20
     assert "Traceback" not in ssh.stack.log("ssh")
+
+
+def test_who_floods_before_the_login_is_hung_up_on_and_waits_like_who_failed(ssh: SshUser) -> None:
+    where = ("127.0.0.1", int(ssh.port))
+    for _ in range(doorkeeper.FAILURES):
+        flooding = paramiko.Transport(socket.create_connection(where, source_address=("127.0.0.6", 0)))
+        try:
+            flooding.start_client(timeout=20)
+            with contextlib.suppress(EOFError, OSError, paramiko.SSHException):
+                for _ in range(10 * packets.LOGIN_PACKETS):
+                    flooding._send_message(IGNORED)
+            flooding.join(5)
+            assert not flooding.is_alive()  # it was hung up on
+        finally:
+            flooding.close()
+    with socket.create_connection(where, timeout=10, source_address=("127.0.0.6", 0)) as more:
+        assert more.recv(100).startswith(b"Too many failed logins")
+    assert ssh.run("echo in").stdout == b"in\n"
+
+
+def test_a_first_line_without_end_is_not_read(ssh: SshUser) -> None:
+    with socket.create_connection(("127.0.0.1", int(ssh.port)), source_address=("127.0.0.7", 0)) as rude:
+        rude.settimeout(10)
+        with contextlib.suppress(ConnectionError):
+            rude.sendall(bytes(2 * packets.LOGIN_BYTES))
+            while rude.recv(65536):
+                pass
+
+
+def test_who_floods_after_the_login_waits_and_nobody_else(ssh: SshUser, attacker: paramiko.Transport) -> None:
+    attacker.auth_publickey("olga+box", paramiko.Ed25519Key.from_private_key_file(str(ssh.key)))
+    begun = time.monotonic()
+    for _ in range(5 * packets.PACKETS_PER_SECOND):
+        attacker._send_message(IGNORED)
+    assert ssh.run("echo in").stdout == b"in\n"
+    attacker.global_request("answered when all was read", wait=True)
+    assert time.monotonic() - begun > 3
 
 
 def test_one_shell_or_command_and_nothing_else(ssh: SshUser) -> None:
