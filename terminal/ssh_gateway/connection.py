@@ -44,8 +44,9 @@ REASON = "LC_CYXWIZ_REASON"  # of the variables that OpenSSH's client passes on 
 REFUSED = 255  # ssh's own exit status for what is not the command's
 NO_SUBSYSTEMS = (
     "There is no sftp here. Copy with: scp -O (where the node has scp), or ssh … 'cat > name' < name, or "
-    "ssh … 'cat name' > name.\r\n"
+    "ssh … 'cat name' > name."
 )
+FROM_INPUT = "Give it as a script on standard input: ssh … sh < script"
 DISABLED = {
     "ciphers": [name for name in paramiko.Transport._preferred_ciphers if name.endswith("-cbc")],
     "macs": [name for name in paramiko.Transport._preferred_macs if name.startswith(("hmac-md5", "hmac-sha1"))],
@@ -109,18 +110,16 @@ def _channel_request(channel: paramiko.Channel, message: paramiko.Message) -> No
             visitor.signalled(peeked.get_text())
         case "eow@openssh.com":
             visitor.signalled("PIPE")
-        case "subsystem":
-            channel._handle_request(paramiko.Message(rest))
-            visitor.explain_no_subsystems(channel)
         case _:
             channel._handle_request(paramiko.Message(rest))
+            visitor.explain(channel)
 
 
 def end_channel(channel: paramiko.Channel, status: int, why: str = "") -> None:
     """`why` goes to standard error."""
     with contextlib.suppress(OSError, EOFError, paramiko.SSHException):
         if why:
-            channel.sendall_stderr(why.encode())
+            channel.sendall_stderr(f"{why}\r\n".encode())
         channel.send_exit_status(status)
         channel.shutdown_write()
         channel.close()
@@ -144,6 +143,7 @@ class Visitor(paramiko.ServerInterface):
         self.signalled: Callable[[str], None] = lambda name: None
         self._begin = begin
         self._has_channel = False
+        self._refusal = ""  # of what was wanted, not told yet
 
     # Who it is
 
@@ -181,7 +181,8 @@ class Visitor(paramiko.ServerInterface):
     ) -> bool:
         if self.began:
             return False
-        self.pty, self.size = True, terminal.clamp(width, height)
+        self.pty = True
+        self._resize(width, height)
         self._set("TERM", term)
         return True
 
@@ -192,26 +193,28 @@ class Visitor(paramiko.ServerInterface):
         return self._set(name.decode(errors="replace"), value)
 
     def check_channel_shell_request(self, channel: paramiko.Channel) -> bool:
-        return self._run(channel, "")
+        return self._run(channel, b"")
 
     def check_channel_exec_request(self, channel: paramiko.Channel, command: bytes) -> bool:
-        try:
-            return len(command) <= MOST_COMMAND_BYTES and self._run(channel, command.decode())
-        except UnicodeDecodeError:
-            return False
+        return self._run(channel, command)
 
     def check_channel_subsystem_request(self, channel: paramiko.Channel, name: str) -> bool:
-        """None is given, but who is refused at once by ssh is told nothing that helps."""
-        return not self.began
+        return self._once(NO_SUBSYSTEMS)
 
-    def explain_no_subsystems(self, channel: paramiko.Channel) -> None:
-        if not self.began:
-            self.began = True
-            end_channel(channel, REFUSED, NO_SUBSYSTEMS)
+    def explain(self, channel: paramiko.Channel) -> None:
+        """Who is refused at once, by ssh, is told nothing that helps."""
+        if why := self._refusal:
+            self._refusal = ""
+            end_channel(channel, REFUSED, why)
 
     def check_channel_window_change_request(self, channel: paramiko.Channel, width: int, height: int, *_: Any) -> bool:
-        self.resized(width, height)
+        self._resize(width, height)
+        self.resized(*self.size)
         return True
+
+    def _resize(self, width: int, height: int) -> None:
+        """A zero says nothing (RFC 4254, section 6.2)."""
+        self.size = terminal.clamp(width or self.size[0], height or self.size[1])
 
     def _set(self, name: str, value: bytes) -> bool:
         text = value.decode(errors="replace")
@@ -220,9 +223,24 @@ class Visitor(paramiko.ServerInterface):
             self.env[name] = text
         return allowed
 
-    def _run(self, channel: paramiko.Channel, command: str) -> bool:
+    def _run(self, channel: paramiko.Channel, command: bytes) -> bool:
+        is_first = self._once(self._why_not(command))
+        if is_first and not self._refusal:
+            self._begin(self, channel, Run(command=command.decode(), pty=self.pty, env=self.env))
+        return is_first
+
+    def _once(self, refusal: str) -> bool:
+        """False: something was wanted before."""
         if self.began:
             return False
-        self.began = True
-        self._begin(self, channel, Run(command=command, pty=self.pty, env=self.env))
+        self.began, self._refusal = True, refusal
         return True
+
+    def _why_not(self, command: bytes) -> str:
+        if len(command) > MOST_COMMAND_BYTES:
+            return f"A command has at most {MOST_COMMAND_BYTES} bytes. {FROM_INPUT}"
+        try:
+            text = command.decode()
+        except UnicodeDecodeError:
+            return f"The command is not UTF-8. {FROM_INPUT}"
+        return "There is a NUL byte in the command or in the reason." if "\0" in text + self.reason else ""

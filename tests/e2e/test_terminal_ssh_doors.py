@@ -198,6 +198,42 @@ def test_a_second_channel_is_refused(ssh: SshUser, attacker: paramiko.Transport)
     assert ssh.run("echo fine").stdout == b"fine\n"
 
 
+@pytest.mark.parametrize(
+    ("command", "reason", "why"),
+    [
+        (b"echo a\0b", "", b"NUL"),
+        (b"echo a", "x\0y", b"NUL"),
+        (b"echo \xff", "", b"not UTF-8"),
+        (b"echo " + b"a" * 24 * 1024, "", b"at most 24576 bytes"),
+    ],
+)
+def test_what_cannot_be_run_is_refused_in_words(
+    ssh: SshUser, attacker: paramiko.Transport, command: bytes, reason: str, why: bytes
+) -> None:
+    attacker.auth_publickey("olga+box", paramiko.Ed25519Key.from_private_key_file(str(ssh.key)))
+    channel = attacker.open_session(timeout=10)
+    channel.settimeout(10)
+    if reason:
+        channel.set_environment_variable("LC_CYXWIZ_REASON", reason)
+    channel.exec_command(command)
+    assert why in channel.makefile_stderr("rb").read()
+    assert channel.recv_exit_status() == 255
+    assert "Traceback" not in ssh.stack.log("ssh")
+
+
+def test_a_size_of_zero_says_nothing(ssh: SshUser, attacker: paramiko.Transport) -> None:
+    """As a client has it that runs on no terminal. RFC 4254, section 6.2."""
+    assert b"24 80" in ssh.run("-tt", "stty size").stdout
+    attacker.auth_publickey("olga+box", paramiko.Ed25519Key.from_private_key_file(str(ssh.key)))
+    channel = attacker.open_session(timeout=10)
+    channel.settimeout(20)
+    channel.get_pty("xterm", 100, 30)
+    channel.exec_command("until stty size | grep -x '40 100'; do sleep 0.05; done")
+    channel.resize_pty(0, 0)
+    channel.resize_pty(0, 40)
+    assert channel.recv_exit_status() == 0
+
+
 def test_signals_reach_the_command(ssh: SshUser, attacker: paramiko.Transport) -> None:
     attacker.auth_publickey("olga+box", paramiko.Ed25519Key.from_private_key_file(str(ssh.key)))
     channel = attacker.open_session(timeout=10)
