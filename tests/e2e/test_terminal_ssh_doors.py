@@ -19,6 +19,7 @@ from terminal.ssh_gateway import doorkeeper, packets
 from terminal.ssh_gateway.connection import VERSION
 from tests.e2e.quickstarts import free_port
 from tests.e2e.ssh import SshUser, make_key
+from tests.e2e.terminals import NODE, Stack
 from tests.e2e.test_terminal_limits import SILENT, open_still
 from tests.e2e.test_terminal_ssh import newest
 from tests.waiting import until
@@ -125,8 +126,12 @@ def test_who_floods_before_the_login_is_hung_up_on_and_waits_like_who_failed(ssh
             assert not flooding.is_alive()  # it was hung up on
         finally:
             flooding.close()
-    with socket.create_connection(where, timeout=10, source_address=("127.0.0.6", 0)) as more:
-        assert more.recv(100).startswith(b"Too many failed logins")
+
+    def is_refused() -> bool:
+        with socket.create_connection(where, timeout=10, source_address=("127.0.0.6", 0)) as more:
+            return more.recv(100).startswith(b"Too many failed logins")
+
+    until(is_refused, "it waits")
     assert ssh.run("echo in").stdout == b"in\n"
 
 
@@ -147,6 +152,26 @@ def test_who_floods_after_the_login_waits_and_nobody_else(ssh: SshUser, attacker
     assert ssh.run("echo in").stdout == b"in\n"
     attacker.global_request("answered when all was read", wait=True)
     assert time.monotonic() - begun > 3
+
+
+def test_who_is_refused_a_node_leaves_a_trace_and_who_has_not_logged_in_none(ssh: SshUser, tmp_path: Path) -> None:
+    before = len(refusals(ssh.stack))
+    eve = SshUser(ssh.stack, tmp_path, "eve")
+    make_key(tmp_path / "strange")
+    assert b"You know no node" in eve.run("true").stderr
+    assert b"You know no node" in ssh.run("true", login="olga+none-such").stderr
+    ssh.run("-b127.0.0.8", "true", key=tmp_path / "strange")
+    told = refusals(ssh.stack)[before:]
+    assert [line.split()[:2] for line in told] == [["eve", NODE], ["olga", "none-such"]]
+    assert all("SHA256:" in line and "127.0.0.1" in line and "You know no node" in line for line in told)
+
+
+def refusals(stack: Stack) -> list[str]:
+    program = (
+        "from terminal.models import AuditEvent\n"
+        "for e in AuditEvent.objects.filter(what='refused').order_by('id'): print(e.user, e.node, e.details)"
+    )
+    return stack.manage("shell", "--no-imports", "-c", program).splitlines()
 
 
 def test_one_shell_or_command_and_nothing_else(ssh: SshUser) -> None:
