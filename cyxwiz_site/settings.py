@@ -31,9 +31,9 @@ if DATABASES["default"]["ENGINE"].endswith("sqlite3"):
         "timeout": 20,
     }
 else:
-    # What a restart of PostgreSQL left in the pool is thrown away before it can fail a request.
-    DATABASES["default"]["CONN_HEALTH_CHECKS"] = True
-    DATABASES["default"]["OPTIONS"] = {"pool": {"min_size": 1, "max_size": 16, "timeout": 10}}
+    DATABASES["default"]["ENGINE"] = "cyxwiz_site.postgresql"
+    # reconnect_timeout: with growing pauses, which after a long outage were longer than anybody waits.
+    DATABASES["default"]["OPTIONS"] = {"pool": {"min_size": 1, "max_size": 16, "timeout": 10, "reconnect_timeout": 10}}
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 BLOBS_DIR = CYXWIZ_HOME / "blobs"

@@ -75,10 +75,10 @@ def began(guest: Guest, session: TerminalSession) -> None:
 def left(guest: Guest, session: TerminalSession, *, began: bool, end: str) -> None:
     """`end`: why it is over with that; nothing where it is not, or has ended."""
     with transaction.atomic():
+        if end:  # first: whoever holds up the session's row waits for the audit, not the other way round
+            services.end(session, end)
         if began:
             audit.write("left", session=session, user=guest.user, mode="owner")
-        if end:
-            services.end(session, end)
 
 
 def why_not_any_more(guest: Guest, session_id: UUID) -> str:
