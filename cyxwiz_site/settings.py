@@ -32,7 +32,9 @@ if DATABASES["default"]["ENGINE"].endswith("sqlite3"):
         "timeout": 20,
     }
 else:
-    DATABASES["default"]["OPTIONS"] = {"pool": {"min_size": 1, "max_size": 16, "timeout": 10}}
+    DATABASES["default"]["ENGINE"] = "cyxwiz_site.postgresql"
+    # reconnect_timeout: with growing pauses, which after a long outage were longer than anybody waits.
+    DATABASES["default"]["OPTIONS"] = {"pool": {"min_size": 1, "max_size": 16, "timeout": 10, "reconnect_timeout": 10}}
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 BLOBS_DIR = CYXWIZ_HOME / "blobs"
