@@ -14,17 +14,17 @@ STEP = 10  # of `nice`: about a tenth of what the others get
 
 
 @contextmanager
-def lowered(pid: int) -> Iterator[None]:
-    """Within, of a process of ours. Nothing happens where it could not be taken back."""
+def lowered(group: int) -> Iterator[None]:
+    """Within, of a process group of ours. Nothing happens where it could not be taken back."""
     if not can_be_raised():
         yield
         return
     own = os.getpriority(os.PRIO_PROCESS, 0)
-    _set(pid, own + STEP)
+    _set(group, own + STEP)
     try:
         yield
     finally:
-        _set(pid, own)
+        _set(group, own)
 
 
 @cache
@@ -46,9 +46,7 @@ def _try() -> bool:
     return True
 
 
-def _set(pid: int, nice: int) -> None:
-    """Of each of its threads; one that comes later gets what its maker has."""
+def _set(group: int, nice: int) -> None:
+    """Of each thread of the runner and of what it has started; what comes later gets what its maker has."""
     with suppress(OSError):  # it has ended
-        for thread in os.listdir(f"/proc/{pid}/task"):
-            with suppress(ProcessLookupError):
-                os.setpriority(os.PRIO_PROCESS, int(thread), nice)
+        os.setpriority(os.PRIO_PGRP, group, nice)

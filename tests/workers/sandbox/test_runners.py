@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -88,19 +89,22 @@ def test_a_job_that_takes_too_much_memory_says_so(tmp_path: Path):
 
 
 @pytest.mark.skipif(not priority.can_be_raised(), reason="this process may not raise what it has lowered")
-def test_a_model_gets_its_full_share_of_the_cores_when_it_is_loaded(tmp_path: Path):
+@pytest.mark.parametrize(("format", "file"), [("onnx", "m.onnx"), ("gguf", "m.gguf")])
+def test_a_model_gets_its_full_share_of_the_cores_when_it_is_loaded(tmp_path: Path, format: str, file: str):
     (tmp_path / "m.onnx").write_bytes(tiny_models.doubler())
+    shutil.copy(RHYMES, tmp_path / "m.gguf")
     started = Started(tmp_path)
 
     def nice() -> set[int]:
-        threads = psutil.Process(started.process.pid).threads()
-        return {os.getpriority(os.PRIO_PROCESS, thread.id) for thread in threads}
+        runner = psutil.Process(started.process.pid)
+        threads = [thread.id for process in (runner, *runner.children(recursive=True)) for thread in process.threads()]
+        return {os.getpriority(os.PRIO_PROCESS, thread) for thread in threads}
 
     own = os.getpriority(os.PRIO_PROCESS, 0)
     assert nice() == {own}
     try:
         with ThreadPoolExecutor() as pool:
-            loading = pool.submit(started.load, "onnx", "m.onnx", threads=2)
+            loading = pool.submit(started.load, format, file, threads=2)
             until(lambda: nice() == {own + priority.STEP} or loading.done())
             assert not loading.done()
             loading.result()
