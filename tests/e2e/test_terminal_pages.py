@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import Browser, WebSocketRoute, expect
 
 from tests.e2e.browsers import Person, Screen, end, opened
 from tests.e2e.quickstarts import PROJECT
@@ -93,6 +93,46 @@ def test_a_paste_of_200_kib_arrives_whole_and_once(olga: Person, stack: Stack) -
     screen.shows("z   q")
     screen.shows("DONE")
     end(screen)
+
+
+def test_a_paste_of_4_mib_arrives_whole_and_ctrl_c_after_it(olga: Person) -> None:
+    paste = "".join(random.Random(4).choices("abcdefghijklmnopqrstuvwxyz ", k=4 << 20))
+    olga.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    screen = opened(olga)
+    screen.run(f"stty raw -echo; echo REA''DY; head -c {len(paste)} | sha256sum; head -c 1 | od -c; stty sane")
+    screen.shows("READY")
+    screen.page.evaluate("text => navigator.clipboard.writeText(text)", paste)
+    screen.page.get_by_role("button", name="Paste").click()
+    expect(screen.page.locator(".xterm-helper-textarea")).to_be_focused()  # once it is pasted
+    screen.page.keyboard.press("Control+c")
+    screen.shows(hashlib.sha256(paste.encode()).hexdigest())
+    screen.shows("0000000 003")
+    screen.run("echo a''live")
+    screen.shows("alive")
+    end(screen)
+
+
+def test_a_page_that_was_cut_off_offers_to_come_again_while_the_shell_lives(olga: Person) -> None:
+    screen, sockets = opened(olga), []
+    again = screen.page.get_by_role("button", name="Open here")
+
+    def passed_on(socket: WebSocketRoute) -> None:
+        socket.connect_to_server()
+        sockets.append(socket)
+
+    screen.page.route_web_socket(re.compile("/ws/terminal/"), passed_on)
+    for code in (4408, 1009, 4400, 4403):
+        screen.page.reload()
+        screen.is_connected()
+        sockets[-1].close(code=code, reason="Cut off.")
+        expect(again).to_be_visible()
+    again.click()
+    screen.is_connected()
+    screen.run("echo a''live")
+    screen.shows("alive")
+    end(screen)
+    screen.page.wait_for_load_state("networkidle")
+    expect(again).to_be_hidden()
 
 
 def test_vim_goes_on_over_a_killed_web_process(olga: Person, stack: Stack, tmp_path: Path) -> None:
