@@ -48,13 +48,14 @@ async def authenticate(scope: dict[str, Any]) -> Caller:
     return await database_sync_to_async(_signed_in)(scope)
 
 
-def admit(caller: Caller, session_id: UUID, hello: Hello) -> tuple[TerminalSession, Mode, int]:
-    """Spends the ticket; the last is the number of who writes, or 0. Raises Forbidden, Conflict."""
+def admit(caller: Caller, session_id: UUID, hello: Hello) -> tuple[TerminalSession, Mode, UUID, int]:
+    """Spends the ticket; the last two are the line of tokens that it began, and the number of who writes, or 0. Raises
+    Forbidden, Conflict."""
     try:
         if hello.ticket is not None:
-            session, mode = tickets.redeem(hello.ticket, tickets.Kind.TICKET, session_id, caller.user)
+            session, mode, line = tickets.redeem(hello.ticket, tickets.Kind.TICKET, session_id, caller.user)
         else:
-            session, mode = tickets.redeem(hello.resume or "", tickets.Kind.RESUME, session_id, caller.user)
+            session, mode, line = tickets.redeem(hello.resume or "", tickets.Kind.RESUME, session_id, caller.user)
         _check_scope(caller, mode)
         if why := _why_not_signed_in(caller):
             raise Forbidden(why)
@@ -64,7 +65,7 @@ def admit(caller: Caller, session_id: UUID, hello: Hello) -> tuple[TerminalSessi
     except CyxwizError as error:
         audit.write("refused", session_id=session_id, user=caller.user, reason=error.message)
         raise
-    return session, mode, services.next_writer(session) if mode == "owner" else 0
+    return session, mode, line, services.next_writer(session) if mode == "owner" else 0
 
 
 def choose_program(session: TerminalSession, user: User, mode: Mode, run: Run) -> None:
@@ -76,10 +77,10 @@ def choose_program(session: TerminalSession, user: User, mode: Mode, run: Run) -
     audit.write("runs", session=session, user=user, command=run.command, pty=run.pty)
 
 
-def began(caller: Caller, session: TerminalSession, mode: Mode) -> str:
+def began(caller: Caller, session: TerminalSession, mode: Mode, line: UUID) -> str:
     """The token for the next time."""
     audit.write("attached", session=session, user=caller.user, mode=mode)
-    return tickets.issue(session, caller.user, mode, tickets.Kind.RESUME)
+    return tickets.issue(session, caller.user, mode, line=line)
 
 
 def left(caller: Caller, session: TerminalSession, mode: Mode) -> None:

@@ -132,7 +132,7 @@ class TerminalConsumer(AsyncConsumer):
 
     async def _hello(self, hello: terminal.Hello) -> None:
         try:
-            self._session, self._mode, writer = await database_sync_to_async(admission.admit)(
+            self._session, self._mode, self._line, writer = await database_sync_to_async(admission.admit)(
                 self._caller, self._session_id, hello
             )
         except CyxwizError as error:
@@ -223,7 +223,7 @@ class TerminalConsumer(AsyncConsumer):
 
     async def _ready(self, attachment: Attachment, began: Began) -> None:
         session = self._session
-        resume = await database_sync_to_async(admission.began)(self._caller, session, self._mode)
+        resume = await database_sync_to_async(admission.began)(self._caller, session, self._mode, self._line)
         ready = terminal.Ready(
             session=str(session.pk),
             mode=self._mode,

@@ -8,7 +8,7 @@ import os
 import pwd
 import re
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from uuid import uuid4
 
 import httpx2
@@ -197,6 +197,31 @@ async def test_who_watches_sees_everything_and_changes_nothing(stack: Stack) -> 
             await deaf.send(hello(ticket=ticket))
             await client.run("seq 1 500000 | tail -c 3000000; true", 30)
             assert await client.run("echo pa''st") == "past"
+
+
+@in_loop
+async def test_each_of_one_users_tabs_comes_back_after_all_were_cut_off(stack: Stack) -> None:
+    with stack.api() as api:
+        api.post(f"/api/v1/terminal/nodes/{NODE}/grants/", json={"user": "otto", "role": "observer"})
+    session = stack.open()
+    async with AsyncExitStack() as exits:
+        owner = await exits.enter_async_context(Client(stack.url, stack.keys["olga"], session))
+        await owner.run("true")
+        tabs = []
+        for _ in range(3):
+            with stack.api("otto") as api:
+                ticket = api.post(f"/api/v1/terminal/sessions/{session['id']}/tickets").json()["ticket"]
+            tab = Client(stack.url, stack.keys["otto"], {**session, "ticket": ticket})
+            tabs.append(await exits.enter_async_context(tab))
+            await tab.until(lambda tab=tab: tab.ready)
+        for round in (2, 3):
+            for tab in tabs:
+                await tab.cut()
+            for tab in tabs:
+                await tab.until(lambda tab=tab, round=round: tab.connections == round and tab._may_type)
+        assert await owner.run("echo se''en") == "seen"
+        for tab in tabs:
+            await tab.says(b"seen")
 
 
 @in_loop
