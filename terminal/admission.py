@@ -102,8 +102,8 @@ def why_not_any_more(caller: Caller, session_id: UUID, mode: Mode) -> str:
         return why
     if mode == "owner":
         return permissions.why_not_any_more(session)
-    user = User.objects.get(pk=caller.user.pk)
-    return "" if permissions.may_watch(session, user) else "The right to watch this terminal was withdrawn."
+    user = User.objects.filter(pk=caller.user.pk).first()
+    return "" if user and permissions.may_watch(session, user) else "The right to watch this terminal was withdrawn."
 
 
 def end(session: TerminalSession, why: str) -> None:
@@ -120,9 +120,10 @@ def _signed_in(scope: dict[str, Any]) -> Caller:
 
 def _why_not_signed_in(caller: Caller) -> str:
     """Only for a browser: it may have logged out since."""
-    if caller.login is None or caller.login.holds(User.objects.get(pk=caller.user.pk)):
+    if caller.login is None:
         return ""
-    return "This browser is not signed in any more."
+    user = User.objects.filter(pk=caller.user.pk).first()
+    return "" if user and caller.login.holds(user) else "This browser is not signed in any more."
 
 
 def _is_still_valid(key: ApiKey) -> bool:

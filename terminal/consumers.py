@@ -20,6 +20,7 @@ from channels.consumer import AsyncConsumer
 from channels.db import database_sync_to_async
 from channels.exceptions import StopConsumer
 from django.conf import settings
+from django.db import Error as DatabaseError
 
 from accounts.redis_connection import ConnectionLost
 from accounts.silence import Silence
@@ -78,6 +79,10 @@ class TerminalConsumer(AsyncConsumer):
             await getattr(self, message["type"].replace(".", "_"))(message)
         except Closed as closed:
             await self._close(closed)
+        except DatabaseError as error:
+            if not self._is_open:  # nobody is in yet
+                raise
+            await self._close(_without_database(error))
 
     async def websocket_connect(self, message: dict[str, Any]) -> None:
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -342,6 +347,8 @@ class TerminalConsumer(AsyncConsumer):
             await work
         except Closed as closed:
             await self._close(closed)
+        except DatabaseError as error:
+            await self._close(_without_database(error))
         except Exception:
             log.exception("A terminal's websocket failed")
             await self._close(Closed(COME_AGAIN, "An error of ours; the log has it."))
@@ -369,7 +376,15 @@ class TerminalConsumer(AsyncConsumer):
             if self._began:
                 attachment.announce(terminal.Notice(kind="left", text=f"{self._caller.user.username} ({self._mode})"))
         if self._began:
-            await database_sync_to_async(admission.left)(self._caller, self._session, self._mode)
+            try:
+                await database_sync_to_async(admission.left)(self._caller, self._session, self._mode)
+            except DatabaseError as error:
+                log.error("The database: %s; that %s left is not in the audit", error, self._caller.user.username)
+
+
+def _without_database(error: DatabaseError) -> Closed:
+    log.warning("The database: %s; a terminal is asked to come again", error)
+    return Closed(COME_AGAIN, "The database does not answer.")
 
 
 def _gap(gap: Gap) -> terminal.Notice:

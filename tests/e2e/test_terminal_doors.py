@@ -17,7 +17,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from protocol import terminal
-from tests.e2e.raw_websocket import FLOODS, address, after_ready, closed_with, headers, hello
+from tests.e2e.raw_websocket import FLOODS, WAYS_TO_GO, address, after_ready, closed_with, headers, hello
 from tests.e2e.terminal_client import Client, in_loop
 from tests.e2e.terminals import NODE, Stack
 from tests.waiting import until
@@ -154,6 +154,35 @@ async def test_floods_of_frames_are_cut_off_and_cost_no_memory(stack: Stack) -> 
             assert await after_ready(stack, session["id"], flood) in codes
         assert stack.resident_mib("web") - before < 20
         assert await bystander.run("echo st''ill") == "still"
+
+
+@in_loop
+async def test_who_goes_at_any_moment_and_in_any_way_leaves_no_exception_behind(stack: Stack) -> None:
+    session = stack.open()
+    where, given = address(stack, session["id"]), headers(stack)
+    async with Client(stack.url, stack.keys["olga"], session) as client:
+        await client.run("true")
+        client.paused = True
+        await client.send(b"yes\n")
+        await client.until(lambda: client.next > terminal.WINDOW_BYTES // 2)
+    for number in range(200):
+        way, heard = WAYS_TO_GO[number % 5], number // 5 % 4  # heard: before HELLO, after it, READY, output
+        with stack.api() as api:
+            ticket = api.post(f"/api/v1/terminal/sessions/{session['id']}/tickets").json()["ticket"]
+        async with connect(where, additional_headers=given, compression=None, close_timeout=1) as connection:
+            with contextlib.suppress(ConnectionClosed):
+                if heard:
+                    await connection.send(hello(ticket=ticket))
+                for _ in range(1, heard):
+                    await connection.recv()
+                await way(connection)
+    with stack.api() as api:
+        ticket = api.post(f"/api/v1/terminal/sessions/{session['id']}/tickets").json()["ticket"]
+    async with Client(stack.url, stack.keys["olga"], {**session, "ticket": ticket}) as client:
+        await client.send(b"\x03")
+        assert await client.run("echo st''ill") == "still"
+    assert "Traceback" not in stack.log("web")
+    assert "failed" not in stack.log("web")
 
 
 @in_loop
