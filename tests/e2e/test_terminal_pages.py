@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import random
 import re
 import shutil
@@ -365,6 +366,37 @@ def test_a_recording_plays_seeks_and_is_searched(olga: Person, stack: Stack) -> 
     with psycopg.connect(stack.env["DATABASE_URL"]) as database:
         audited = "SELECT count(*) FROM terminal_auditevent WHERE session = %s AND what = 'recording_read'"
         assert database.execute(audited, [session]).fetchone() == (2,)
+
+
+def test_the_end_of_a_large_recording_is_reached_and_searched(olga: Person, stack: Stack) -> None:
+    screen = opened(olga)
+    screen.run("exit")
+    screen.page.wait_for_selector("body[data-state=ended]")
+    until(lambda: stack.session(screen.session)["state"] == "ended", "the end is known")
+    page, path = olga.page, Path(stack.env["CYXWIZ_HOME"]) / "recordings" / f"{screen.session}.cast"
+    until(lambda: b'"x"' in path.read_bytes()[-300:], "the recording is whole")
+    line = json.dumps([0.01, "o", ("x" * 78 + "\r\n") * 400]) + "\n"
+    with path.open("w") as file:
+        file.write('{"version":3,"term":{"cols":80,"rows":24}}\n[0.01,"o","the first words"]\n[1,"r","100x30"]\n')
+        file.writelines(line for _ in range(60_000_000 // len(line)))
+        file.write('[0.5,"o","\\u001b[2J\\u001b[Hthe last "]\n[0.5,"o","words"]\n[0.1,"x","0"]\n')
+    page.goto(f"/terminal/{screen.session}/recording")
+    page.get_by_role("button", name="Pause").click()
+    played, position = Screen(page), page.get_by_label("Position")
+    end_of_it = position.get_attribute("max") or ""
+    position.fill(end_of_it)
+    expect(page.locator("#status")).to_contain_text("%")
+    position.fill("0.5")  # which is not kept waiting
+    expect(page.locator("#status")).to_have_text(re.compile("^00:00 of"))
+    until(lambda: played.text.strip() == "the first words", "it shows the beginning")
+    position.fill(end_of_it)
+    played.shows("the last words", 60)
+    assert "x" not in played.text
+    page.get_by_role("button", name="Search").click()
+    page.get_by_label("Search", exact=True).fill("the last")
+    page.keyboard.press("Enter")
+    expect(page.locator("#hint")).to_contain_text("Number 1 of the 1 places", timeout=60_000)
+    until(lambda: played.text.strip() == "the last", "it shows no more than that")
 
 
 def test_pages_fit_a_phone_and_a_keyboard(olga: Person) -> None:
