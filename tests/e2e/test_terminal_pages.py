@@ -136,6 +136,19 @@ def test_a_page_that_was_cut_off_offers_to_come_again_while_the_shell_lives(olga
     expect(again).to_be_hidden()
 
 
+def test_pauses_before_coming_again_grow_and_differ(olga: Person) -> None:
+    olga.page.goto("/terminal/")
+    program = """async () => {
+        const { pauseAfter } = await import("/static/terminal/connection.js");
+        return [0, 1, 2, 9].map((failures) => Array.from({ length: 1000 }, () => pauseAfter(failures)));
+    }"""
+    for pauses, (least, most) in zip(
+        olga.page.evaluate(program), [(200, 2000), (400, 4000), (800, 8000), (1000, 10_000)], strict=True
+    ):
+        assert least <= min(pauses) < least + most / 10
+        assert most - most / 10 < max(pauses) <= most
+
+
 def test_vim_goes_on_over_a_killed_web_process(olga: Person, stack: Stack, tmp_path: Path) -> None:
     needs("vim")
     screen = opened(olga)

@@ -12,9 +12,15 @@ const UNCONFIRMED_MS = 5_000; // then input is sent again
 const UNCONFIRMED_MOST = 64; // frames: keys that a node is slow to take go in fewer, which may be sent again at once
 const INPUT_MS = 1000 / 300; // between two frames of input: the server closes on who sends more than 500 in a second
 const INPUT_BURST_MS = 64 * INPUT_MS; // so many at once after a rest
-const FIRST_PAUSE_MS = 250;
-const LONGEST_PAUSE_MS = 15_000;
+const FIRST_PAUSE_MS = 2_000;
+const LONGEST_PAUSE_MS = 10_000;
 const FOR_GOOD = new Set([1000, 1009, 4400, 4403, 4408, 4409]);
+
+// Before coming again when so many tries in a row have failed. Spread widely: a server that was restarted has lost all
+// its clients at once.
+export function pauseAfter(failures) {
+  return Math.min(LONGEST_PAUSE_MS, FIRST_PAUSE_MS * 2 ** failures) * (0.1 + 0.9 * Math.random());
+}
 
 export class Connection {
   // `newTicket` promises {ticket, websocket}; `check` promises nothing, or fails when the session is out of reach for
@@ -241,10 +247,8 @@ export class Connection {
     else this.comeAgain();
   }
 
-  // After a jittered growing pause; the first time after an open connection almost at once.
   comeAgain() {
-    const most = Math.min(LONGEST_PAUSE_MS, FIRST_PAUSE_MS * 2 ** this.failures++);
-    const pause = most * (0.5 + Math.random() / 2);
+    const pause = pauseAfter(this.failures++);
     this.pause = setTimeout(() => this.open(), pause);
     this.tell.waiting(pause);
   }
