@@ -12,7 +12,7 @@ from accounts import keys, scopes
 from accounts.models import ApiKey, User
 from protocol.errors import Conflict, CyxwizError, Forbidden, NotAuthenticated
 from protocol.terminal import Hello, Mode, Run
-from terminal import audit, origin, permissions, services, tickets
+from terminal import audit, origin, permissions, refusals, services, tickets
 from terminal.browser_login import BrowserLogin
 from terminal.models import AuditEvent, TerminalSession
 from terminal.states import LIVE
@@ -63,7 +63,7 @@ def admit(caller: Caller, session_id: UUID, hello: Hello) -> tuple[TerminalSessi
         if hello.run is not None:
             choose_program(session, caller.user, mode, hello.run)
     except CyxwizError as error:
-        audit.write("refused", session_id=session_id, user=caller.user, reason=error.message)
+        refusals.refused(error.message, caller.user, session_id=session_id)
         raise
     return session, mode, line, services.next_writer(session) if mode == "owner" else 0
 
@@ -111,7 +111,7 @@ def end(session: TerminalSession, why: str) -> None:
 
 
 async def audit_refusal(caller: Caller, session_id: UUID, why: str) -> None:
-    await database_sync_to_async(audit.write)("refused", session_id=session_id, user=caller.user, reason=why)
+    await database_sync_to_async(refusals.refused)(why, caller.user, session_id=session_id)
 
 
 def _signed_in(scope: dict[str, Any]) -> Caller:
