@@ -19,6 +19,7 @@ from terminal.states import LIVE, UNENDED, SessionState
 
 RULES = ("approval_required", "reason_required", "idle_seconds", "longest_seconds", "keep_seconds")
 PER_NODE, PER_USER = 64, 32  # live sessions
+REASON_MOST = 500  # characters
 
 
 def policy_of(node: Node) -> TerminalPolicy:
@@ -35,6 +36,8 @@ def open_session(
     policy = policy_of(node)
     if policy.reason_required and not reason.strip():
         raise BadRequest(f"{node.name} asks for a reason: say in `reason` what the terminal is for.")
+    if len(reason) > REASON_MOST or "\0" in reason:
+        raise BadRequest(f"A reason has at most {REASON_MOST} characters, and no NUL among them.")
     check_ready(node, recorder_runs=doors.recorder_runs())
     _check_quotas(node, user)
     cols, rows = terminal.clamp(cols, rows)
