@@ -30,7 +30,7 @@ ALREADY_GONE = (401, 403, 404)
 def pause_after(failures: int) -> float:
     """Seconds before coming again when so many tries in a row have failed. Spread widely: a server that was restarted
     has lost all its clients at once."""
-    longest = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2**failures)
+    longest = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2.0 ** min(failures, 10))
     return longest * random.uniform(0.1, 1)  # noqa: S311 - no secret
 
 

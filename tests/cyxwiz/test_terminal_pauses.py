@@ -23,7 +23,7 @@ def arrivals(down_seconds: float) -> list[float]:
     return found
 
 
-@pytest.mark.parametrize(("failures", "least", "most"), [(0, 0.2, 2), (1, 0.4, 4), (2, 0.8, 8), (9, 1, 10)])
+@pytest.mark.parametrize(("failures", "least", "most"), [(0, 0.2, 2), (1, 0.4, 4), (2, 0.8, 8), (9999, 1, 10)])
 def test_pauses_grow_and_differ(failures: int, least: float, most: float) -> None:
     pauses = [pause_after(failures) for _ in range(1000)]
     assert least <= min(pauses) < least + most / 10
