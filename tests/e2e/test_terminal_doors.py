@@ -248,7 +248,7 @@ async def test_each_of_one_users_tabs_comes_back_after_all_were_cut_off(stack: S
             tabs.append(await exits.enter_async_context(tab))
             await tab.until(lambda tab=tab: tab.ready)
         for round in (2, 3):
-            for tab in tabs:
+            for tab in reversed(tabs):
                 await tab.cut()
             for tab in tabs:
                 await tab.until(lambda tab=tab, round=round: tab.connections == round and tab._may_type)
