@@ -83,7 +83,10 @@ def began(caller: Caller, session: TerminalSession, mode: Mode, line: UUID) -> s
     return tickets.issue(session, caller.user, mode, line=line)
 
 
-def left(caller: Caller, session: TerminalSession, mode: Mode) -> None:
+def left(caller: Caller, session: TerminalSession, mode: Mode, refusal: str) -> None:
+    """`refusal`: why it had to, if it was refused something."""
+    if refusal:
+        refusals.refused(refusal, caller.user, session=session)
     audit.write("left", session=session, user=caller.user, mode=mode)
 
 
@@ -108,10 +111,6 @@ def why_not_any_more(caller: Caller, session_id: UUID, mode: Mode) -> str:
 
 def end(session: TerminalSession, why: str) -> None:
     services.end(session, why)
-
-
-async def audit_refusal(caller: Caller, session_id: UUID, why: str) -> None:
-    await database_sync_to_async(refusals.refused)(why, caller.user, session_id=session_id)
 
 
 def _signed_in(scope: dict[str, Any]) -> Caller:

@@ -62,11 +62,11 @@ def broker() -> Broker:
 
 
 class Closed(Exception):
-    """The websocket is to be closed, or was."""
+    """The websocket is to be closed, or was. `refusal`: for the audit."""
 
-    def __init__(self, code: int, reason: str) -> None:
+    def __init__(self, code: int, reason: str, *, refusal: str = "") -> None:
         super().__init__(reason)
-        self.code, self.reason = code, reason
+        self.code, self.reason, self.refusal = code, reason, refusal
 
 
 class TerminalConsumer(AsyncConsumer):
@@ -173,8 +173,7 @@ class TerminalConsumer(AsyncConsumer):
         if kind not in (terminal.IN, terminal.RESIZE, terminal.SIGNAL):
             raise BadFrame("A client does not send frames of this type.")
         if self._mode != "owner":
-            self._start(admission.audit_refusal(self._caller, self._session_id, "An observer tried to write."))
-            raise Closed(REFUSED, "Who watches cannot write.")
+            raise Closed(REFUSED, "Who watches cannot write.", refusal="An observer tried to write.")
         if not self._began:
             raise BadFrame("Only after READY.")
         if kind == terminal.IN:
@@ -359,9 +358,9 @@ class TerminalConsumer(AsyncConsumer):
         self._is_open = False
         with contextlib.suppress(OSError):
             await self.send({"type": "websocket.close", "code": closed.code, "reason": closed.reason[:120]})
-        await self._leave()
+        await self._leave(closed.refusal)
 
-    async def _leave(self) -> None:
+    async def _leave(self, refusal: str = "") -> None:
         self._is_open = False
         _silence.leave(self)
         broker().attached.discard(self)
@@ -375,9 +374,9 @@ class TerminalConsumer(AsyncConsumer):
                 attachment.detach()
             if self._began:
                 attachment.announce(terminal.Notice(kind="left", text=f"{self._caller.user.username} ({self._mode})"))
-        if self._began:
+        if self._began or refusal:
             try:
-                await database_sync_to_async(admission.left)(self._caller, self._session, self._mode)
+                await database_sync_to_async(admission.left)(self._caller, self._session, self._mode, refusal)
             except DatabaseError as error:
                 log.error("The database: %s; that %s left is not in the audit", error, self._caller.user.username)
 

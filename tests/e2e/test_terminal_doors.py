@@ -13,6 +13,7 @@ from uuid import uuid4
 
 import httpx2
 import psutil
+import psycopg
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
@@ -220,6 +221,9 @@ async def test_who_watches_sees_everything_and_changes_nothing(stack: Stack) -> 
             assert await after_ready(stack, session["id"], lambda c, f=frame: c.send(f), "otto") == terminal.REFUSED
         assert await client.run("stty size") == "31 101"
         assert b"HACKED" not in client.kept
+        with psycopg.connect(stack.env["DATABASE_URL"]) as database:
+            refused = "SELECT details->>'reason' FROM terminal_auditevent WHERE session = %s AND what = 'refused'"
+            assert database.execute(refused, [session["id"]]).fetchall() == [("An observer tried to write.",)]
         # One who never reads holds up nobody.
         with stack.api("otto") as api:
             ticket = api.post(f"/api/v1/terminal/sessions/{session['id']}/tickets").json()["ticket"]
