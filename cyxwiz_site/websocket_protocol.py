@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.frames import CloseCode, Frame
 
@@ -71,6 +72,11 @@ class Paced(WebSocketsSansIOProtocol):
         return message
 
     async def send(self, message: Any) -> None:
+        """Raises OSError when the websocket is closed. uvicorn raises RuntimeError when it has closed it itself, for a
+        frame that is none or a ping without an answer, of which the application hears only later."""
+        await self.writable.wait()
+        if self.close_sent or (self.transport.is_closing() and not self.handshake_complete):
+            raise ClientDisconnected
         await super().send(message)
         if self.close_sent:
             self._go_on()

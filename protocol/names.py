@@ -40,6 +40,16 @@ def replica_log(node_id: str, replica_id: str) -> str:
     return f"cyx:n:{node_id}:log:{replica_id}"
 
 
+def terminal_refusals(user_id: int) -> str:
+    """What a user was refused in this minute, as digests."""
+    return f"cyx:tty:refused:{user_id}"
+
+
+def terminal_refusals_left_out(user_id: int) -> str:
+    """How often since the last of it that is in the audit."""
+    return f"cyx:tty:refused:{user_id}:left_out"
+
+
 def terminal_input(node_id: str, session_id: str) -> str:
     """Redis list of frames for one terminal session (see `terminal`). Below the node's prefix, as all its keys are."""
     return f"cyx:n:{node_id}:tty:{session_id}:in"

@@ -146,6 +146,8 @@ def decode_hello(frame: bytes) -> Hello:
         raise BadFrame("HELLO needs either a ticket or a resume token.")
     if hello.last_offset is not None and not 0 <= hello.last_offset < 2**63:
         raise BadFrame("last_offset is not a place in the output.")
+    if hello.run is not None and "\0" in hello.run.command:
+        raise BadFrame("A command has no NUL.")
     return hello
 
 

@@ -12,7 +12,7 @@ from accounts import keys, scopes
 from accounts.models import ApiKey, User
 from protocol.errors import Conflict, CyxwizError, Forbidden, NotAuthenticated
 from protocol.terminal import Hello, Mode, Run
-from terminal import audit, origin, permissions, services, tickets
+from terminal import audit, origin, permissions, refusals, services, tickets
 from terminal.browser_login import BrowserLogin
 from terminal.models import AuditEvent, TerminalSession
 from terminal.states import LIVE
@@ -48,13 +48,14 @@ async def authenticate(scope: dict[str, Any]) -> Caller:
     return await database_sync_to_async(_signed_in)(scope)
 
 
-def admit(caller: Caller, session_id: UUID, hello: Hello) -> tuple[TerminalSession, Mode, int]:
-    """Spends the ticket; the last is the number of who writes, or 0. Raises Forbidden, Conflict."""
+def admit(caller: Caller, session_id: UUID, hello: Hello) -> tuple[TerminalSession, Mode, UUID, int]:
+    """Spends the ticket; the last two are the line of tokens that it began, and the number of who writes, or 0. Raises
+    Forbidden, Conflict."""
     try:
         if hello.ticket is not None:
-            session, mode = tickets.redeem(hello.ticket, tickets.Kind.TICKET, session_id, caller.user)
+            session, mode, line = tickets.redeem(hello.ticket, tickets.Kind.TICKET, session_id, caller.user)
         else:
-            session, mode = tickets.redeem(hello.resume or "", tickets.Kind.RESUME, session_id, caller.user)
+            session, mode, line = tickets.redeem(hello.resume or "", tickets.Kind.RESUME, session_id, caller.user)
         _check_scope(caller, mode)
         if why := _why_not_signed_in(caller):
             raise Forbidden(why)
@@ -62,9 +63,9 @@ def admit(caller: Caller, session_id: UUID, hello: Hello) -> tuple[TerminalSessi
         if hello.run is not None:
             choose_program(session, caller.user, mode, hello.run)
     except CyxwizError as error:
-        audit.write("refused", session_id=session_id, user=caller.user, reason=error.message)
+        refusals.refused(error.message, caller.user, session_id=session_id)
         raise
-    return session, mode, services.next_writer(session) if mode == "owner" else 0
+    return session, mode, line, services.next_writer(session) if mode == "owner" else 0
 
 
 def choose_program(session: TerminalSession, user: User, mode: Mode, run: Run) -> None:
@@ -76,13 +77,16 @@ def choose_program(session: TerminalSession, user: User, mode: Mode, run: Run) -
     audit.write("runs", session=session, user=user, command=run.command, pty=run.pty)
 
 
-def began(caller: Caller, session: TerminalSession, mode: Mode) -> str:
+def began(caller: Caller, session: TerminalSession, mode: Mode, line: UUID) -> str:
     """The token for the next time."""
     audit.write("attached", session=session, user=caller.user, mode=mode)
-    return tickets.issue(session, caller.user, mode, tickets.Kind.RESUME)
+    return tickets.issue(session, caller.user, mode, line=line)
 
 
-def left(caller: Caller, session: TerminalSession, mode: Mode) -> None:
+def left(caller: Caller, session: TerminalSession, mode: Mode, refusal: str) -> None:
+    """`refusal`: why it had to, if it was refused something."""
+    if refusal:
+        refusals.refused(refusal, caller.user, session=session)
     audit.write("left", session=session, user=caller.user, mode=mode)
 
 
@@ -101,16 +105,12 @@ def why_not_any_more(caller: Caller, session_id: UUID, mode: Mode) -> str:
         return why
     if mode == "owner":
         return permissions.why_not_any_more(session)
-    user = User.objects.get(pk=caller.user.pk)
-    return "" if permissions.may_watch(session, user) else "The right to watch this terminal was withdrawn."
+    user = User.objects.filter(pk=caller.user.pk).first()
+    return "" if user and permissions.may_watch(session, user) else "The right to watch this terminal was withdrawn."
 
 
 def end(session: TerminalSession, why: str) -> None:
     services.end(session, why)
-
-
-async def audit_refusal(caller: Caller, session_id: UUID, why: str) -> None:
-    await database_sync_to_async(audit.write)("refused", session_id=session_id, user=caller.user, reason=why)
 
 
 def _signed_in(scope: dict[str, Any]) -> Caller:
@@ -119,9 +119,10 @@ def _signed_in(scope: dict[str, Any]) -> Caller:
 
 def _why_not_signed_in(caller: Caller) -> str:
     """Only for a browser: it may have logged out since."""
-    if caller.login is None or caller.login.holds(User.objects.get(pk=caller.user.pk)):
+    if caller.login is None:
         return ""
-    return "This browser is not signed in any more."
+    user = User.objects.filter(pk=caller.user.pk).first()
+    return "" if user and caller.login.holds(user) else "This browser is not signed in any more."
 
 
 def _is_still_valid(key: ApiKey) -> bool:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import math
 import os
+import struct
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
@@ -86,7 +87,11 @@ class Attachment:
                 for id, frame in await self._read(reader, read_upto):
                     read_upto = id
                     self.at_ms = int(id.partition(b"-")[0])
-                    if (passed := self._sort_out(frame)) is not None:
+                    try:
+                        passed = self._sort_out(frame)
+                    except (struct.error, IndexError):  # a node may say what it likes
+                        continue
+                    if passed is not None:
                         yield passed
                         if len(frame) > BULK_BYTES:
                             await asyncio.sleep(0)
@@ -150,7 +155,7 @@ class Attachment:
             case terminal.ATTACHED:
                 return self._attached(frame)
             case terminal.INACK:
-                return frame if self._writer and self._began else None
+                return frame if self._writer and self._began and len(frame) == terminal.SEQUENCE.size else None
         return frame if self._began or frame[0] == terminal.END else None
 
     def _output(self, frame: bytes) -> bytes | None:

@@ -20,6 +20,7 @@ from channels.consumer import AsyncConsumer
 from channels.db import database_sync_to_async
 from channels.exceptions import StopConsumer
 from django.conf import settings
+from django.db import Error as DatabaseError
 
 from accounts.redis_connection import ConnectionLost
 from accounts.silence import Silence
@@ -61,11 +62,11 @@ def broker() -> Broker:
 
 
 class Closed(Exception):
-    """The websocket is to be closed, or was."""
+    """The websocket is to be closed, or was. `refusal`: for the audit."""
 
-    def __init__(self, code: int, reason: str) -> None:
+    def __init__(self, code: int, reason: str, *, refusal: str = "") -> None:
         super().__init__(reason)
-        self.code, self.reason = code, reason
+        self.code, self.reason, self.refusal = code, reason, refusal
 
 
 class TerminalConsumer(AsyncConsumer):
@@ -78,6 +79,10 @@ class TerminalConsumer(AsyncConsumer):
             await getattr(self, message["type"].replace(".", "_"))(message)
         except Closed as closed:
             await self._close(closed)
+        except DatabaseError as error:
+            if not self._is_open:  # nobody is in yet
+                raise
+            await self._close(_without_database(error))
 
     async def websocket_connect(self, message: dict[str, Any]) -> None:
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -132,7 +137,7 @@ class TerminalConsumer(AsyncConsumer):
 
     async def _hello(self, hello: terminal.Hello) -> None:
         try:
-            self._session, self._mode, writer = await database_sync_to_async(admission.admit)(
+            self._session, self._mode, self._line, writer = await database_sync_to_async(admission.admit)(
                 self._caller, self._session_id, hello
             )
         except CyxwizError as error:
@@ -168,8 +173,7 @@ class TerminalConsumer(AsyncConsumer):
         if kind not in (terminal.IN, terminal.RESIZE, terminal.SIGNAL):
             raise BadFrame("A client does not send frames of this type.")
         if self._mode != "owner":
-            self._start(admission.audit_refusal(self._caller, self._session_id, "An observer tried to write."))
-            raise Closed(REFUSED, "Who watches cannot write.")
+            raise Closed(REFUSED, "Who watches cannot write.", refusal="An observer tried to write.")
         if not self._began:
             raise BadFrame("Only after READY.")
         if kind == terminal.IN:
@@ -223,7 +227,7 @@ class TerminalConsumer(AsyncConsumer):
 
     async def _ready(self, attachment: Attachment, began: Began) -> None:
         session = self._session
-        resume = await database_sync_to_async(admission.began)(self._caller, session, self._mode)
+        resume = await database_sync_to_async(admission.began)(self._caller, session, self._mode, self._line)
         ready = terminal.Ready(
             session=str(session.pk),
             mode=self._mode,
@@ -342,6 +346,8 @@ class TerminalConsumer(AsyncConsumer):
             await work
         except Closed as closed:
             await self._close(closed)
+        except DatabaseError as error:
+            await self._close(_without_database(error))
         except Exception:
             log.exception("A terminal's websocket failed")
             await self._close(Closed(COME_AGAIN, "An error of ours; the log has it."))
@@ -352,9 +358,9 @@ class TerminalConsumer(AsyncConsumer):
         self._is_open = False
         with contextlib.suppress(OSError):
             await self.send({"type": "websocket.close", "code": closed.code, "reason": closed.reason[:120]})
-        await self._leave()
+        await self._leave(closed.refusal)
 
-    async def _leave(self) -> None:
+    async def _leave(self, refusal: str = "") -> None:
         self._is_open = False
         _silence.leave(self)
         broker().attached.discard(self)
@@ -368,8 +374,16 @@ class TerminalConsumer(AsyncConsumer):
                 attachment.detach()
             if self._began:
                 attachment.announce(terminal.Notice(kind="left", text=f"{self._caller.user.username} ({self._mode})"))
-        if self._began:
-            await database_sync_to_async(admission.left)(self._caller, self._session, self._mode)
+        if self._began or refusal:
+            try:
+                await database_sync_to_async(admission.left)(self._caller, self._session, self._mode, refusal)
+            except DatabaseError as error:
+                log.error("The database: %s; that %s left is not in the audit", error, self._caller.user.username)
+
+
+def _without_database(error: DatabaseError) -> Closed:
+    log.warning("The database: %s; a terminal is asked to come again", error)
+    return Closed(COME_AGAIN, "The database does not answer.")
 
 
 def _gap(gap: Gap) -> terminal.Notice:

@@ -168,6 +168,7 @@ class TerminalTicket(models.Model):
     user = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="+")
     kind = models.CharField(max_length=6, choices=Kind)
     mode = models.CharField(max_length=8)
+    line = models.UUIDField(default=uuid.uuid4, help_text="A ticket and the resume tokens that came of it.")
     digest = models.CharField(max_length=64, unique=True)
     expires_at = models.DateTimeField(db_index=True)
     used_at = models.DateTimeField(null=True)

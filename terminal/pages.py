@@ -22,7 +22,7 @@ from django.views.decorators.http import require_GET, require_http_methods, requ
 from accounts.models import User
 from nodes.models import Node
 from protocol.errors import CyxwizError
-from terminal import doors, permissions, services
+from terminal import doors, permissions, refusals, services
 from terminal.models import SessionQuerySet, TerminalSession
 from terminal.states import LIVE, SessionState
 
@@ -116,6 +116,8 @@ def playback(request: HttpRequest, id: UUID) -> HttpResponse:
         session = get_object_or_404(TerminalSession.objects.select_related("owner", "node"), pk=id)
         source = reverse("admin:terminal_recording", args=[id])
     else:
+        if session is not None:
+            refusals.refused("They may not play this recording.", user, session=session)
         raise Http404
     context = {"session": session, "source": source, "days": settings.RECORDING_DAYS}
     return _with_screen(render(request, "terminal/playback.html", context))

@@ -13,12 +13,13 @@ from nodes.models import Node
 from protocol import terminal
 from protocol.errors import BadRequest, Conflict, Forbidden, Unavailable
 from protocol.terminal import Mode
-from terminal import audit, doors, permissions, tickets
+from terminal import audit, doors, permissions, refusals, tickets
 from terminal.models import TerminalGrant, TerminalPolicy, TerminalSession
 from terminal.states import LIVE, UNENDED, SessionState
 
 RULES = ("approval_required", "reason_required", "idle_seconds", "longest_seconds", "keep_seconds")
 PER_NODE, PER_USER = 64, 32  # live sessions
+REASON_MOST = 500  # characters
 
 
 def policy_of(node: Node) -> TerminalPolicy:
@@ -30,10 +31,13 @@ def open_session(
 ) -> TerminalSession:
     """Rings the node, or waits for an approval where the node's rules ask for one."""
     if not permissions.may_open(node, user):
-        raise Forbidden(f"You may not open terminals on {node.name}. Its owner can grant it.")
+        why = f"You may not open terminals on {node.name}. Its owner can grant it."
+        raise refusals.forbidden(why, user, node=node.name)
     policy = policy_of(node)
     if policy.reason_required and not reason.strip():
         raise BadRequest(f"{node.name} asks for a reason: say in `reason` what the terminal is for.")
+    if len(reason) > REASON_MOST or "\0" in reason:
+        raise BadRequest(f"A reason has at most {REASON_MOST} characters, and no NUL among them.")
     check_ready(node, recorder_runs=doors.recorder_runs())
     _check_quotas(node, user)
     cols, rows = terminal.clamp(cols, rows)
@@ -67,9 +71,9 @@ def check_ready(node: Node, *, recorder_runs: bool) -> None:
 
 def approve(session: TerminalSession, user: User) -> None:
     if session.node is None or not permissions.may_manage(session.node, user):
-        raise Forbidden("Only an owner of the node approves terminals on it.")
+        raise refusals.forbidden("Only an owner of the node approves terminals on it.", user, session=session)
     if session.owner_id == user.pk:
-        raise Forbidden("Somebody else has to approve this.")
+        raise refusals.forbidden("Somebody else has to approve this.", user, session=session)
     with transaction.atomic():
         waiting = TerminalSession.objects.filter(pk=session.pk, state=SessionState.UNAPPROVED)
         if not waiting.update(state=SessionState.OPENING, approved_by=user, approved_at=timezone.now()):
@@ -82,7 +86,7 @@ def approve(session: TerminalSession, user: User) -> None:
 def refuse(session: TerminalSession, user: User) -> None:
     """In place of an approval. Raises Forbidden, Conflict."""
     if session.node is None or not permissions.may_manage(session.node, user):
-        raise Forbidden("Only an owner of the node refuses terminals on it.")
+        raise refusals.forbidden("Only an owner of the node refuses terminals on it.", user, session=session)
     if session.state != SessionState.UNAPPROVED or not end(session, f"{user.username} refused it.", by=user):
         raise Conflict("This session does not wait for approval (any more).")
 
@@ -90,7 +94,10 @@ def refuse(session: TerminalSession, user: User) -> None:
 def new_ticket(session: TerminalSession, user: User) -> tuple[str, Mode]:
     """For the session's own user to write, for others to watch. Raises Forbidden, Conflict."""
     mode: Mode = "owner" if session.owner_id == user.pk else "observer"
-    check_admission(session, user, mode)
+    try:
+        check_admission(session, user, mode)
+    except Forbidden as error:
+        raise refusals.forbidden(error.message, user, session=session) from None
     with transaction.atomic():
         audit.write("ticket", session=session, user=user, mode=mode)
         return tickets.issue(session, user, mode), mode
@@ -133,7 +140,8 @@ def end(session: TerminalSession, why: str, *, by: User | None = None) -> bool:
 def end_for(session: TerminalSession, user: User) -> None:
     """Raises Forbidden, Conflict."""
     if session.owner_id != user.pk and (session.node is None or not permissions.may_manage(session.node, user)):
-        raise Forbidden("Only who opened it and owners of the node end a terminal.")
+        why = "Only who opened it and owners of the node end a terminal."
+        raise refusals.forbidden(why, user, session=session)
     if not end(session, f"{user.username} ended it.", by=user):
         raise Conflict("It has ended already.")
 
@@ -153,7 +161,7 @@ def end_unauthorised(*, user: User | None = None) -> int:
 def grant(*, node: Node, user: User, role: str, by: User) -> TerminalGrant:
     """Sets the role of `user`, whatever it was."""
     if not permissions.may_manage(node, by):
-        raise Forbidden(f"Only an owner of {node.name} grants terminals on it.")
+        raise refusals.forbidden(f"Only an owner of {node.name} grants terminals on it.", by, node=node.name)
     with transaction.atomic():
         row = TerminalGrant.objects.filter(node=node, user=user).first() or TerminalGrant(node=node, user=user)
         row.role = role
@@ -171,7 +179,8 @@ def save_grant(row: TerminalGrant, *, by: User) -> None:
 
 def withdraw(row: TerminalGrant, *, by: User) -> None:
     if not permissions.may_manage(row.node, by):
-        raise Forbidden(f"Only an owner of {row.node.name} withdraws grants on it.")
+        why = f"Only an owner of {row.node.name} withdraws grants on it."
+        raise refusals.forbidden(why, by, node=row.node.name)
     delete_grant(row, by=by)
 
 
@@ -184,7 +193,8 @@ def delete_grant(row: TerminalGrant, *, by: User) -> None:
 
 def set_policy(*, node: Node, by: User, **rules: object) -> None:
     if not permissions.may_manage(node, by):
-        raise Forbidden(f"Only an owner of {node.name} sets the rules for terminals on it.")
+        why = f"Only an owner of {node.name} sets the rules for terminals on it."
+        raise refusals.forbidden(why, by, node=node.name)
     with transaction.atomic():
         row, _ = TerminalPolicy.objects.update_or_create(node=node, defaults=rules)
         _audit_rules(row, by)

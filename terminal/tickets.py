@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from datetime import timedelta
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from django.db import transaction
 from django.utils import timezone
@@ -14,24 +14,31 @@ from protocol import credentials
 from protocol.errors import Forbidden
 from protocol.terminal import Mode
 from terminal.models import TerminalSession, TerminalTicket
+from terminal.states import SessionState
 
 Kind = TerminalTicket.Kind
 TICKET_LIFE = timedelta(seconds=30)
 REFUSED = "This ticket is not valid: unknown, used, expired, or for another session or user."
 
 
-def issue(session: TerminalSession, user: User, mode: Mode, kind: Kind = Kind.TICKET) -> str:
-    """The secret, which cannot be had again."""
+def issue(session: TerminalSession, user: User, mode: Mode, *, line: UUID | None = None) -> str:
+    """The secret, which cannot be had again: a ticket, or the resume token that is next in `line`."""
     text = secrets.token_urlsafe(32)
-    expires_at = timezone.now() + TICKET_LIFE if kind == Kind.TICKET else session.expires_at
     TerminalTicket.objects.create(
-        session=session, user=user, kind=kind, mode=mode, digest=credentials.digest(text), expires_at=expires_at
+        session=session,
+        user=user,
+        kind=Kind.RESUME if line else Kind.TICKET,
+        mode=mode,
+        line=line or uuid4(),
+        digest=credentials.digest(text),
+        expires_at=session.expires_at if line else timezone.now() + TICKET_LIFE,
     )
     return text
 
 
-def redeem(text: str, kind: Kind, session_id: UUID, user: User) -> tuple[TerminalSession, Mode]:
-    """Raises Forbidden with the same words whatever is wrong: they would help only a guesser."""
+def redeem(text: str, kind: Kind, session_id: UUID, user: User) -> tuple[TerminalSession, Mode, UUID]:
+    """The last is the line of the resume tokens to come. Raises Forbidden with the same words whatever is wrong: they
+    would help only a guesser."""
     now = timezone.now()
     fitting = TerminalTicket.objects.filter(
         digest=credentials.digest(text), kind=kind, session=session_id, user=user, expires_at__gt=now
@@ -43,12 +50,13 @@ def redeem(text: str, kind: Kind, session_id: UUID, user: User) -> tuple[Termina
         if ticket is None or is_spent:
             raise Forbidden(REFUSED)
         if kind == Kind.RESUME:
-            # Good until its successor is used: the answer that brings that one may get lost.
-            older = TerminalTicket.objects.filter(session=session_id, user=user, kind=kind, id__lt=ticket.pk)
-            older.delete()
+            # Good until its successor is used: the answer that brings that one may get lost. Another tab has its own.
+            TerminalTicket.objects.filter(session=session_id, line=ticket.line, id__lt=ticket.pk).delete()
     mode: Mode = "owner" if ticket.mode == "owner" else "observer"
-    return ticket.session, mode
+    return ticket.session, mode, ticket.line
 
 
 def sweep() -> None:
+    """What opens nothing any more."""
     TerminalTicket.objects.filter(expires_at__lt=timezone.now() - timedelta(hours=1)).delete()
+    TerminalTicket.objects.filter(session__state=SessionState.ENDED).delete()

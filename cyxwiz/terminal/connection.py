@@ -20,11 +20,18 @@ from cyxwiz.terminal.sessions import Ticket
 
 ACK_BYTES, ACK_SECONDS = 32 * 1024, 0.05
 RESEND_SECONDS = 5.0
-FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.1, 5.0
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 2.0, 10.0
 FIRST_CONNECTION_SECONDS = 15.0  # for as long the ticket is surely good
 FRAMES_PER_SECOND, BURST = 400, 64
 MOST_BYTES = 1 << 20
 ALREADY_GONE = (401, 403, 404)
+
+
+def pause_after(failures: int) -> float:
+    """Seconds before coming again when so many tries in a row have failed. Spread widely: a server that was restarted
+    has lost all its clients at once."""
+    longest = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2.0 ** min(failures, 10))
+    return longest * random.uniform(0.1, 1)  # noqa: S311 - no secret
 
 
 class Terminal(ABC):
@@ -102,7 +109,7 @@ class Terminal(ABC):
     # The course of a connection
 
     async def _serve(self) -> None:
-        lost_at, pause = time.monotonic(), FIRST_PAUSE_SECONDS
+        lost_at, failures = time.monotonic(), 0
         while self.closed is None:
             try:
                 headers = {"Authorization": f"Bearer {self._key.reveal()}"}
@@ -116,7 +123,7 @@ class Terminal(ABC):
                         assert isinstance(frame, bytes)
                         await self._obey(frame)
                         if frame[0] == frames.READY:
-                            pause = FIRST_PAUSE_SECONDS
+                            failures = 0
                 self._ended(connection)
             except ConnectionClosed:
                 self._ended(connection)
@@ -132,8 +139,8 @@ class Terminal(ABC):
                 self.closed = (0, "The server could not be reached any more.")
             await self.changed()
             if self.closed is None:
-                await asyncio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 - only so that not all come at once
-                pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+                await asyncio.sleep(pause_after(failures))
+                failures += 1
 
     def _hello(self) -> bytes:
         cols, rows = self._size

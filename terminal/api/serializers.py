@@ -5,6 +5,7 @@ from __future__ import annotations
 from rest_framework import serializers
 
 from terminal.models import TerminalGrant, TerminalPolicy, TerminalSession
+from terminal.services import REASON_MOST
 
 
 class SessionSerializer(serializers.ModelSerializer[TerminalSession]):
@@ -39,7 +40,7 @@ class NewSessionSerializer(serializers.Serializer[TerminalSession]):
     node = serializers.CharField(help_text="Its name.")
     cols = serializers.IntegerField(default=80)
     rows = serializers.IntegerField(default=24)
-    reason = serializers.CharField(default="", allow_blank=True, max_length=500)
+    reason = serializers.CharField(default="", allow_blank=True, max_length=REASON_MOST)
 
 
 class TicketSerializer(serializers.Serializer[None]):

@@ -17,8 +17,8 @@ from rest_framework.views import APIView
 from accounts.models import ApiKey, User
 from nodes.models import Node
 from protocol import ssh
-from protocol.errors import Forbidden, NotFound
-from terminal import permissions, recordings, services
+from protocol.errors import NotFound
+from terminal import permissions, recordings, refusals, services
 from terminal.api import serializers
 from terminal.models import SessionQuerySet, TerminalSession
 from terminal.ssh_gateway import host_key
@@ -104,7 +104,8 @@ class RecordingView(APIView):
         session = _find(request, id)
         user = caller(request)
         if not permissions.may_read_recording(session, user):
-            raise Forbidden("Only who opened a terminal and owners of the node read its recording.")
+            why = "Only who opened a terminal and owners of the node read its recording."
+            raise refusals.forbidden(why, user, session=session)
         file = recordings.open_for(session, user)
         return FileResponse(
             file, filename=f"terminal-{session.pk}.cast", as_attachment=True, content_type=recordings.CONTENT_TYPE
@@ -195,7 +196,7 @@ def managed_node(request: Request, name: str) -> Node:
     user = caller(request)
     node: Node = get_object_or_404(permissions.known_nodes(user), name=name)
     if not permissions.may_manage(node, user):
-        raise Forbidden(f"Only an owner of {name} manages terminals on it.")
+        raise refusals.forbidden(f"Only an owner of {name} manages terminals on it.", user, node=name)
     return node
 
 

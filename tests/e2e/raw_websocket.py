@@ -64,6 +64,21 @@ async def after_ready(
         return (await closed_with(connection))[0]
 
 
+# Ways to go.
+
+
+async def vanish(connection: ClientConnection) -> None:
+    connection.transport.abort()
+
+
+async def talk(connection: ClientConnection) -> None:
+    await connection.send("text")
+
+
+async def leave(connection: ClientConnection) -> None:
+    await connection.close()
+
+
 # Floods: what each sends is far more than it is heard.
 
 
@@ -85,6 +100,8 @@ async def hasty(connection: ClientConnection) -> None:
     for seq in range(1, 100):
         await connection.send(terminal.SEQUENCE.pack(terminal.IN, 10**6 + seq) + bytes(4096))
 
+
+WAYS_TO_GO = (vanish, leave, talk, huge, endless)
 
 # By whom each is sent, and the code with which the server may close. Who is cut off while still sending may find the
 # connection reset before reading why.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import random
 import re
 import shutil
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import Browser, WebSocketRoute, expect
 
 from tests.e2e.browsers import Person, Screen, end, opened
 from tests.e2e.quickstarts import PROJECT
@@ -93,6 +94,59 @@ def test_a_paste_of_200_kib_arrives_whole_and_once(olga: Person, stack: Stack) -
     screen.shows("z   q")
     screen.shows("DONE")
     end(screen)
+
+
+def test_a_paste_of_4_mib_arrives_whole_and_ctrl_c_after_it(olga: Person) -> None:
+    paste = "".join(random.Random(4).choices("abcdefghijklmnopqrstuvwxyz ", k=4 << 20))
+    olga.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    screen = opened(olga)
+    screen.run(f"stty raw -echo; echo REA''DY; head -c {len(paste)} | sha256sum; head -c 1 | od -c; stty sane")
+    screen.shows("READY")
+    screen.page.evaluate("text => navigator.clipboard.writeText(text)", paste)
+    screen.page.get_by_role("button", name="Paste").click()
+    expect(screen.page.locator(".xterm-helper-textarea")).to_be_focused()  # once it is pasted
+    screen.page.keyboard.press("Control+c")
+    screen.shows(hashlib.sha256(paste.encode()).hexdigest())
+    screen.shows("0000000 003")
+    screen.run("echo a''live")
+    screen.shows("alive")
+    end(screen)
+
+
+def test_a_page_that_was_cut_off_offers_to_come_again_while_the_shell_lives(olga: Person) -> None:
+    screen, sockets = opened(olga), []
+    again = screen.page.get_by_role("button", name="Open here")
+
+    def passed_on(socket: WebSocketRoute) -> None:
+        socket.connect_to_server()
+        sockets.append(socket)
+
+    screen.page.route_web_socket(re.compile("/ws/terminal/"), passed_on)
+    for code in (4408, 1009, 4400, 4403):
+        screen.page.reload()
+        screen.is_connected()
+        sockets[-1].close(code=code, reason="Cut off.")
+        expect(again).to_be_visible()
+    again.click()
+    screen.is_connected()
+    screen.run("echo a''live")
+    screen.shows("alive")
+    end(screen)
+    screen.page.wait_for_load_state("networkidle")
+    expect(again).to_be_hidden()
+
+
+def test_pauses_before_coming_again_grow_and_differ(olga: Person) -> None:
+    olga.page.goto("/terminal/")
+    program = """async () => {
+        const { pauseAfter } = await import("/static/terminal/connection.js");
+        return [0, 1, 2, 9].map((failures) => Array.from({ length: 1000 }, () => pauseAfter(failures)));
+    }"""
+    for pauses, (least, most) in zip(
+        olga.page.evaluate(program), [(200, 2000), (400, 4000), (800, 8000), (1000, 10_000)], strict=True
+    ):
+        assert least <= min(pauses) < least + most / 10
+        assert most - most / 10 < max(pauses) <= most
 
 
 def test_vim_goes_on_over_a_killed_web_process(olga: Person, stack: Stack, tmp_path: Path) -> None:
@@ -325,6 +379,37 @@ def test_a_recording_plays_seeks_and_is_searched(olga: Person, stack: Stack) -> 
     with psycopg.connect(stack.env["DATABASE_URL"]) as database:
         audited = "SELECT count(*) FROM terminal_auditevent WHERE session = %s AND what = 'recording_read'"
         assert database.execute(audited, [session]).fetchone() == (2,)
+
+
+def test_the_end_of_a_large_recording_is_reached_and_searched(olga: Person, stack: Stack) -> None:
+    screen = opened(olga)
+    screen.run("exit")
+    screen.page.wait_for_selector("body[data-state=ended]")
+    until(lambda: stack.session(screen.session)["state"] == "ended", "the end is known")
+    page, path = olga.page, Path(stack.env["CYXWIZ_HOME"]) / "recordings" / f"{screen.session}.cast"
+    until(lambda: b'"x"' in path.read_bytes()[-300:], "the recording is whole")
+    line = json.dumps([0.01, "o", ("x" * 78 + "\r\n") * 400]) + "\n"
+    with path.open("w") as file:
+        file.write('{"version":3,"term":{"cols":80,"rows":24}}\n[0.01,"o","the first words"]\n[1,"r","100x30"]\n')
+        file.writelines(line for _ in range(60_000_000 // len(line)))
+        file.write('[0.5,"o","\\u001b[2J\\u001b[Hthe last "]\n[0.5,"o","words"]\n[0.1,"x","0"]\n')
+    page.goto(f"/terminal/{screen.session}/recording")
+    page.get_by_role("button", name="Pause").click()
+    played, position = Screen(page), page.get_by_label("Position")
+    end_of_it = position.get_attribute("max") or ""
+    position.fill(end_of_it)
+    expect(page.locator("#status")).to_contain_text("%")
+    position.fill("0.5")  # which is not kept waiting
+    expect(page.locator("#status")).to_have_text(re.compile("^00:00 of"))
+    until(lambda: played.text.strip() == "the first words", "it shows the beginning")
+    position.fill(end_of_it)
+    played.shows("the last words", 60)
+    assert "x" not in played.text
+    page.get_by_role("button", name="Search").click()
+    page.get_by_label("Search", exact=True).fill("the last")
+    page.keyboard.press("Enter")
+    expect(page.locator("#hint")).to_contain_text("Number 1 of the 1 places", timeout=60_000)
+    until(lambda: played.text.strip() == "the last", "it shows no more than that")
 
 
 def test_pages_fit_a_phone_and_a_keyboard(olga: Person) -> None:

@@ -54,6 +54,8 @@ def test_what_is_missing_is_asked_for_until_there_is_an_answer(empty_redis: redi
             empty_redis.xadd(stream, {"f": attached(await popped(empty_redis, inbox), 0)})
             assert isinstance(await said, Began)
             said = asyncio.create_task(anext(frames))
+            for nonsense in (b"", *(bytes([kind]) for kind in (terminal.ATTACHED, terminal.OUT, terminal.INACK))):
+                empty_redis.xadd(stream, {"f": nonsense})
             empty_redis.xadd(stream, {"f": terminal.pack_out(10, b"later")})
             lost = await popped(empty_redis, inbox)
             assert terminal.ATTACH_FRAME.unpack(lost)[2:4] == (0, 0)  # not to write, from where on

@@ -14,7 +14,7 @@ from django.db import DatabaseError, connection, transaction
 from django.utils import timezone
 
 from protocol.errors import Conflict, CyxwizError, Forbidden
-from terminal import audit, cast, recordings, tickets
+from terminal import audit, cast, recordings, services, tickets
 from terminal.cast import Cast
 from terminal.models import AuditEvent, TerminalSession, TerminalTicket
 from tests.terminal.conftest import SESSIONS, opened
@@ -67,7 +67,7 @@ def test_a_ticket_is_for_one_session_one_user_one_use_and_thirty_seconds(owner, 
         refusal(good, user=outsider.user),
         refusal(good, kind=RESUME),
     }
-    assert tickets.redeem(good, TICKET, session.pk, owner.user) == (session, "owner")
+    assert tickets.redeem(good, TICKET, session.pk, owner.user)[:2] == (session, "owner")
     refused.add(refusal(good))
     late = tickets.issue(session, owner.user, "owner")
     TerminalTicket.objects.filter(used_at=None).update(expires_at=timezone.now() - timedelta(seconds=1))
@@ -76,12 +76,28 @@ def test_a_ticket_is_for_one_session_one_user_one_use_and_thirty_seconds(owner, 
 
 
 def test_a_resume_token_is_good_until_its_successor_was_used(owner, session):
-    first, second = (tickets.issue(session, owner.user, "owner", RESUME) for _ in range(2))
+    line, other_line = uuid4(), uuid4()
+    first, second = (tickets.issue(session, owner.user, "owner", line=line) for _ in range(2))
+    of_another_tab = tickets.issue(session, owner.user, "owner", line=other_line)
     for _ in range(2):  # the answer that brought the second may have been lost
         tickets.redeem(first, RESUME, session.pk, owner.user)
-    tickets.redeem(second, RESUME, session.pk, owner.user)
+    assert tickets.redeem(second, RESUME, session.pk, owner.user) == (session, "owner", line)
     with pytest.raises(Forbidden):
         tickets.redeem(first, RESUME, session.pk, owner.user)
+    third = tickets.issue(session, owner.user, "owner", line=line)
+    tickets.redeem(third, RESUME, session.pk, owner.user)
+    with pytest.raises(Forbidden):
+        tickets.redeem(second, RESUME, session.pk, owner.user)
+    assert tickets.redeem(of_another_tab, RESUME, session.pk, owner.user) == (session, "owner", other_line)
+
+
+def test_tokens_of_what_is_over_are_swept(owner, machine, session):
+    going = TerminalSession.objects.get(pk=opened(owner)["id"])
+    for each in (session, going):
+        tickets.issue(each, owner.user, "owner", line=uuid4())
+    services.end(session, "over")
+    tickets.sweep()
+    assert set(TerminalTicket.objects.values_list("session", flat=True)) == {going.pk}
 
 
 @pytest.mark.postgres

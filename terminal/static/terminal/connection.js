@@ -10,9 +10,17 @@ const PING_MS = 10_000;
 const SILENT_MS = 25_000; // then the connection is taken as dead
 const UNCONFIRMED_MS = 5_000; // then input is sent again
 const UNCONFIRMED_MOST = 64; // frames: keys that a node is slow to take go in fewer, which may be sent again at once
-const FIRST_PAUSE_MS = 250;
-const LONGEST_PAUSE_MS = 15_000;
+const INPUT_MS = 1000 / 300; // between two frames of input: the server closes on who sends more than 500 in a second
+const INPUT_BURST_MS = 64 * INPUT_MS; // so many at once after a rest
+const FIRST_PAUSE_MS = 2_000;
+const LONGEST_PAUSE_MS = 10_000;
 const FOR_GOOD = new Set([1000, 1009, 4400, 4403, 4408, 4409]);
+
+// Before coming again when so many tries in a row have failed. Spread widely: a server that was restarted has lost all
+// its clients at once.
+export function pauseAfter(failures) {
+  return Math.min(LONGEST_PAUSE_MS, FIRST_PAUSE_MS * 2 ** failures) * (0.1 + 0.9 * Math.random());
+}
 
 export class Connection {
   // `newTicket` promises {ticket, websocket}; `check` promises nothing, or fails when the session is out of reach for
@@ -26,6 +34,7 @@ export class Connection {
     this.waiting = []; // input that has no number yet
     this.unconfirmed = []; // input as {sequence, bytes}
     this.unconfirmedBytes = 0;
+    this.paced = 0; // when the frames of input that were sent would all have had their time
     this.window = 128 * 1024;
     this.failures = 0;
     this.exit = null;
@@ -160,13 +169,30 @@ export class Connection {
 
   sendWaiting() {
     if (!this.ready) return; // what is typed meanwhile is joined, and has its number then
-    for (let bytes; (bytes = this.takeWaiting()); ) {
+    for (let bytes; this.mayInput() && (bytes = this.takeWaiting()); ) {
       const piece = { sequence: ++this.sequence, bytes };
       if (!this.unconfirmed.length) this.confirmedAt = Date.now();
       this.unconfirmed.push(piece);
       this.unconfirmedBytes += bytes.length;
-      this.send(frames.input(piece.sequence, bytes));
+      this.input(piece);
     }
+  }
+
+  // Where it is too soon, what waits is sent later.
+  mayInput() {
+    const early = this.paced - INPUT_BURST_MS - performance.now();
+    if (early > 0) this.pace ??= setTimeout(() => this.goOn(), early);
+    return early <= 0;
+  }
+
+  goOn() {
+    this.pace = null;
+    this.sendWaiting();
+  }
+
+  input({ sequence, bytes }) {
+    this.paced = Math.max(this.paced, performance.now()) + INPUT_MS;
+    this.send(frames.input(sequence, bytes));
   }
 
   // As much as one frame and the window have room for.
@@ -182,7 +208,7 @@ export class Connection {
 
   sendAgain() {
     this.confirmedAt = Date.now();
-    for (const { sequence, bytes } of this.unconfirmed) this.send(frames.input(sequence, bytes));
+    for (const piece of this.unconfirmed) this.input(piece);
     this.sendWaiting();
   }
 
@@ -221,10 +247,8 @@ export class Connection {
     else this.comeAgain();
   }
 
-  // After a jittered growing pause; the first time after an open connection almost at once.
   comeAgain() {
-    const most = Math.min(LONGEST_PAUSE_MS, FIRST_PAUSE_MS * 2 ** this.failures++);
-    const pause = most * (0.5 + Math.random() / 2);
+    const pause = pauseAfter(this.failures++);
     this.pause = setTimeout(() => this.open(), pause);
     this.tell.waiting(pause);
   }

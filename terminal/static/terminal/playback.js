@@ -6,6 +6,8 @@ import { attachPreferences, attachSearch, makeScreen } from "./screen.js";
 const LARGEST_BYTES = 200 * 1024 * 1024;
 const STEP_SECONDS = 5;
 const LONGEST_PAUSE_SECONDS = 1;
+const PIECE = 256 * 1024; // characters at once: xterm.js drops what it is given when 50 MB wait
+const LONG_MS = 300; // a drawing that takes longer says how far it is
 
 const $ = (id) => document.getElementById(id);
 const screen = makeScreen($("screen"), { say: (text) => ($("hint").textContent = text), disableStdin: true });
@@ -15,6 +17,7 @@ const openSearch = attachSearch($("search"), screen);
 let recording;
 let next = 0; // index of the first event that is not on the screen
 let drawn = 0; // so many characters of it are, all the same
+let drawing = null; // up to where, {event, upto}, while that goes on
 let now = 0; // seconds
 let playing = false;
 let drawnAt;
@@ -41,7 +44,7 @@ async function load() {
   }
   $("position").max = recording.seconds;
   attach();
-  show(0);
+  rewind();
   play(true);
 }
 
@@ -79,21 +82,27 @@ function play(on) {
 
 function tick(at) {
   if (!playing) return;
+  if (drawing) {
+    requestAnimationFrame(tick);
+    return;
+  }
   const speed = Number($("speed").value) || 1;
   now += (Math.max(0, at - drawnAt) / 1000) * speed;
   drawnAt = at;
   const coming = recording.events[next]?.seconds;
   if ($("skip").checked && coming > now + LONGEST_PAUSE_SECONDS) now = coming - LONGEST_PAUSE_SECONDS;
-  advance(Math.min(now, recording.seconds));
+  now = Math.min(now, recording.seconds);
+  drawUpTo(recording.after(now));
   if (now >= recording.seconds) play(false);
   else requestAnimationFrame(tick);
 }
 
 // The screen as it was at `seconds`. What was before has to be drawn again: a screen cannot be drawn backwards.
-function show(seconds) {
-  const wanted = Math.min(recording.seconds, Math.max(0, seconds));
-  if (wanted < now || next === 0) rewind();
-  advance(wanted);
+async function show(seconds) {
+  now = Math.min(recording.seconds, Math.max(0, seconds));
+  const end = recording.after(now);
+  if (end < next || (end === next && drawn)) rewind();
+  if (await drawUpTo(end)) drawnAt = performance.now(); // the time that it took is not played
 }
 
 function rewind() {
@@ -102,28 +111,54 @@ function rewind() {
   next = drawn = 0;
 }
 
-function advance(seconds) {
-  now = seconds;
-  drawUpTo(recording.after(now));
+// In pieces, each when the one before is on the screen. False when another drawing has begun meanwhile, which goes on
+// from where this one is.
+async function drawUpTo(event, upto = 0) {
+  const mine = (drawing = { event, upto });
+  const begun = performance.now();
   tell();
+  while (next < event || drawn < upto) {
+    const piece = take(mine);
+    await new Promise((written) => terminal.write(piece, written));
+    if (drawing !== mine) return false;
+    if (performance.now() - begun > LONG_MS) status("waiting", `Drawing, ${Math.floor((100 * next) / (event + 1))} % …`);
+  }
+  drawing = null;
+  tell();
+  return true;
 }
 
-function drawUpTo(end) {
-  for (; next < end; next++, drawn = 0) draw(recording.events[next]);
+// The output that comes next, not beyond `goal`; what is between is done on the way.
+function take(goal) {
+  let piece = "";
+  while (piece.length < PIECE && (next < goal.event || drawn < goal.upto)) {
+    const { code, data } = recording.events[next];
+    if (code === "o") {
+      const end = Math.min(next < goal.event ? data.length : goal.upto, drawn + PIECE - piece.length);
+      piece += data.slice(drawn, end);
+      drawn = end;
+    } else if (piece) {
+      break;
+    } else {
+      act(code, data);
+    }
+    if (next < goal.event && (code !== "o" || drawn === data.length)) [next, drawn] = [next + 1, 0];
+  }
+  return piece;
 }
 
-function draw({ code, data }) {
-  if (code === "o") terminal.write(data.slice(drawn));
+function act(code, data) {
   if (code === "m") $("hint").textContent = data;
   if (code === "x") $("hint").textContent = data === "-1" ? "The shell was ended." : `The shell ended with status ${data}.`;
   if (code === "r") terminal.write("", () => terminal.resize(...data.split("x").map(Number)));
 }
 
 // Goes to where the text of the search box was printed, and marks it there.
-function toHit(direction) {
+async function toHit(direction) {
   const text = $("search").elements.text.value;
   if (text !== sought) [sought, hits] = [text, recording.find(text)];
-  const side = ({ event, upto }) => Math.sign(event - next || upto - drawn);
+  const here = drawing ?? { event: next, upto: drawn };
+  const side = ({ event, upto }) => Math.sign(event - here.event || upto - here.upto);
   const hit =
     direction > 0
       ? (hits.find((one) => side(one) > 0) ?? hits[0])
@@ -134,11 +169,9 @@ function toHit(direction) {
   }
   play(false);
   rewind();
-  drawUpTo(hit.event);
-  terminal.write(recording.events[next].data.slice(0, hit.upto), () => screen.search.findPrevious(text));
-  drawn = hit.upto;
   now = hit.seconds;
-  tell();
+  if (!(await drawUpTo(hit.event, hit.upto))) return;
+  screen.search.findPrevious(text);
   $("hint").textContent = `Number ${hits.indexOf(hit) + 1} of the ${hits.length} places where it was shown.`;
 }
 

@@ -35,9 +35,10 @@ export class Recording {
     if (!this.runs) this.index();
     const found = [];
     const wanted = text.toLowerCase();
+    let run = 0; // that in which it ends
     for (let at = this.plain.indexOf(wanted); wanted && at >= 0; at = this.plain.indexOf(wanted, at + 1)) {
-      const run = this.runs[this.runs.findLastIndex(({ from }) => from < at + wanted.length)];
-      if (run !== found.at(-1)) found.push(run);
+      while (this.runs[run + 1]?.from < at + wanted.length) run++;
+      if (this.runs[run] !== found.at(-1)) found.push(this.runs[run]);
     }
     return found;
   }

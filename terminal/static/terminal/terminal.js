@@ -123,8 +123,17 @@ function ended({ reason, code, exit }) {
   const how = exit && exit.code !== null ? `The shell has ended with status ${exit.code}.` : reason || `Closed (${code}).`;
   status("ended", how);
   for (const button of [$("end"), $("paste")]) button?.setAttribute("disabled", "");
-  $("again").hidden = !(code === 4409 || code === 401);
   $("recording").hidden = !recording;
+  if (!exit) offerToComeAgain();
+}
+
+// Unless it is over, or is not for us any more. Who has to sign in first is asked to by the page.
+async function offerToComeAgain() {
+  const over = await ask("GET", api).then(
+    ({ state }) => state === "ended",
+    ({ status }) => [403, 404].includes(status),
+  );
+  $("again").hidden = over;
 }
 
 function attachButtons() {
