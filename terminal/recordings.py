@@ -9,12 +9,16 @@ from uuid import UUID
 
 from django.conf import settings
 from django.db import transaction
+from django.db.models import BigIntegerField, F, OuterRef, Q, QuerySet, Subquery
+from django.db.models.fields.json import KeyTextTransform
+from django.db.models.functions import Cast
 from django.utils import timezone
 
 from accounts.models import User
 from protocol.errors import NotFound
 from terminal import audit
-from terminal.models import TerminalSession
+from terminal.models import AuditEvent, TerminalSession
+from terminal.states import SessionState
 
 CONTENT_TYPE = "application/x-asciicast"
 
@@ -47,3 +51,13 @@ def delete_old() -> int:
         path_of(session.pk).unlink(missing_ok=True)
         count += 1
     return count
+
+
+def shorter() -> QuerySet[TerminalSession]:
+    """Sessions that had more output than the audit says was recorded (`recorded_bytes`; None: nothing was). That is no
+    tampering: the disk was full, the file got too large, the recorder was away too long."""
+    recorded = AuditEvent.objects.filter(session=OuterRef("pk"), what="recorded")
+    count = Cast(KeyTextTransform("output_bytes", "details"), BigIntegerField())
+    ended = TerminalSession.objects.filter(state=SessionState.ENDED).order_by("created_at")
+    ended = ended.annotate(recorded_bytes=Subquery(recorded.order_by().values_list(count)[:1]))
+    return ended.filter(Q(recorded_bytes=None) | Q(recorded_bytes__lt=F("output_bytes")), output_bytes__gt=0)

@@ -229,6 +229,20 @@ def test_verify_audit_has_no_recording_in_memory(owner, session, settings, tmp_p
         tracemalloc.stop()
 
 
+def test_verify_audit_says_where_less_was_recorded_than_shown(owner, machine, capsys):
+    sessions = {name: TerminalSession.objects.get(pk=opened(owner)["id"]) for name in ("whole", "short", "none")}
+    for name, recorded in (("whole", 100), ("short", 60), ("none", None)):
+        machine.accept(str(sessions[name].pk))
+        if recorded is not None:
+            audit.write("recorded", session=sessions[name], output_bytes=recorded)
+        machine.ended(str(sessions[name].pk), code=0, output_bytes=100)
+    call_command("verify_audit")
+    said = capsys.readouterr().out
+    assert str(sessions["whole"]) not in said
+    assert f"The recording of {sessions['short']} has only 60 of 100 bytes of output" in said
+    assert f"The recording of {sessions['none']} has only 0 of 100 bytes of output" in said
+
+
 def test_recordings_are_read_and_deleted_with_a_trace(owner, session, settings, tmp_path):
     settings.RECORDINGS_DIR = tmp_path
     address = f"{SESSIONS}{session.pk}/recording"

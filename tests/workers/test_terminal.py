@@ -278,6 +278,26 @@ def test_the_last_output_waits_for_who_is_away(redis_url: str) -> None:
         assert side.ended(5).code == 7
 
 
+@pytest.mark.parametrize(("command", "written"), [("echo the last words", b"the last words\n"), ("true", b"")])
+def test_the_end_waits_for_a_recorder_that_comes_late_even_where_nobody_is_waited_for(
+    redis_url: str, command: str, written: bytes
+) -> None:
+    with terminal_side.session(redis_url, keep_seconds=0) as side:
+        side.acknowledges = False
+        side.attach(run=terminal.Run(command=command, pty=False))
+        until(lambda: side.last(terminal.EXIT), "it has ended")
+        side.acknowledge(terminal.ACK, len(written))
+        side.push(terminal.ATTACHMENT.pack(terminal.DETACH, side.attachment))
+        until(lambda: side.redis.llen(side.inbox) == 0, "that is heard")
+        side.frames.clear()
+        side.output.clear()
+        assert side.attach(writer=0, attachment=os.urandom(16))[:2] == (0, len(written))
+        until(lambda: side.last(terminal.EXIT), "the recorder is told of the end")
+        assert bytes(side.output) == written
+        side.acknowledge(terminal.RECORDED, len(written))
+        assert side.ended(5).output_bytes == len(written)
+
+
 def test_the_last_output_does_not_wait_for_who_is_away_when_the_agent_ends(redis_url: str) -> None:
     with terminal_side.session(redis_url, keep_seconds=60) as side:
         side.attach()
