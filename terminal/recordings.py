@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from datetime import timedelta
 from pathlib import Path
-from typing import BinaryIO
 from uuid import UUID
 
 from django.conf import settings
@@ -15,6 +15,7 @@ from django.db.models.functions import Cast
 from django.utils import timezone
 
 from accounts.models import User
+from models_registry.ranged import RangedFileResponse
 from protocol.errors import NotFound
 from terminal import audit
 from terminal.models import AuditEvent, TerminalSession
@@ -27,15 +28,22 @@ def path_of(session_id: UUID) -> Path:
     return Path(settings.RECORDINGS_DIR) / f"{session_id}.cast"
 
 
-def open_for(session: TerminalSession, user: User) -> BinaryIO:
-    """Raises NotFound. That it was read is audited."""
+def download(session: TerminalSession, user: User) -> RangedFileResponse:
+    """Raises NotFound. That it was read is audited. Of one that still grows: what is there now."""
     try:
         file = path_of(session.pk).open("rb")
     except FileNotFoundError:
         gone = "was deleted after its time" if session.recording_deleted_at else "has not begun"
         raise NotFound(f"The recording {gone}.") from None
-    audit.write("recording_read", session=session, user=user)
-    return file
+    with file:
+        size = os.fstat(file.fileno()).st_size
+        audit.write("recording_read", session=session, user=user)
+        headers = {
+            "Content-Length": str(size),
+            "Content-Type": CONTENT_TYPE,
+            "Content-Disposition": f'attachment; filename="terminal-{session.pk}.cast"',
+        }
+        return RangedFileResponse(os.dup(file.fileno()), 0, size, headers=headers)
 
 
 def delete_old() -> int:

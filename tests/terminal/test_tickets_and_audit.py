@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import threading
 import tracemalloc
@@ -11,6 +12,7 @@ from uuid import uuid4
 import pytest
 from django.core.management import CommandError, call_command
 from django.db import DatabaseError, connection, transaction
+from django.urls import reverse
 from django.utils import timezone
 
 from protocol.errors import Conflict, CyxwizError, Forbidden
@@ -257,3 +259,27 @@ def test_recordings_are_read_and_deleted_with_a_trace(owner, session, settings, 
     assert not recordings.path_of(session.pk).exists()
     assert "deleted" in owner.get(address).json()["detail"]
     assert [e.what for e in AuditEvent.objects.order_by("id")][2:] == ["recording_read", "recording_deleted"]
+
+
+@pytest.mark.parametrize("door", ["API", "admin"])
+def test_a_recording_that_grows_is_sent_in_pieces_as_it_was(owner, admin, session, settings, tmp_path, door):
+    settings.RECORDINGS_DIR = tmp_path
+    path = recordings.path_of(session.pk)
+    path.write_bytes(b"x" * 64 * 2**20)
+    admin.client.force_login(admin.user)
+    reader, address = (owner, "terminal-recording") if door == "API" else (admin, "admin:terminal_recording")
+    answer = reader.get(reverse(address, args=[session.pk]))
+    with path.open("ab") as file:
+        file.write(b"and more")
+
+    async def received() -> int:
+        return sum([len(piece) async for piece in answer])
+
+    tracemalloc.start()
+    try:
+        assert asyncio.run(received()) == int(answer["Content-Length"]) == 64 * 2**20
+        assert tracemalloc.get_traced_memory()[1] < 8 * 2**20
+    finally:
+        tracemalloc.stop()
+    answer.close()
+    assert answer["Content-Disposition"] == f'attachment; filename="terminal-{session.pk}.cast"'
