@@ -134,7 +134,7 @@ class Session:
         program = self._program
         poll = select.poll()
         poll.register(self._woken, select.POLLIN)
-        while program.exit_code is None and not program.lost and not self._reason:
+        while program.left() and not self._reason:
             with self._outlet.changed:
                 self._full = self._is_full()
                 rest = max(0.0, self._read_again_at - time.monotonic())
@@ -142,7 +142,7 @@ class Session:
                 if self._input and program.input is not None:
                     wanted[program.input] = wanted.get(program.input, 0) | select.POLLOUT
                 left = self._deadline - time.monotonic()
-                again_in = min(left, self._resize_if_due(), rest or 5, 5)
+                again_in = min(left, self._resize_if_due(), rest or 5, program.left())
             if left <= 0:
                 self._reason = f"No client was there for {self._spec.keep_seconds} s."
                 return
