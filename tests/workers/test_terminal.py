@@ -241,6 +241,21 @@ def test_a_storm_of_sizes_reaches_the_program_as_a_few_and_the_last(side: Termin
     assert side.run("stty size") == f"{10 + 999 % 7} {20 + 999 % 400}"
 
 
+def test_what_was_typed_and_each_size_is_counted(redis_url: str) -> None:
+    with terminal_side.session(redis_url) as side:
+        side.attach()
+        for cols in (100, 101):
+            size = terminal.SIZE.pack(terminal.RESIZE, cols, 40)
+            side.push(size)
+            until(lambda size=size: side.last(terminal.RESIZE) == size, "it is set")
+        side.push(size)  # it has that one
+        typed = (b"echo one\n", b"exit\n")
+        for seq, content in [(1, typed[0]), (1, typed[0]), (2, typed[1])]:
+            side.type(content, seq=seq)
+        ended = side.ended()
+        assert (ended.input_bytes, ended.resizes) == (len(b"".join(typed)), 2)
+
+
 def test_signals_reach_the_foreground_even_when_input_is_stuck(side: TerminalSide) -> None:
     side.type(b"sleep 987654321\n")
     until(lambda: marked("sleep 987654321"))

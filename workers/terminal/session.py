@@ -68,6 +68,7 @@ class Session:
         self._last_seq = 0
         self._input: deque[tuple[int, bytes]] = deque()  # accepted, but not yet taken by the PTY
         self._input_bytes = 0
+        self._taken_bytes = self._resizes = 0  # of input, and sizes set, in all
         self._reason = ""
         self._exit: terminal.Exit | None = None
         self._deadline = time.monotonic() + SILENCE_SECONDS + spec.keep_seconds
@@ -101,7 +102,13 @@ class Session:
             self._say_exit()
             self._linger()
         self._outlet.stop(LAST_PUSH_SECONDS)
-        return TerminalEnded(code=self._exit.code, reason=self._exit.reason, output_bytes=self._ring.head)
+        return TerminalEnded(
+            code=self._exit.code,
+            reason=self._exit.reason,
+            output_bytes=self._ring.head,
+            input_bytes=self._taken_bytes,
+            resizes=self._resizes,
+        )
 
     def _wait_for_client(self) -> tuple[list[bytes], Run | None]:
         """What was heard until a client has come that writes, and what that wants to run. None: there is a reason to
@@ -311,6 +318,7 @@ class Session:
             if not content:
                 self._program.end_input()
             self._input_bytes -= taken
+            self._taken_bytes += taken
             if taken < len(content):
                 self._input[0] = (sequence, content[taken:])
                 break
@@ -335,6 +343,7 @@ class Session:
         self._resized_at = time.monotonic()
         self._cols, self._rows = cols, rows = self._wanted_size
         self._program.resize(cols, rows)
+        self._resizes += 1
         frame = terminal.SIZE.pack(terminal.RESIZE, cols, rows)
         self._outlet.say(lambda _: [frame], after=self._ring.head)
         return math.inf
