@@ -29,6 +29,7 @@ from protocol.terminal import BAD_FRAME, REFUSED, TAKEN_OVER, TIMED_OUT, BadFram
 from terminal import admission
 from terminal.attachment import Attachment, Began, BeyondOutput, Gap, TakenOver
 from terminal.broker import Broker
+from terminal.client_pace import FRAMES_PER_SECOND, FrameCount, Sizes
 
 log = logging.getLogger(__name__)
 
@@ -39,11 +40,11 @@ WARN_SECONDS = 60.0
 WAITING_SECONDS = 3.0
 TICK_SECONDS = 2.0
 LAST_ACK_SECONDS = 10.0
-FRAMES_PER_SECOND = 500
 MOST_OF_A_USER = 600  # websockets, in one web process
 COME_AGAIN = 1012
 TOO_BIG = 1009
 DONE = 1000
+RESIZE = bytes([terminal.RESIZE])
 
 _silence = Silence(HELLO_SECONDS)
 _refused = count(1)  # handshakes, since this process began
@@ -86,8 +87,7 @@ class TerminalConsumer(AsyncConsumer):
         self._began = False
         self._is_idle = False
         self._final: int | None = None  # offset of the end, once the shell has ended
-        self._received = 0
-        self._received_since = 0.0
+        self._frames = FrameCount()
         self._in_flight: deque[tuple[int, int]] = deque()
         self._in_flight_bytes = 0
         self._highest_seq = 0
@@ -108,9 +108,10 @@ class TerminalConsumer(AsyncConsumer):
         if not self._is_open:
             return
         frame = message.get("bytes")
-        self._count()
         if frame is None:
             raise Closed(BAD_FRAME, "Frames are binary.")
+        if frame[:1] != RESIZE and self._frames.is_too_much():
+            raise Closed(TIMED_OUT, f"More than {FRAMES_PER_SECOND} frames in a second.")
         if len(frame) > terminal.FRAME_MOST_BYTES:
             raise Closed(TOO_BIG, "A frame has at most 64 KiB.")
         try:
@@ -142,6 +143,7 @@ class TerminalConsumer(AsyncConsumer):
         if sum(one.user_id == self.user_id for one in broker().attached) >= MOST_OF_A_USER:
             raise Closed(REFUSED, f"You have {MOST_OF_A_USER} terminals open at this server, which is the most.")
         self._attachment = Attachment(broker(), str(self._session.node_id), str(self._session.pk), writer, hello.run)
+        self._sizes = Sizes(self._attachment.pass_on)
         broker().attached.add(self)
         now = asyncio.get_running_loop().time()
         self._last_alive = self._last_check = now
@@ -175,8 +177,7 @@ class TerminalConsumer(AsyncConsumer):
         if kind == terminal.IN:
             self._input(attachment, frame)
         elif kind == terminal.RESIZE:
-            size = terminal.clamp(*terminal.unpack(terminal.SIZE, frame))
-            attachment.pass_on(terminal.SIZE.pack(terminal.RESIZE, *size))
+            self._sizes.change(*terminal.clamp(*terminal.unpack(terminal.SIZE, frame)))
         else:
             terminal.signal_name(frame)
             attachment.pass_on(frame)
@@ -193,14 +194,6 @@ class TerminalConsumer(AsyncConsumer):
             if self._in_flight_bytes > 2 * terminal.IN_WINDOW_BYTES:
                 raise Closed(TIMED_OUT, f"Wait for INACK after {terminal.IN_WINDOW_BYTES} bytes of input.")
         attachment.write(sequence, frame[terminal.SEQUENCE.size :])
-
-    def _count(self) -> None:
-        now = asyncio.get_running_loop().time()
-        if now - self._received_since > 1:
-            self._received_since, self._received = now, 0
-        self._received += 1
-        if self._received > FRAMES_PER_SECOND:
-            raise Closed(TIMED_OUT, f"More than {FRAMES_PER_SECOND} frames in a second.")
 
     # What the node says
 
@@ -363,6 +356,7 @@ class TerminalConsumer(AsyncConsumer):
         attachment, self._attachment = self._attachment, None
         if attachment is None:
             return
+        self._sizes.close()
         with contextlib.suppress(ConnectionLost):
             if self._mode == "owner":
                 attachment.detach()

@@ -131,6 +131,28 @@ async def test_nobody_has_all_the_websockets(stack: Stack) -> None:
             api.post(f"/api/v1/terminal/sessions/{session['id']}/end")
 
 
+@in_loop
+async def test_a_storm_of_sizes_ends_nothing_and_reaches_the_node_as_a_few_and_the_last(stack: Stack) -> None:
+    session = stack.open()
+    async with Client(stack.url, stack.keys["olga"], session) as client:
+        await client.run("true")
+        with redis.Redis.from_url(stack.redis_url) as connection, connection.monitor() as monitor:
+            begun = time.monotonic()
+            assert client._connection
+            for number in range(1000):  # faster than the client's own pace
+                await client._connection.send(terminal.SIZE.pack(terminal.RESIZE, 20 + number % 400, 10 + number % 7))
+            while (size := await client.run("stty size")) != f"{10 + 999 % 7} {20 + 999 % 400}":
+                assert time.monotonic() - begun < 20, size
+            seconds = time.monotonic() - begun
+            await asyncio.to_thread(connection.echo, "that was all")
+            heard = iter(lambda: monitor.next_command()["command"], "ECHO that was all")
+            sizes = [one for one in heard if one.startswith("RPUSH") and f"{session['id']}:in !" in one]
+        assert 2 <= len(sizes) <= 20 * seconds + 5
+        assert not client.closed
+        await client.send(b"exit\n")
+        await client.until(lambda: client.closed)
+
+
 def change(stack: Stack, model: str, which: dict[str, str], to: dict[str, object]) -> None:
     """In the database alone: no signal tells anybody."""
     program = f"from terminal.models import {model}; assert {model}.objects.filter(**{which}).update(**{to}) == 1"
