@@ -26,7 +26,7 @@ from accounts.silence import Silence
 from protocol import terminal
 from protocol.errors import CyxwizError
 from protocol.terminal import BAD_FRAME, REFUSED, TAKEN_OVER, TIMED_OUT, BadFrame
-from terminal import admission
+from terminal import admission, permissions, time_limits
 from terminal.attachment import Attachment, Began, BeyondOutput, Gap, TakenOver
 from terminal.broker import Broker
 from terminal.client_pace import FRAMES_PER_SECOND, FrameCount, Sizes
@@ -36,7 +36,6 @@ log = logging.getLogger(__name__)
 HELLO_SECONDS = 5.0
 ALIVE_SECONDS = 20.0
 RECHECK_SECONDS = 60.0
-WARN_SECONDS = 60.0
 WAITING_SECONDS = 3.0
 TICK_SECONDS = 2.0
 LAST_ACK_SECONDS = 10.0
@@ -147,7 +146,7 @@ class TerminalConsumer(AsyncConsumer):
         broker().attached.add(self)
         now = asyncio.get_running_loop().time()
         self._last_alive = self._last_check = now
-        self._warned = ""
+        self._warned: set[str] = set()
         self._start(self._pump(self._attachment, hello))
         self._start(self._watch(self._attachment))
 
@@ -279,21 +278,22 @@ class TerminalConsumer(AsyncConsumer):
                     raise Closed(COME_AGAIN, "The message broker was lost.") from None
             if now - self._last_check > RECHECK_SECONDS:
                 await self._recheck()
-            # A command without a PTY ends by itself, with its client or after its longest time.
-            if self._mode == "owner" and self._began and self._pty and self._final is None:
-                await self._watch_idleness(now - attachment.last_input)
+            if self._began and self._final is None:
+                # A command without a PTY ends by itself, with its client or after its longest time.
+                await self._watch_time(now - attachment.last_input if self._mode == "owner" and self._pty else 0)
 
-    async def _watch_idleness(self, seconds: float) -> None:
-        left = self._session.idle_seconds - seconds
-        if left <= 0:
-            why = f"No input came for {self._session.idle_seconds} s."
-            self._is_idle = True  # the end comes back by the stream, perhaps before the next line is through
+    async def _watch_time(self, idle_seconds: float) -> None:
+        why = time_limits.why_over(self._session, idle_seconds)
+        if why and self._mode == "owner":
+            self._is_idle = why != permissions.EXPIRED  # the end comes back by the stream, perhaps at once
             await database_sync_to_async(admission.end)(self._session, why)
-            raise Closed(TIMED_OUT, why)
-        if left > WARN_SECONDS:
-            self._warned = "" if self._warned == "idle" else self._warned
-        elif self._session.idle_seconds > WARN_SECONDS:
-            await self._warn("idle", f"The terminal ends in {left:.0f} s unless something is typed.")
+            if self._is_idle:
+                raise Closed(TIMED_OUT, why)
+        for kind, text in time_limits.warnings(self._session, idle_seconds).items():
+            if text:
+                await self._warn(kind, text)
+            else:
+                self._warned.discard(kind)
 
     async def _recheck(self) -> None:
         self._last_check = asyncio.get_running_loop().time()
@@ -313,8 +313,8 @@ class TerminalConsumer(AsyncConsumer):
 
     async def _warn(self, kind: str, text: str) -> None:
         """Once."""
-        if self._warned != kind:
-            self._warned = kind
+        if kind not in self._warned:
+            self._warned.add(kind)
             await self._tell(terminal.Notice(kind=kind, text=text))
 
     async def _tell(self, notice: terminal.Notice) -> None:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from uuid import UUID
 
 from django.conf import settings
 from django.db import transaction
-from django.db.models import BigIntegerField, F, OuterRef, Q, QuerySet, Subquery
+from django.db.models import BigIntegerField, F, OuterRef, Subquery
 from django.db.models.fields.json import KeyTextTransform
-from django.db.models.functions import Cast
+from django.db.models.functions import Cast, Coalesce
 from django.utils import timezone
 
 from accounts.models import User
@@ -61,11 +62,12 @@ def delete_old() -> int:
     return count
 
 
-def shorter() -> QuerySet[TerminalSession]:
-    """Sessions that had more output than the audit says was recorded (`recorded_bytes`; None: nothing was). That is no
-    tampering: the disk was full, the file got too large, the recorder was away too long."""
-    recorded = AuditEvent.objects.filter(session=OuterRef("pk"), what="recorded")
+def shorter() -> Iterator[tuple[TerminalSession, int]]:
+    """Sessions that had more output than the audit says was recorded, and how many bytes were. That is no tampering:
+    the disk was full, the file got too large, the recorder was away too long."""
+    recorded = AuditEvent.objects.filter(session=OuterRef("pk"), what="recorded").order_by()
     count = Cast(KeyTextTransform("output_bytes", "details"), BigIntegerField())
     ended = TerminalSession.objects.filter(state=SessionState.ENDED).order_by("created_at")
-    ended = ended.annotate(recorded_bytes=Subquery(recorded.order_by().values_list(count)[:1]))
-    return ended.filter(Q(recorded_bytes=None) | Q(recorded_bytes__lt=F("output_bytes")), output_bytes__gt=0)
+    ended = ended.annotate(recorded_bytes=Coalesce(Subquery(recorded.values_list(count)[:1]), 0))
+    for session in ended.filter(recorded_bytes__lt=F("output_bytes")).iterator():
+        yield session, session.recorded_bytes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 from uuid import UUID
 
 from django.db import transaction
@@ -40,7 +41,7 @@ def accept(*, session_id: UUID, node: Node) -> TerminalSpec:
 
 def ended(*, session_id: UUID, node: Node, said: TerminalEnded) -> None:
     """The shell has ended, or could not start. How much went in and out is audited once, after an ordered end too."""
-    counts = {"output_bytes": said.output_bytes, "input_bytes": said.input_bytes, "resizes": said.resizes}
+    counts: dict[str, Any] = {name: getattr(said, name) for name in ("output_bytes", "input_bytes", "resizes")}
     with transaction.atomic():
         session = TerminalSession.objects.select_for_update(of=("self",)).filter(pk=session_id, node=node).first()
         if session is None:

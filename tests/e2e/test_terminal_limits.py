@@ -22,6 +22,7 @@ from accounts import silence
 from protocol import terminal
 from tests.e2e.quickstarts import PROJECT, free_port
 from tests.e2e.raw_websocket import address, closed_with, headers, hello
+from tests.e2e.ssh import SshUser
 from tests.e2e.terminal_client import Client, in_loop
 from tests.e2e.terminals import NODE, Stack
 from tests.waiting import until
@@ -161,7 +162,7 @@ def change(stack: Stack, model: str, which: dict[str, str], to: dict[str, object
 
 @in_loop
 async def test_where_nothing_is_typed_the_terminal_warns_and_ends(stack: Stack) -> None:
-    with web_with(stack, WARN_SECONDS=3, TICK_SECONDS=0.1) as web:
+    with web_with(stack, TICK_SECONDS=0.1) as web:
         session = stack.open()
         change(stack, "TerminalSession", {"pk": session["id"]}, {"idle_seconds": 6})
         async with Client(web.url, stack.keys["olga"], session) as client:
@@ -181,6 +182,34 @@ async def test_where_nothing_is_typed_the_terminal_warns_and_ends(stack: Stack) 
             assert client.closed == (terminal.TIMED_OUT, "No input came for 6 s.")
     ended = stack.session(session["id"])
     assert (ended["state"], ended["end_reason"]) == ("ended", "No input came for 6 s.")
+
+
+@in_loop
+async def test_before_its_longest_time_is_over_the_terminal_warns_and_then_it_ends(stack: Stack, ssh: SshUser) -> None:
+    policy = f"/api/v1/terminal/nodes/{NODE}/policy"
+    with stack.api() as api:
+        before = api.get(policy).json()
+        api.patch(policy, json={"longest_seconds": 60})
+        change(stack, "TerminalPolicy", {"node__name": NODE}, {"longest_seconds": 14})  # less than one may set
+        try:
+            with ssh.at_terminal() as typist, ssh.piped("sleep 100") as command:
+                session = stack.open()
+                async with Client(stack.url, stack.keys["olga"], session) as client:
+                    await client.run("true")
+                    await client.until(lambda: client.closed)
+                typist.says(b" s when it has reached its longest time.")
+                assert typist.ends() == command.wait(20) == 255
+            ended = api.get("/api/v1/terminal/sessions/").json()["results"][:3]
+        finally:
+            api.patch(policy, json=before)
+    warnings = [notice.text for notice in client.notices if notice.kind == "expires"]
+    assert re.fullmatch(r"The terminal ends in [0-7] s when it has reached its longest time\.", *warnings)
+    why = "It has reached its longest time."
+    assert client.closed == (terminal.REFUSED, why)
+    assert client.exit
+    assert client.exit.reason == why
+    assert why.encode() in typist.screen
+    assert {(one["state"], one["end_reason"]) for one in ended} == {("ended", why)}
 
 
 @in_loop

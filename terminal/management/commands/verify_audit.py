@@ -28,9 +28,9 @@ class Command(BaseCommand):
             if fault:
                 raise CommandError(f"The recording of {session}: {fault}")
             checked += 1
-        for session in recordings.shorter().iterator():
+        for session, recorded_bytes in recordings.shorter():
             self.stdout.write(
-                f"The recording of {session} has only {session.recorded_bytes or 0} of {session.output_bytes} bytes of "
+                f"The recording of {session} has only {recorded_bytes} of {session.output_bytes} bytes of "
                 f"output; it was never longer. How the terminal ended: {session.end_reason}"
             )
         last = events.last()
