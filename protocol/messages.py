@@ -280,3 +280,5 @@ class TerminalEnded(Message, frozen=True):
     code: int | None = None  # exit code of the shell; 128 + n where signal n ended it
     reason: str = ""  # where the end had another cause
     output_bytes: int = 0
+    input_bytes: int = 0  # that the shell took
+    resizes: int = 0  # that it was told of

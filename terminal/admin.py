@@ -9,7 +9,7 @@ from uuid import UUID
 from django.contrib import admin
 from django.core.exceptions import PermissionDenied
 from django.db.models import QuerySet
-from django.http import FileResponse, Http404, HttpRequest
+from django.http import Http404, HttpRequest, HttpResponseBase
 from django.shortcuts import get_object_or_404
 from django.urls import URLPattern, path, reverse
 from django.utils.html import format_html
@@ -67,16 +67,15 @@ class TerminalSessionAdmin(ReadOnlyAdmin):
         mine = path("<uuid:id>/recording", self.admin_site.admin_view(self.download), name="terminal_recording")
         return [mine, *super().get_urls()]
 
-    def download(self, request: HttpRequest, id: UUID) -> FileResponse:
+    def download(self, request: HttpRequest, id: UUID) -> HttpResponseBase:
         """Only for who may act on sessions: what a terminal showed is more than that there was one."""
         assert isinstance(request.user, User)
         if not self.has_act_permission(request):
             raise PermissionDenied
         try:
-            file = recordings.open_for(get_object_or_404(TerminalSession, pk=id), request.user)
+            return recordings.download(get_object_or_404(TerminalSession, pk=id), request.user)
         except NotFound as error:
             raise Http404(error.message) from None
-        return FileResponse(file, filename=f"terminal-{id}.cast", as_attachment=True)
 
 
 class AuditedAdmin(StaffAdmin):

@@ -27,24 +27,24 @@ from accounts.silence import Silence
 from protocol import terminal
 from protocol.errors import CyxwizError
 from protocol.terminal import BAD_FRAME, REFUSED, TAKEN_OVER, TIMED_OUT, BadFrame
-from terminal import admission
+from terminal import admission, permissions, time_limits
 from terminal.attachment import Attachment, Began, BeyondOutput, Gap, TakenOver
 from terminal.broker import Broker
+from terminal.client_pace import FRAMES_PER_SECOND, FrameCount, Sizes
 
 log = logging.getLogger(__name__)
 
 HELLO_SECONDS = 5.0
 ALIVE_SECONDS = 20.0
 RECHECK_SECONDS = 60.0
-WARN_SECONDS = 60.0
 WAITING_SECONDS = 3.0
 TICK_SECONDS = 2.0
 LAST_ACK_SECONDS = 10.0
-FRAMES_PER_SECOND = 500
 MOST_OF_A_USER = 600  # websockets, in one web process
 COME_AGAIN = 1012
 TOO_BIG = 1009
 DONE = 1000
+RESIZE = bytes([terminal.RESIZE])
 
 _silence = Silence(HELLO_SECONDS)
 _refused = count(1)  # handshakes, since this process began
@@ -91,8 +91,7 @@ class TerminalConsumer(AsyncConsumer):
         self._began = False
         self._is_idle = False
         self._final: int | None = None  # offset of the end, once the shell has ended
-        self._received = 0
-        self._received_since = 0.0
+        self._frames = FrameCount()
         self._in_flight: deque[tuple[int, int]] = deque()
         self._in_flight_bytes = 0
         self._highest_seq = 0
@@ -113,9 +112,10 @@ class TerminalConsumer(AsyncConsumer):
         if not self._is_open:
             return
         frame = message.get("bytes")
-        self._count()
         if frame is None:
             raise Closed(BAD_FRAME, "Frames are binary.")
+        if frame[:1] != RESIZE and self._frames.is_too_much():
+            raise Closed(TIMED_OUT, f"More than {FRAMES_PER_SECOND} frames in a second.")
         if len(frame) > terminal.FRAME_MOST_BYTES:
             raise Closed(TOO_BIG, "A frame has at most 64 KiB.")
         try:
@@ -147,10 +147,11 @@ class TerminalConsumer(AsyncConsumer):
         if sum(one.user_id == self.user_id for one in broker().attached) >= MOST_OF_A_USER:
             raise Closed(REFUSED, f"You have {MOST_OF_A_USER} terminals open at this server, which is the most.")
         self._attachment = Attachment(broker(), str(self._session.node_id), str(self._session.pk), writer, hello.run)
+        self._sizes = Sizes(self._attachment.pass_on)
         broker().attached.add(self)
         now = asyncio.get_running_loop().time()
         self._last_alive = self._last_check = now
-        self._warned = ""
+        self._warned: set[str] = set()
         self._start(self._pump(self._attachment, hello))
         self._start(self._watch(self._attachment))
 
@@ -179,8 +180,7 @@ class TerminalConsumer(AsyncConsumer):
         if kind == terminal.IN:
             self._input(attachment, frame)
         elif kind == terminal.RESIZE:
-            size = terminal.clamp(*terminal.unpack(terminal.SIZE, frame))
-            attachment.pass_on(terminal.SIZE.pack(terminal.RESIZE, *size))
+            self._sizes.change(*terminal.clamp(*terminal.unpack(terminal.SIZE, frame)))
         else:
             terminal.signal_name(frame)
             attachment.pass_on(frame)
@@ -197,14 +197,6 @@ class TerminalConsumer(AsyncConsumer):
             if self._in_flight_bytes > 2 * terminal.IN_WINDOW_BYTES:
                 raise Closed(TIMED_OUT, f"Wait for INACK after {terminal.IN_WINDOW_BYTES} bytes of input.")
         attachment.write(sequence, frame[terminal.SEQUENCE.size :])
-
-    def _count(self) -> None:
-        now = asyncio.get_running_loop().time()
-        if now - self._received_since > 1:
-            self._received_since, self._received = now, 0
-        self._received += 1
-        if self._received > FRAMES_PER_SECOND:
-            raise Closed(TIMED_OUT, f"More than {FRAMES_PER_SECOND} frames in a second.")
 
     # What the node says
 
@@ -290,21 +282,22 @@ class TerminalConsumer(AsyncConsumer):
                     raise Closed(COME_AGAIN, "The message broker was lost.") from None
             if now - self._last_check > RECHECK_SECONDS:
                 await self._recheck()
-            # A command without a PTY ends by itself, with its client or after its longest time.
-            if self._mode == "owner" and self._began and self._pty and self._final is None:
-                await self._watch_idleness(now - attachment.last_input)
+            if self._began and self._final is None:
+                # A command without a PTY ends by itself, with its client or after its longest time.
+                await self._watch_time(now - attachment.last_input if self._mode == "owner" and self._pty else 0)
 
-    async def _watch_idleness(self, seconds: float) -> None:
-        left = self._session.idle_seconds - seconds
-        if left <= 0:
-            why = f"No input came for {self._session.idle_seconds} s."
-            self._is_idle = True  # the end comes back by the stream, perhaps before the next line is through
+    async def _watch_time(self, idle_seconds: float) -> None:
+        why = time_limits.why_over(self._session, idle_seconds)
+        if why and self._mode == "owner":
+            self._is_idle = why != permissions.EXPIRED  # the end comes back by the stream, perhaps at once
             await database_sync_to_async(admission.end)(self._session, why)
-            raise Closed(TIMED_OUT, why)
-        if left > WARN_SECONDS:
-            self._warned = "" if self._warned == "idle" else self._warned
-        elif self._session.idle_seconds > WARN_SECONDS:
-            await self._warn("idle", f"The terminal ends in {left:.0f} s unless something is typed.")
+            if self._is_idle:
+                raise Closed(TIMED_OUT, why)
+        for kind, text in time_limits.warnings(self._session, idle_seconds).items():
+            if text:
+                await self._warn(kind, text)
+            else:
+                self._warned.discard(kind)
 
     async def _recheck(self) -> None:
         self._last_check = asyncio.get_running_loop().time()
@@ -324,8 +317,8 @@ class TerminalConsumer(AsyncConsumer):
 
     async def _warn(self, kind: str, text: str) -> None:
         """Once."""
-        if self._warned != kind:
-            self._warned = kind
+        if kind not in self._warned:
+            self._warned.add(kind)
             await self._tell(terminal.Notice(kind=kind, text=text))
 
     async def _tell(self, notice: terminal.Notice) -> None:
@@ -369,6 +362,7 @@ class TerminalConsumer(AsyncConsumer):
         attachment, self._attachment = self._attachment, None
         if attachment is None:
             return
+        self._sizes.close()
         with contextlib.suppress(ConnectionLost):
             if self._mode == "owner":
                 attachment.detach()

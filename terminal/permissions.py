@@ -10,6 +10,7 @@ from nodes.models import Node, NodeQuerySet
 from terminal.models import TerminalGrant, TerminalSession
 
 Role = TerminalGrant.Role
+EXPIRED = "It has reached its longest time."
 
 
 def known_nodes(user: User) -> NodeQuerySet:
@@ -62,7 +63,7 @@ def why_not_any_more(session: TerminalSession) -> str:
     if key is not None and not key.is_valid:
         return "The API key that opened it is not valid any more."
     if session.expires_at <= timezone.now():
-        return "It has reached its longest time."
+        return EXPIRED
     return ""
 
 

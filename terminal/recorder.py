@@ -1,6 +1,6 @@
 """Records every live terminal, from the streams that the websockets read too. A process of its own, so that the end of
-a web process, or of all clients, costs no byte: the node holds output back until it is in the file, and a recorder that
-was started anew goes on where the file ends.
+a web process, or of all clients, costs no byte: the node reads no further than 256 KiB ahead of the file, and who was
+started anew goes on where the file ends.
 """
 
 from __future__ import annotations

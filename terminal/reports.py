@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 from uuid import UUID
 
 from django.db import transaction
@@ -39,19 +40,23 @@ def accept(*, session_id: UUID, node: Node) -> TerminalSpec:
 
 
 def ended(*, session_id: UUID, node: Node, said: TerminalEnded) -> None:
-    """The shell has ended, or could not start."""
+    """The shell has ended, or could not start. How much went in and out is audited once, after an ordered end too."""
+    counts: dict[str, Any] = {name: getattr(said, name) for name in ("output_bytes", "input_bytes", "resizes")}
     with transaction.atomic():
         session = TerminalSession.objects.select_for_update(of=("self",)).filter(pk=session_id, node=node).first()
         if session is None:
             raise NotFound("This node has no such terminal.")
+        if session.output_bytes is not None:  # told again
+            return
         TerminalSession.objects.filter(pk=session_id).update(output_bytes=said.output_bytes)
         if session.state == SessionState.ENDED:
+            audit.write("counted", session=session, **counts)
             return
         why = said.reason or "The shell ended."
         TerminalSession.objects.filter(pk=session_id).update(
             state=SessionState.ENDED, ended_at=timezone.now(), end_reason=why[:500], exit_code=said.code
         )
-        audit.write("ended", session=session, reason=why, code=said.code, output_bytes=said.output_bytes)
+        audit.write("ended", session=session, reason=why, code=said.code, **counts)
         if not said.output_bytes:  # then perhaps nothing but this tells who is attached that it could not start
             doors.end(session, why)
 

@@ -125,6 +125,11 @@ FLOODS = (
     *of(
         LIMITS,
         (
+            "1,000 sizes in a second, through the websocket",
+            "20 in a second reach the node, and the last; it stays open",
+            "test_a_storm_of_sizes_ends_nothing_and_reaches_the_node_as_a_few_and_the_last",
+        ),
+        (
             "300 connections that say nothing, or half a request",
             "32 of one address, 256 in all, for 10 s; a login works meanwhile",
             "test_silent_connections_are_few_and_go_and_keep_nobody_out",

@@ -22,7 +22,7 @@ from cyxwiz.terminal.sessions import Ticket
 
 LOST = 255  # as ssh has it: the exit status is not the command's
 READ_BYTES = 4096
-TOLD = ("waiting", "idle", "gap")
+TOLD = ("waiting", "idle", "expires", "gap")
 
 
 def run(client: Client, session: str, ticket: Ticket, what: Run | None, size: tuple[int, int]) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from uuid import UUID
 
 from django.conf import settings
-from django.http import FileResponse
+from django.http import HttpResponseBase
 from django.shortcuts import get_object_or_404
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import extend_schema
@@ -99,17 +99,14 @@ class RecordingView(APIView):
     scope = "terminal"
 
     @extend_schema(responses={(200, "application/x-asciicast"): OpenApiTypes.BINARY})
-    def get(self, request: Request, id: UUID) -> FileResponse:
+    def get(self, request: Request, id: UUID) -> HttpResponseBase:
         """What was shown, as asciicast v3; of a session that goes on, what is recorded so far."""
         session = _find(request, id)
         user = caller(request)
         if not permissions.may_read_recording(session, user):
             why = "Only who opened a terminal and owners of the node read its recording."
             raise refusals.forbidden(why, user, session=session)
-        file = recordings.open_for(session, user)
-        return FileResponse(
-            file, filename=f"terminal-{session.pk}.cast", as_attachment=True, content_type=recordings.CONTENT_TYPE
-        )
+        return recordings.download(session, user)
 
 
 class GrantsView(APIView):

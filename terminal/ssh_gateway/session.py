@@ -22,6 +22,7 @@ from accounts.redis_connection import ConnectionLost
 from protocol import terminal
 from protocol.errors import CyxwizError
 from protocol.terminal import IN_MOST_BYTES, Run
+from terminal import time_limits
 from terminal.attachment import Attachment, Began, Gap, TakenOver
 from terminal.broker import Broker
 from terminal.models import TerminalSession
@@ -36,7 +37,7 @@ log = logging.getLogger(__name__)
 ACK_BYTES, ACK_SECONDS = 32 * 1024, 0.05
 RESIZE_SECONDS = 0.05
 TICK_SECONDS, WAITING_SECONDS = 1.0, 3.0
-ALIVE_SECONDS, RECHECK_SECONDS, WARN_SECONDS = 20.0, 60.0, 60.0
+ALIVE_SECONDS, RECHECK_SECONDS = 20.0, 60.0
 UNCHECKED_SECONDS = 3 * RECHECK_SECONDS  # for so long the database may be away
 AGAIN_SECONDS = 0.3
 LEAVE_TRIES, LEAVE_AGAIN_SECONDS = 20, 3.0
@@ -79,7 +80,7 @@ class SshSession:
         self._unconfirmed = Unconfirmed()
         now = self._loop.time()
         self._started = self._last_alive = self._last_check = self._checked = now
-        self._warned = ""
+        self._warned: set[str] = set()
 
     async def serve(self) -> None:
         """From the client's request to its last byte."""
@@ -299,21 +300,19 @@ class SshSession:
             self._last_check = 0.0
         if now - self._last_check > RECHECK_SECONDS:
             await self._recheck()
-        if self._run.pty and self._may_type and self._attachment is not None:
-            await self._watch_idleness(now - self._attachment.last_input)
+        if self._may_type and self._attachment is not None:
+            await self._watch_time(now - self._attachment.last_input if self._run.pty else 0)
 
-    async def _watch_idleness(self, seconds: float) -> None:
+    async def _watch_time(self, idle_seconds: float) -> None:
         assert self._session is not None
-        idle_seconds = self._session.idle_seconds
-        left = idle_seconds - seconds
-        if left <= 0:
-            why = f"No input came for {idle_seconds} s."
+        if why := time_limits.why_over(self._session, idle_seconds):
             await database_sync_to_async(admission.end)(self._session, why)
             self._end(why)
-        elif left > WARN_SECONDS:
-            self._warned = ""
-        elif idle_seconds > WARN_SECONDS:
-            self._warn("idle", f"The terminal ends in {left:.0f} s unless something is typed.")
+        for kind, text in time_limits.warnings(self._session, idle_seconds).items():
+            if text:
+                self._warn(kind, text)
+            else:
+                self._warned.discard(kind)
 
     async def _recheck(self) -> None:
         assert self._session is not None
@@ -349,8 +348,8 @@ class SshSession:
 
     def _warn(self, kind: str, text: str) -> None:
         """Once, and without waiting for a client that takes nothing."""
-        if self._warned != kind:
-            self._warned = kind
+        if kind not in self._warned:
+            self._warned.add(kind)
             self._warning = asyncio.create_task(self._say(f"\r\n{text}" if self._run.pty else text))
 
     # The end

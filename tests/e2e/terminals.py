@@ -112,7 +112,12 @@ class Stack:
     def start_ssh_gateway(self) -> None:
         self._start("ssh", ["manage.py", "ssh_gateway"], self.env)
         where = ("127.0.0.1", int(self.env["SSH_GATEWAY_PORT"]))
-        until(lambda: _listens(where), "the gateway listens", seconds=START_SECONDS, context=lambda: self.log("ssh"))
+        until(
+            lambda: _listens(where) and "ssh-ed25519 " in self.log("ssh"),  # it says its key after that
+            "the gateway listens",
+            seconds=START_SECONDS,
+            context=lambda: self.log("ssh"),
+        )
 
     def ssh_host_key(self) -> str:
         """As the gateway said it when it started."""

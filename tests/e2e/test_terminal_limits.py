@@ -22,6 +22,7 @@ from accounts import silence
 from protocol import terminal
 from tests.e2e.quickstarts import PROJECT, free_port
 from tests.e2e.raw_websocket import address, closed_with, headers, hello
+from tests.e2e.ssh import SshUser
 from tests.e2e.terminal_client import Client, in_loop
 from tests.e2e.terminals import NODE, Stack
 from tests.waiting import until
@@ -131,6 +132,28 @@ async def test_nobody_has_all_the_websockets(stack: Stack) -> None:
             api.post(f"/api/v1/terminal/sessions/{session['id']}/end")
 
 
+@in_loop
+async def test_a_storm_of_sizes_ends_nothing_and_reaches_the_node_as_a_few_and_the_last(stack: Stack) -> None:
+    session = stack.open()
+    async with Client(stack.url, stack.keys["olga"], session) as client:
+        await client.run("true")
+        with redis.Redis.from_url(stack.redis_url) as connection, connection.monitor() as monitor:
+            begun = time.monotonic()
+            assert client._connection
+            for number in range(1000):  # faster than the client's own pace
+                await client._connection.send(terminal.SIZE.pack(terminal.RESIZE, 20 + number % 400, 10 + number % 7))
+            while (size := await client.run("stty size")) != f"{10 + 999 % 7} {20 + 999 % 400}":
+                assert time.monotonic() - begun < 20, size
+            seconds = time.monotonic() - begun
+            await asyncio.to_thread(connection.echo, "that was all")
+            heard = iter(lambda: monitor.next_command()["command"], "ECHO that was all")
+            sizes = [one for one in heard if one.startswith("RPUSH") and f"{session['id']}:in !" in one]
+        assert 2 <= len(sizes) <= 20 * seconds + 5
+        assert not client.closed
+        await client.send(b"exit\n")
+        await client.until(lambda: client.closed)
+
+
 def change(stack: Stack, model: str, which: dict[str, str], to: dict[str, object]) -> None:
     """In the database alone: no signal tells anybody."""
     program = f"from terminal.models import {model}; assert {model}.objects.filter(**{which}).update(**{to}) == 1"
@@ -139,26 +162,54 @@ def change(stack: Stack, model: str, which: dict[str, str], to: dict[str, object
 
 @in_loop
 async def test_where_nothing_is_typed_the_terminal_warns_and_ends(stack: Stack) -> None:
-    with web_with(stack, WARN_SECONDS=9, TICK_SECONDS=0.1) as web:
+    with web_with(stack, TICK_SECONDS=0.1) as web:
         session = stack.open()
-        change(stack, "TerminalSession", {"pk": session["id"]}, {"idle_seconds": 12})
+        change(stack, "TerminalSession", {"pk": session["id"]}, {"idle_seconds": 20})
         async with Client(web.url, stack.keys["olga"], session) as client:
 
             def warnings() -> list[str]:
                 return [notice.text for notice in client.notices if notice.kind == "idle"]
 
             await client.until(warnings)
-            assert re.fullmatch(r"The terminal ends in [0-9] s unless something is typed\.", *warnings())
+            assert re.fullmatch(r"The terminal ends in \d+ s unless something is typed\.", *warnings())
             assert await client.run("echo st''ill") == "still"
             last_input = time.monotonic()
             for count in (2, 3, 4):  # it began anew with what was typed, but not with who comes again
                 await client.until(lambda count=count: len(warnings()) == count)
                 await client.cut()
             await client.until(lambda: client.closed)
-            assert time.monotonic() - last_input < 12 + 2
-            assert client.closed == (terminal.TIMED_OUT, "No input came for 12 s.")
+            assert time.monotonic() - last_input < 20 + 2
+            assert client.closed == (terminal.TIMED_OUT, "No input came for 20 s.")
     ended = stack.session(session["id"])
-    assert (ended["state"], ended["end_reason"]) == ("ended", "No input came for 12 s.")
+    assert (ended["state"], ended["end_reason"]) == ("ended", "No input came for 20 s.")
+
+
+@in_loop
+async def test_before_its_longest_time_is_over_the_terminal_warns_and_then_it_ends(stack: Stack, ssh: SshUser) -> None:
+    policy = f"/api/v1/terminal/nodes/{NODE}/policy"
+    with stack.api() as api:
+        before = api.get(policy).json()
+        api.patch(policy, json={"longest_seconds": 60})
+        change(stack, "TerminalPolicy", {"node__name": NODE}, {"longest_seconds": 14})  # less than one may set
+        try:
+            with ssh.at_terminal() as typist, ssh.piped("sleep 100") as command:
+                session = stack.open()
+                async with Client(stack.url, stack.keys["olga"], session) as client:
+                    await client.run("true")
+                    await client.until(lambda: client.closed)
+                typist.says(b" s when it has reached its longest time.")
+                assert typist.ends() == command.wait(20) == 255
+            ended = api.get("/api/v1/terminal/sessions/").json()["results"][:3]
+        finally:
+            api.patch(policy, json=before)
+    warnings = [notice.text for notice in client.notices if notice.kind == "expires"]
+    assert re.fullmatch(r"The terminal ends in [0-7] s when it has reached its longest time\.", *warnings)
+    why = "It has reached its longest time."
+    assert client.closed == (terminal.REFUSED, why)
+    assert client.exit
+    assert client.exit.reason == why
+    assert why.encode() in typist.screen
+    assert {(one["state"], one["end_reason"]) for one in ended} == {("ended", why)}
 
 
 @in_loop

@@ -45,6 +45,20 @@ def test_the_owner_of_a_node_opens_a_terminal_on_it(owner, machine, empty_redis)
     assert [e.what for e in AuditEvent.objects.order_by("id")] == ["asked", "ticket", "opened", "ended"]
 
 
+@pytest.mark.parametrize("is_ordered", [False, True])
+def test_how_much_went_in_and_out_is_audited_once_however_it_ended(owner, machine, is_ordered):
+    session = opened(owner)
+    machine.accept(session["id"])
+    if is_ordered:
+        owner.post(f"{SESSIONS}{session['id']}/end")
+    counts = {"output_bytes": 17, "input_bytes": 5, "resizes": 2}
+    for said in (counts, {"output_bytes": 99, "input_bytes": 99, "resizes": 99}):
+        assert machine.ended(session["id"], code=3, **said) == 204
+    (told,) = [event.details for event in AuditEvent.objects.all() if "input_bytes" in event.details]
+    assert counts.items() <= told.items()
+    assert TerminalSession.objects.get().output_bytes == 17
+
+
 def test_tickets_are_stored_as_digests_and_in_no_address(owner, machine, empty_redis):
     session = opened(owner)
     ticket = session["ticket"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import threading
 import tracemalloc
@@ -11,6 +12,7 @@ from uuid import uuid4
 import pytest
 from django.core.management import CommandError, call_command
 from django.db import DatabaseError, connection, transaction
+from django.urls import reverse
 from django.utils import timezone
 
 from protocol.errors import Conflict, CyxwizError, Forbidden
@@ -245,6 +247,20 @@ def test_verify_audit_has_no_recording_in_memory(owner, session, settings, tmp_p
         tracemalloc.stop()
 
 
+def test_verify_audit_says_where_less_was_recorded_than_shown(owner, machine, capsys):
+    sessions = {name: TerminalSession.objects.get(pk=opened(owner)["id"]) for name in ("whole", "short", "none")}
+    for name, recorded in (("whole", 100), ("short", 60), ("none", None)):
+        machine.accept(str(sessions[name].pk))
+        if recorded is not None:
+            audit.write("recorded", session=sessions[name], output_bytes=recorded)
+        machine.ended(str(sessions[name].pk), code=0, output_bytes=100)
+    call_command("verify_audit")
+    said = capsys.readouterr().out
+    assert str(sessions["whole"]) not in said
+    assert f"The recording of {sessions['short']} has only 60 of 100 bytes of output" in said
+    assert f"The recording of {sessions['none']} has only 0 of 100 bytes of output" in said
+
+
 def test_recordings_are_read_and_deleted_with_a_trace(owner, session, settings, tmp_path):
     settings.RECORDINGS_DIR = tmp_path
     address = f"{SESSIONS}{session.pk}/recording"
@@ -259,3 +275,27 @@ def test_recordings_are_read_and_deleted_with_a_trace(owner, session, settings, 
     assert not recordings.path_of(session.pk).exists()
     assert "deleted" in owner.get(address).json()["detail"]
     assert [e.what for e in AuditEvent.objects.order_by("id")][2:] == ["recording_read", "recording_deleted"]
+
+
+@pytest.mark.parametrize("door", ["API", "admin"])
+def test_a_recording_that_grows_is_sent_in_pieces_as_it_was(owner, admin, session, settings, tmp_path, door):
+    settings.RECORDINGS_DIR = tmp_path
+    path = recordings.path_of(session.pk)
+    path.write_bytes(b"x" * 64 * 2**20)
+    admin.client.force_login(admin.user)
+    reader, address = (owner, "terminal-recording") if door == "API" else (admin, "admin:terminal_recording")
+    answer = reader.get(reverse(address, args=[session.pk]))
+    with path.open("ab") as file:
+        file.write(b"and more")
+
+    async def received() -> int:
+        return sum([len(piece) async for piece in answer])
+
+    tracemalloc.start()
+    try:
+        assert asyncio.run(received()) == int(answer["Content-Length"]) == 64 * 2**20
+        assert tracemalloc.get_traced_memory()[1] < 8 * 2**20
+    finally:
+        tracemalloc.stop()
+    answer.close()
+    assert answer["Content-Disposition"] == f'attachment; filename="terminal-{session.pk}.cast"'

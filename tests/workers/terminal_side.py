@@ -151,6 +151,8 @@ class TerminalSide:
 
     def _take(self, frame: bytes) -> None:
         self.frames.append(frame)
+        if frame[0] == terminal.EXIT and self.acknowledges:
+            self.acknowledge(terminal.RECORDED, self.next)
         if frame[0] not in (terminal.OUT, terminal.ERR):
             return
         offset = terminal.OFFSET.unpack_from(frame)[1]

@@ -241,6 +241,21 @@ def test_a_storm_of_sizes_reaches_the_program_as_a_few_and_the_last(side: Termin
     assert side.run("stty size") == f"{10 + 999 % 7} {20 + 999 % 400}"
 
 
+def test_what_was_typed_and_each_size_is_counted(redis_url: str) -> None:
+    with terminal_side.session(redis_url) as side:
+        side.attach()
+        for cols in (100, 101):
+            size = terminal.SIZE.pack(terminal.RESIZE, cols, 40)
+            side.push(size)
+            until(lambda size=size: side.last(terminal.RESIZE) == size, "it is set")
+        side.push(size)  # it has that one
+        typed = (b"echo one\n", b"exit\n")
+        for seq, content in [(1, typed[0]), (1, typed[0]), (2, typed[1])]:
+            side.type(content, seq=seq)
+        ended = side.ended()
+        assert (ended.input_bytes, ended.resizes) == (len(b"".join(typed)), 2)
+
+
 def test_signals_reach_the_foreground_even_when_input_is_stuck(side: TerminalSide) -> None:
     side.type(b"sleep 987654321\n")
     until(lambda: marked("sleep 987654321"))
@@ -276,6 +291,26 @@ def test_the_last_output_waits_for_who_is_away(redis_url: str) -> None:
         side.acknowledge(terminal.ACK, said.offset)
         side.acknowledge(terminal.RECORDED, said.offset)
         assert side.ended(5).code == 7
+
+
+@pytest.mark.parametrize(("command", "written"), [("echo the last words", b"the last words\n"), ("true", b"")])
+def test_the_end_waits_for_a_recorder_that_comes_late_even_where_nobody_is_waited_for(
+    redis_url: str, command: str, written: bytes
+) -> None:
+    with terminal_side.session(redis_url, keep_seconds=0) as side:
+        side.acknowledges = False
+        side.attach(run=terminal.Run(command=command, pty=False))
+        until(lambda: side.last(terminal.EXIT), "it has ended")
+        side.acknowledge(terminal.ACK, len(written))
+        side.push(terminal.ATTACHMENT.pack(terminal.DETACH, side.attachment))
+        until(lambda: side.redis.llen(side.inbox) == 0, "that is heard")
+        side.frames.clear()
+        side.output.clear()
+        assert side.attach(writer=0, attachment=os.urandom(16))[:2] == (0, len(written))
+        until(lambda: side.last(terminal.EXIT), "the recorder is told of the end")
+        assert bytes(side.output) == written
+        side.acknowledge(terminal.RECORDED, len(written))
+        assert side.ended(5).output_bytes == len(written)
 
 
 def test_the_last_output_does_not_wait_for_who_is_away_when_the_agent_ends(redis_url: str) -> None:

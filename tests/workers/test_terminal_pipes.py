@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import signal
+import time
 from collections.abc import Iterator
 
 import psutil
@@ -14,7 +15,7 @@ from protocol import terminal
 from protocol.terminal import Run
 from tests.waiting import until
 from tests.workers import terminal_side
-from tests.workers.terminal_side import TerminalSide
+from tests.workers.terminal_side import TerminalSide, marked
 
 
 @pytest.fixture
@@ -73,6 +74,48 @@ def test_nothing_it_started_outlives_it(side: TerminalSide) -> None:
     side.command(f"nohup setsid sleep {mark} >/dev/null 2>&1 & echo started")
     side.ended()
     assert not [p for p in psutil.process_iter(["cmdline"]) if mark in " ".join(p.info["cmdline"] or [])]
+
+
+WAYS = [True, False] if os.geteuid() == 0 else [True]
+
+
+@pytest.mark.parametrize("namespaces", WAYS)
+@pytest.mark.parametrize(
+    "command",
+    [
+        "bash -c 'echo hi > >(sleep 0.3; cat)'",
+        "(sleep 0.3; echo hi) &",
+        "(setsid sh -c 'sleep 0.3; echo hi' >&2) & exit 0",
+    ],
+)
+def test_what_is_written_soon_after_the_shell_has_ended_arrives(redis_url: str, namespaces: bool, command: str) -> None:
+    with terminal_side.session(redis_url, namespaces=namespaces) as side:
+        assert b"hi\n" in side.command(command).values()
+        assert side.ended().code == 0
+
+
+@pytest.mark.parametrize("namespaces", WAYS)
+def test_who_keeps_a_pipe_open_is_not_waited_for_for_long(redis_url: str, namespaces: bool) -> None:
+    mark = str(900_000_000 + time.monotonic_ns() % 10_000_000)
+    with terminal_side.session(redis_url, namespaces=namespaces) as side:
+        begun = time.monotonic()
+        written = side.command(f"echo now; (trap '' HUP TERM; exec sleep {mark}) & exit 7")
+        assert time.monotonic() - begun < 6
+        assert written[terminal.OUT] == b"now\n"
+        assert side.ended().code == 7
+        assert marked(mark) == []
+
+
+@pytest.mark.parametrize("namespaces", WAYS)
+def test_a_command_that_leaves_no_pipe_open_ends_at_once(redis_url: str, namespaces: bool) -> None:
+    with terminal_side.session(redis_url, namespaces=namespaces) as side:
+        side.attach(run=Run(command="sleep 967891235 >/dev/null 2>&1 & echo now; read line; exit 7", pty=False))
+        side.says(b"now\n")
+        begun = time.monotonic()
+        side.type(b"go\n")
+        until(lambda: side.last(terminal.EXIT), "it has ended")
+        assert time.monotonic() - begun < 1.5
+        assert side.ended().code == 7
 
 
 def test_writing_to_both_by_turns_costs_no_memory(side: TerminalSide) -> None:

@@ -12,6 +12,8 @@ from workers.terminal.program import Program
 
 
 class Pipes(Program):
+    last_words_seconds = 2.0  # sshd waits for ever
+
     def __init__(self, shell: Shell) -> None:
         super().__init__()
         its_input, self.input = os.pipe()

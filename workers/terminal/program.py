@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import sys
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,9 +24,11 @@ SHELL = str(Path(__file__).with_name("shell.py"))
 class Program(ABC):
     outputs: dict[int, int]  # what can still be read: descriptor, kind of frame
     input: int | None  # None once it is closed
+    last_words_seconds = 0.0  # how long what the shell has left behind may still write
 
     def __init__(self) -> None:
         self.exit_code: int | None = None  # of the shell; 128 + n where signal n ended it
+        self.ended_at = 0.0  # the shell
         self.lost = ""  # why it is gone, where it did not just end; on this machine it always just ends
 
     def _start(self, shell: Shell, ends: Sequence[int]) -> None:
@@ -81,6 +85,13 @@ class Program(ABC):
                 if pid == self._pid:
                     code = os.waitstatus_to_exitcode(status)
                     self.exit_code = 128 - code if code < 0 else code
+                    self.ended_at = time.monotonic()
+
+    def left(self) -> float:
+        """How many seconds to wait for more at most; 0 once it is over."""
+        if self.exit_code is None:
+            return 0 if self.lost else math.inf
+        return max(0, self.ended_at + self.last_words_seconds - time.monotonic()) if self.outputs else 0
 
     def end(self) -> bool:
         """Ends the shell and all that came of it. False if something could not be killed."""

@@ -40,7 +40,8 @@ FLOOD_BYTES, FLOOD_SECONDS = 2048, 0.01
 READ_MOST_BYTES = 64 * 1024
 SILENCE_SECONDS = 60  # clients say every 20 s that they are there; then `keep_seconds` begin
 RESIZE_SECONDS = 0.05  # between two sizes
-RECORD_SECONDS = 3.0  # after an end that was ordered, for the recorder to get the rest
+RECORD_SECONDS = 10.0  # after the end, for the recorder to get the rest: of a short session it may only just have heard
+STOP_SECONDS = 3.0  # the same where we are told to go
 LAST_PUSH_SECONDS = 2.0
 INPUT_MOST_BYTES = 2 * terminal.IN_WINDOW_BYTES  # no client may have more on its way
 
@@ -58,7 +59,8 @@ class Session:
         )
         self._cols, self._rows = self._wanted_size = terminal.clamp(spec.cols, spec.rows)
         self._resized_at = 0.0
-        self._acked = self._recorded = 0
+        self._acked = 0
+        self._recorded = -1  # no recorder has come yet
         self._full = False  # enough output is on its way
         self._read_again_at = 0.0
         self._attachment = b""  # of the one client that may write
@@ -66,9 +68,11 @@ class Session:
         self._last_seq = 0
         self._input: deque[tuple[int, bytes]] = deque()  # accepted, but not yet taken by the PTY
         self._input_bytes = 0
+        self._taken_bytes = self._resizes = 0  # of input, and sizes set, in all
         self._reason = ""
         self._exit: terminal.Exit | None = None
         self._deadline = time.monotonic() + SILENCE_SECONDS + spec.keep_seconds
+        self._stop_by = math.inf
         self._woken, self._wake = os.pipe()
         for end in (self._woken, self._wake):
             os.set_blocking(end, False)
@@ -98,7 +102,13 @@ class Session:
             self._say_exit()
             self._linger()
         self._outlet.stop(LAST_PUSH_SECONDS)
-        return TerminalEnded(code=self._exit.code, reason=self._exit.reason, output_bytes=self._ring.head)
+        return TerminalEnded(
+            code=self._exit.code,
+            reason=self._exit.reason,
+            output_bytes=self._ring.head,
+            input_bytes=self._taken_bytes,
+            resizes=self._resizes,
+        )
 
     def _wait_for_client(self) -> tuple[list[bytes], Run | None]:
         """What was heard until a client has come that writes, and what that wants to run. None: there is a reason to
@@ -131,7 +141,7 @@ class Session:
         program = self._program
         poll = select.poll()
         poll.register(self._woken, select.POLLIN)
-        while program.exit_code is None and not program.lost and not self._reason:
+        while program.left() and not self._reason:
             with self._outlet.changed:
                 self._full = self._is_full()
                 rest = max(0.0, self._read_again_at - time.monotonic())
@@ -139,7 +149,7 @@ class Session:
                 if self._input and program.input is not None:
                     wanted[program.input] = wanted.get(program.input, 0) | select.POLLOUT
                 left = self._deadline - time.monotonic()
-                again_in = min(left, self._resize_if_due(), rest or 5, 5)
+                again_in = min(left, self._resize_if_due(), rest or 5, program.left())
             if left <= 0:
                 self._reason = f"No client was there for {self._spec.keep_seconds} s."
                 return
@@ -187,15 +197,20 @@ class Session:
                 self._keep(content, kind)
 
     def _linger(self) -> None:
-        """Until all that there was is shown and recorded: whoever is away may come back for the last lines."""
-        seconds = RECORD_SECONDS if self._reason else self._spec.keep_seconds
-        self._deadline = time.monotonic() + seconds
-        while (left := self._deadline - time.monotonic()) > 0:
-            delivered = self._recorded >= self._ring.head and (self._acked >= self._ring.head or self._reason)
-            if delivered:
+        """Until all that there was is recorded, if only that it was nothing; and shown: whoever is away may come back
+        for the last lines."""
+        record_by = time.monotonic() + RECORD_SECONDS
+        self._deadline = time.monotonic() + self._spec.keep_seconds
+        while True:
+            give_up = 0.0
+            is_recorded = self._recorded >= self._ring.head
+            if not self._reason and not (is_recorded and self._acked >= self._ring.head):  # a reason may come by now
+                give_up = self._deadline
+            if not is_recorded:
+                give_up = min(max(give_up, record_by), self._stop_by)
+            left = give_up - time.monotonic()
+            if left <= 0:
                 return
-            if self._reason:  # by now
-                self._deadline = min(self._deadline, time.monotonic() + RECORD_SECONDS)
             self._outlet.changed.wait(min(left, 1))
 
     # What is heard, in the inlet's thread
@@ -304,6 +319,7 @@ class Session:
             if not content:
                 self._program.end_input()
             self._input_bytes -= taken
+            self._taken_bytes += taken
             if taken < len(content):
                 self._input[0] = (sequence, content[taken:])
                 break
@@ -328,6 +344,7 @@ class Session:
         self._resized_at = time.monotonic()
         self._cols, self._rows = cols, rows = self._wanted_size
         self._program.resize(cols, rows)
+        self._resizes += 1
         frame = terminal.SIZE.pack(terminal.RESIZE, cols, rows)
         self._outlet.say(lambda _: [frame], after=self._ring.head)
         return math.inf
@@ -352,6 +369,7 @@ class Session:
 
     def _told_to_end(self, number: int, frame: FrameType | None) -> None:
         self._reason = "What held it on its node was stopped."
+        self._stop_by = time.monotonic() + STOP_SECONDS
 
 
 def _wanted(attach: bytes) -> Run | None:

@@ -4,11 +4,12 @@ at once and nothing of the node's secrets is in its memory.
     python -I -S shell.py '<JSON Shell>'
 
 With the rights of root it moves into namespaces of its own, where the shell sees its own processes only and all of them
-end with the first one; then it becomes the shell's user and the shell.
+end with the first one; then it becomes the shell's user and the shell. It ends with the shell, as that ended.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import fcntl
 import json
@@ -25,6 +26,7 @@ MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REC, MS_PRIVATE = 2, 4, 8, 1 << 14, 1 << 18
 PR_SET_PDEATHSIG = 1
 PROCESSES = 512  # of a user that only has terminals; a fork bomb ends there
 FILES = 4096
+LAST_WORDS_SECONDS = 5  # what the shell left behind on its pipes is ended before that, or else by this
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -36,16 +38,34 @@ def main() -> None:
     if os.getppid() != parent:
         os._exit(1)
     if os.geteuid() == 0 and _libc.unshare(CLONE_NEWPID | CLONE_NEWNS | CLONE_NEWIPC) == 0:
-        _wait_and_end_like(_fork(lambda: _first(shell)))
+        told, tell = os.pipe()
+        _fork(lambda: _first(shell, tell))
+        os.close(tell)
+        _stand_aside(shell)
+        os._exit((os.read(told, 1) or b"\x7f")[0])
     _become(shell)
 
 
-def _first(shell: dict[str, Any]) -> None:
-    """Process 1 of the namespace: what becomes an orphan is its child, and all end with it."""
+def _first(shell: dict[str, Any], tell: int) -> None:
+    """Process 1 of the namespace: what becomes an orphan is its child, and all end with it. Tells how the shell ended.
+    Those that still have its pipes open then stay for a while: their output is the shell's."""
     _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     _libc.mount(b"none", b"/", None, MS_REC | MS_PRIVATE, None)
     _libc.mount(b"proc", b"/proc", b"proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, None)
-    _wait_and_end_like(_fork(lambda: _become(shell)))
+    child = _fork(lambda: _become(shell))
+    _stand_aside(shell)
+    code = _wait(child)
+    if shell["pty"]:
+        os.write(tell, bytes([code]))
+        os._exit(0)
+    _libc.prctl(PR_SET_PDEATHSIG, 0, 0, 0, 0)  # who hears it ends by it
+    signal.signal(signal.SIGALRM, lambda *_: os._exit(0))
+    signal.alarm(LAST_WORDS_SECONDS)
+    os.write(tell, bytes([code]))
+    with contextlib.suppress(ChildProcessError):  # none is left
+        while True:
+            os.wait()
+    os._exit(0)
 
 
 def _become(shell: dict[str, Any]) -> None:
@@ -88,15 +108,22 @@ def _fork(child: Callable[[], None]) -> int:
     os._exit(127)
 
 
-def _wait_and_end_like(child: int) -> None:
-    """Collects whoever ends, until `child` does; then ends as it ended."""
+def _stand_aside(shell: dict[str, Any]) -> None:
+    """What is meant for the shell is not for us, and we keep no pipe of its open."""
     for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)  # they are for the shell
+        signal.signal(number, signal.SIG_IGN)
+    if not shell["pty"]:
+        null = os.open(os.devnull, os.O_RDWR)
+        for fd in range(3):
+            os.dup2(null, fd)
+
+
+def _wait(child: int) -> int:
+    """Collects whoever ends, until `child` does; then how that ended: 128 + n where signal n did it, as shells say."""
     while True:
         pid, status = os.wait()
         if pid == child:
-            # 128 + n, as shells say it: process 1 cannot end itself by a signal.
-            os._exit(os.waitstatus_to_exitcode(status) % 256 if os.WIFEXITED(status) else 128 + os.WTERMSIG(status))
+            return os.waitstatus_to_exitcode(status) % 256 if os.WIFEXITED(status) else 128 + os.WTERMSIG(status)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""Checks the chain of audit events, and of the recordings that are still there; prints the last digest."""
+"""Checks the chain of audit events, and of the recordings that are still there; says which recordings are shorter than
+what their sessions had to show; prints the last digest."""
 
 from __future__ import annotations
 
@@ -27,6 +28,11 @@ class Command(BaseCommand):
             if fault:
                 raise CommandError(f"The recording of {session}: {fault}")
             checked += 1
+        for session, recorded_bytes in recordings.shorter():
+            self.stdout.write(
+                f"The recording of {session} has only {recorded_bytes} of {session.output_bytes} bytes of "
+                f"output; it was never longer. How the terminal ended: {session.end_reason}"
+            )
         last = events.last()
         self.stdout.write(f"{events.count()} events and {checked} recordings are as they were written.")
         if last:
