@@ -16,7 +16,7 @@ import hiredis
 import msgspec
 import paramiko
 from channels.db import database_sync_to_async
-from django.db import DatabaseError
+from django.db import Error as DatabaseFault
 
 from accounts.redis_connection import ConnectionLost
 from protocol import terminal
@@ -281,7 +281,7 @@ class SshSession:
             await asyncio.sleep(TICK_SECONDS)
             try:
                 await self._look()
-            except DatabaseError as error:
+            except DatabaseFault as error:
                 log.warning("The database: %s; rights are checked again", error)
                 self._last_check = 0.0
                 if self._loop.time() - self._checked > UNCHECKED_SECONDS:
@@ -379,7 +379,7 @@ class SshSession:
             try:
                 await database_sync_to_async(admission.left)(self._guest, self._session, began=self._began, end=why)
                 return
-            except DatabaseError as error:
+            except DatabaseFault as error:
                 log.warning("The database: %s; that a client left is told again", error)
                 await asyncio.sleep(LEAVE_AGAIN_SECONDS)
 
