@@ -8,7 +8,7 @@ What else stands in it is between its author and `workers.runtimes.fake`.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -20,6 +20,7 @@ NAME = "fake"
 PLATFORM = "cyxwiz_fake"
 FILENAME = "model.json"
 LIMIT_BYTES = 1024**2
+MOST_MEMORY_BYTES = 2**50  # far below what columns hold, so that sums of many fit too
 SPACE = b" \t\r\n"
 
 
@@ -27,7 +28,7 @@ class FakeModel(msgspec.Struct, kw_only=True):
     cyxwiz_fake: Literal[1]
     inputs: list[TensorSpec]
     outputs: list[TensorSpec]
-    memory_bytes: int | None = None
+    memory_bytes: Annotated[int, msgspec.Meta(ge=1, le=MOST_MEMORY_BYTES)] | None = None
 
 
 def matches(head: bytes) -> bool:
