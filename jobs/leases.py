@@ -16,6 +16,7 @@ import msgspec
 from django.db import transaction
 from django.utils import timezone
 
+from accounts.sweeps import one_of_many
 from jobs import progress, queueing, results
 from jobs.models import Job
 from jobs.states import JobState
@@ -94,9 +95,9 @@ def renew(node: Node, heartbeat: Heartbeat) -> list[Held]:
         if said is not None or job.started_at > settled:
             right.append(job)
         else:
-            lose(
-                job, code="forgotten", reason="the node no longer has it; it was stopped, or never heard that it had it"
-            )
+            with one_of_many(log, f"job {job.pk}"):
+                reason = "the node no longer has it; it was stopped, or never heard that it had it"
+                lose(job, code="forgotten", reason=reason)
     if told:
         progress.take(node, told, lease_until=timezone.now() + LEASE)
     _release_ended(node, {f"job:{id}:{fence}" for id, fence in listed} | {job.holder for job in right}, settled)
@@ -206,13 +207,14 @@ def expire() -> None:
     now = timezone.now()
     running = Job.objects.filter(state=JobState.RUNNING).select_related(*RELATED)
     for job in running.filter(lease_until__lt=now):
-        lose(job, code="lease_expired", reason=f"no heartbeat named it for {LEASE_SECONDS} s")
+        with one_of_many(log, f"job {job.pk}"):
+            lose(job, code="lease_expired", reason=f"no heartbeat named it for {LEASE_SECONDS} s")
     for job in running.filter(started_at__lt=now - OVERTIME):
         assert job.started_at is not None
         if job.started_at + timedelta(seconds=job.timeout_seconds) > now - OVERTIME:
             continue
         reason = f"It ran for longer than its {job.timeout_seconds} s, and its node did not end it."
-        with transaction.atomic():
+        with one_of_many(log, f"job {job.pk}"), transaction.atomic():
             if move(job, JobState.FAILED, reason=reason, error_code=TimedOut.code, fence=job.fence + 1) and job.node:
                 doorbells.ring_node(job.node)
 
@@ -222,7 +224,7 @@ def end_refused() -> None:
     open_still = Job.objects.filter(state__in=[JobState.QUEUED, JobState.RUNNING]).exclude(version__refused="")
     for job in open_still.select_related(*RELATED):
         node, reason = job.node, rechecks.why_not_started(job.version)
-        with transaction.atomic():
+        with one_of_many(log, f"job {job.pk}"), transaction.atomic():
             if move(job, JobState.FAILED, reason=reason, error_code=ModelRefused.code, fence=job.fence + 1) and node:
                 doorbells.ring_node(node)
 
@@ -230,7 +232,8 @@ def end_refused() -> None:
 def node_lost(node: Node) -> None:
     """What ran on it runs elsewhere; its memory is free, for whatever that is still worth."""
     for job in Job.objects.filter(node=node, state=JobState.RUNNING).select_related(*RELATED):
-        lose(job, code="node_lost", reason="the node fell silent")
+        with one_of_many(log, f"job {job.pk}"):
+            lose(job, code="node_lost", reason="the node fell silent")
     for holder in allocations.held_on(node, "job"):
         allocations.release(holder)
 

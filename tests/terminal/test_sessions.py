@@ -6,6 +6,7 @@ from datetime import timedelta
 
 import msgspec
 import pytest
+from django.db import connection
 from django.utils import timezone
 
 from accounts import keys
@@ -149,6 +150,24 @@ def test_times_run_out(owner, machine):
     Node.objects.update(state="offline", last_heartbeat_at=timezone.now() - timedelta(minutes=5))
     reports.sweep()
     assert TerminalSession.objects.get(pk=ids[2]).end_reason == "The node was lost."
+
+
+@pytest.mark.postgres
+def test_one_that_cannot_be_ended_keeps_no_other_from_its_end(owner, team_mate, machine, caplog):
+    grant(owner, team_mate, "operator")
+    stale, unauthorised = [opened(owner)["id"] for _ in range(2)], [opened(team_mate)["id"] for _ in range(2)]
+    stuck = (stale[0], unauthorised[0])
+    TerminalSession.objects.filter(pk__in=stale).update(created_at=timezone.now() - timedelta(minutes=2))
+    TerminalGrant.objects.all()._raw_delete(using="default")  # of which no signal tells
+    with connection.cursor() as cursor:
+        table = f"ALTER TABLE {TerminalSession._meta.db_table}"
+        cursor.execute(f"{table} ADD CONSTRAINT stuck CHECK (state <> 'ended' OR id NOT IN (%s, %s))", stuck)
+        try:
+            reports.sweep()
+        finally:
+            cursor.execute(f"{table} DROP CONSTRAINT stuck")
+    assert [state(id) for id in stale + unauthorised] == ["opening", "ended"] * 2
+    assert all(f"terminal {id}" in caplog.text for id in stuck)
 
 
 def test_a_heartbeat_names_what_is_held_and_is_answered_what_may_be(owner, machine):
