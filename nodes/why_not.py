@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import accumulate, combinations, islice
 from typing import Literal, NamedTuple
 
 from nodes.placement import Choice, Need, NodeOffer, Refusal, choose, gib, missing_bytes, suitable
@@ -41,6 +42,7 @@ class Row(NamedTuple):
     way_out: WayOut
 
 
+MOST_TRIED = 500  # ways to stop several, for each device
 NOTHING = "nothing else would help"
 WITHOUT_STOPPING = {
     "offline": "start its agent",
@@ -117,17 +119,16 @@ def _way_out(
 
 
 def _fewest(missing: int, holdings: Iterable[Holding]) -> tuple[Stoppable, ...]:
-    """The smallest one that suffices, else the largest ones together; none where all would not do."""
+    """The fewest that suffice together, and of so many those that free least; none where all would not do."""
     mine: Counter[Stoppable] = Counter()
     for holding in holdings:
         if holding.to is not None:
             mine[holding.to] += holding.memory_bytes
-    if enough := [(size, one) for one, size in mine.items() if size >= missing]:
-        return (min(enough)[1],)
-    stop: list[Stoppable] = []
-    for one, size in sorted(mine.items(), key=lambda item: (-item[1], item[0])):
-        stop.append(one)
-        missing -= size
-        if missing <= 0:
-            return tuple(stop)
-    return ()
+    largest = sorted(mine, key=lambda one: (-mine[one], one))
+    together = accumulate(mine[one] for one in largest)
+    count = next((number for number, freed in enumerate(together, 1) if freed >= missing), None)
+    if count is None:
+        return ()
+    # The first that is tried are the largest, which suffice: some answer is found even where not all can be tried.
+    tried = ((sum(mine[one] for one in some), some) for some in islice(combinations(largest, count), MOST_TRIED))
+    return min((freed, some) for freed, some in tried if freed >= missing)[1]
