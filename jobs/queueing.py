@@ -171,10 +171,17 @@ def rows(job: Job) -> list[Row]:
     return [] if isinstance(found, Choice) else planning.explained(wanted, offers, found, user=job.owner)
 
 
-def stoppable(user: User) -> dict[str, Stoppable]:
-    """By the allocation that it holds: which of this user's jobs run."""
-    mine = Job.objects.visible_to(user).filter(state=JobState.RUNNING).values_list("pk", "fence")
-    return {Job(pk=pk, fence=fence).holder: Stoppable("job", str(pk)) for pk, fence in mine}
+def stoppable(user: User, holders: Iterable[str]) -> dict[str, Stoppable]:
+    """Of these holders of allocations the attempts at this user's jobs: those that run, and those that nodes have not
+    yet said the end of."""
+    ids = {holder: holder.split(":")[1] for holder in holders if holder.startswith("job:")}
+    jobs = {str(job.pk): job for job in Job.objects.visible_to(user).filter(pk__in=set(ids.values()))}
+    found = {}
+    for holder, id in ids.items():
+        if job := jobs.get(id):
+            goes_on = job.state == JobState.RUNNING and holder == job.holder
+            found[holder] = Stoppable("job", id, is_ending=not goes_on)
+    return found
 
 
 def held_on(node: Node) -> dict[str, Held]:

@@ -7,13 +7,17 @@ from dataclasses import replace
 import pytest
 
 from nodes.placement import Choice, Need, choose
-from nodes.why_not import Holding, Stoppable, plan, rows
+from nodes.why_not import Holding, Stoppable, WayOut, plan, rows
 from protocol.hardware import GIB
 from tests.nodes.test_placement import NEED, cpu, cuda, node
 
 
 def mine(name: str, gib: float, device: int = 1) -> Holding:
     return Holding(device, int(gib * GIB), Stoppable("deployment", name))
+
+
+def ending(name: str, gib: float, device: int = 1) -> Holding:
+    return Holding(device, int(gib * GIB), Stoppable("deployment", name, is_ending=True))
 
 
 def others(gib: float, device: int = 1) -> Holding:
@@ -70,6 +74,24 @@ def test_of_very_many_it_finds_some_without_trying_all():
     least = min(number for number in range(1, 200) if sum(1 + (199 - n) / 1000 for n in range(number)) >= 100)
     assert len(found.stop) == least
     assert found.frees_bytes >= 100 * GIB
+
+
+def test_what_is_stopping_already_is_waited_for():
+    place = node("a", cpu(0))
+    found = way_out(NEED, place, ending("old", 2), mine("other", 2), others(9))
+    assert found == WayOut("wait: `old` is stopping, frees 2.00 GiB", (), 2 * GIB)
+    found = way_out(NEED, place, ending("old", 0.5), ending("old", 0.5), ending("older", 1))
+    assert found.text == "wait: `old` and `older` are stopping, free 2.00 GiB"
+
+
+def test_what_is_stopping_leaves_less_to_stop():
+    found = way_out(NEED, node("a", cpu(0)), ending("old", 1), mine("s", 1), mine("l", 2), others(9))
+    assert found.text == "stop `s` on a: frees 1.00 GiB; `old` is stopping, frees 1.00 GiB"
+    assert found.stop == (Stoppable("deployment", "s"),)
+    found = way_out(NEED, node("a", cpu(0)), ending("old", 1), others(9))
+    assert found.text == (
+        "nothing else would help: of cpu, 9.00 GiB is used by others and `old` is stopping, frees 1.00 GiB"
+    )
 
 
 def test_what_others_hold_is_never_named():
