@@ -143,7 +143,7 @@ def place_waiting(deployment_id: UUID) -> None:
         except Exception as error:
             told = error.message if isinstance(error, CyxwizError) else FAILED_TO_PLACE
             with locked(deployment_id):
-                waiting.filter(deployment=deployment_id).update(reason=told)
+                _tell(waiting.filter(deployment=deployment_id), told)
             raise
 
 
@@ -151,8 +151,13 @@ def _place_or_tell_all(replica: Replica) -> bool:
     """Where one finds no room, no other of its deployment does: they need the same, and what they avoid is a wish."""
     if place(replica) or replica.state != ReplicaState.WAITING:
         return True
-    _waiting().filter(deployment=replica.deployment).exclude(reason=replica.reason).update(reason=replica.reason)
+    _tell(_waiting().filter(deployment=replica.deployment), replica.reason)
     return False
+
+
+def _tell(waiting: QuerySet[Replica], reason: str) -> None:
+    """Not a move: they waited before. Only the reason may be new."""
+    waiting.exclude(reason=reason).update(reason=reason)
 
 
 def node_offline(node: Node) -> None:
@@ -227,10 +232,8 @@ def _of(deployment: Deployment | None, replicas: QuerySet[Replica], most: int | 
 
 
 def _keep_waiting(replica: Replica, reason: str) -> None:
-    """Not a move: it waited before. Only the reason may be new."""
-    if replica.reason != reason:
-        Replica.objects.filter(pk=replica.pk, state=ReplicaState.WAITING).update(reason=reason)
-        replica.reason = reason
+    _tell(Replica.objects.filter(pk=replica.pk, state=ReplicaState.WAITING), reason)
+    replica.reason = reason
 
 
 def siblings(deployment: Deployment) -> Counter[str]:

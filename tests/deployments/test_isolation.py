@@ -20,6 +20,7 @@ from tests import factories
 from tests.cast import Person
 from tests.jobs import work
 from tests.nodes.reports import Machine
+from tests.stuck import stuck
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -71,6 +72,21 @@ def test_a_node_that_is_lost_loses_what_cannot_be_placed_and_the_rest(owner, out
     heartbeats.sweep()
     assert states() == {"bad/0": "waiting", "good/0": "placed"}
     assert set(Allocation.objects.values_list("device__node__name", flat=True)) == {"other"}
+
+
+@pytest.mark.postgres
+def test_what_cannot_leave_a_lost_node_is_tried_again(owner, admin, version):
+    Machine(admin, "shared", shared=True).heartbeat()
+    deploy(owner, "bad")
+    deploy(owner, "good")
+    Node.objects.update(last_heartbeat_at=timezone.now() - timedelta(minutes=5))
+    with stuck(Replica, "state = 'waiting' AND deployment_id = %s", Deployment.objects.get(name="bad").pk):
+        heartbeats.sweep()
+    assert states() == {"bad/0": "unreachable", "good/0": "waiting"}
+    assert Allocation.objects.count() == 1
+    heartbeats.sweep()
+    assert states() == {"bad/0": "waiting", "good/0": "waiting"}
+    assert not Allocation.objects.exists()
 
 
 def test_a_heartbeat_is_answered_whatever_is_wrong_with_one_replica(owner, admin, version, caplog):

@@ -6,7 +6,6 @@ from datetime import timedelta
 
 import msgspec
 import pytest
-from django.db import connection
 from django.utils import timezone
 
 from accounts import keys
@@ -18,6 +17,7 @@ from terminal import reports, services
 from terminal.models import AuditEvent, TerminalGrant, TerminalPolicy, TerminalSession, TerminalTicket
 from tests.cast import Person, person
 from tests.nodes.reports import Machine
+from tests.stuck import stuck
 from tests.terminal.conftest import GRANTS, POLICY, SESSIONS, TerminalMachine, grant, opened
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -156,18 +156,13 @@ def test_times_run_out(owner, machine):
 def test_one_that_cannot_be_ended_keeps_no_other_from_its_end(owner, team_mate, machine, caplog):
     grant(owner, team_mate, "operator")
     stale, unauthorised = [opened(owner)["id"] for _ in range(2)], [opened(team_mate)["id"] for _ in range(2)]
-    stuck = (stale[0], unauthorised[0])
+    kept = stale[0], unauthorised[0]
     TerminalSession.objects.filter(pk__in=stale).update(created_at=timezone.now() - timedelta(minutes=2))
     TerminalGrant.objects.all()._raw_delete(using="default")  # of which no signal tells
-    with connection.cursor() as cursor:
-        table = f"ALTER TABLE {TerminalSession._meta.db_table}"
-        cursor.execute(f"{table} ADD CONSTRAINT stuck CHECK (state <> 'ended' OR id NOT IN (%s, %s))", stuck)
-        try:
-            reports.sweep()
-        finally:
-            cursor.execute(f"{table} DROP CONSTRAINT stuck")
+    with stuck(TerminalSession, "state = 'ended' AND id IN (%s, %s)", *kept):
+        reports.sweep()
     assert [state(id) for id in stale + unauthorised] == ["opening", "ended"] * 2
-    assert all(f"terminal {id}" in caplog.text for id in stuck)
+    assert all(f"terminal {id}" in caplog.text for id in kept)
 
 
 def test_a_heartbeat_names_what_is_held_and_is_answered_what_may_be(owner, machine):
