@@ -51,6 +51,13 @@ def main() -> None:
     arguments = parser.parse_args()
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    with own_stack() as stack:
+        asyncio.run(_measure(stack, arguments))
+
+
+@contextmanager
+def own_stack() -> Iterator[Stack]:
+    """A control plane and a node, on a PostgreSQL and a Redis of their own."""
     with tempfile.TemporaryDirectory(prefix="cyxwiz-bench-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
         folder.chmod(0o755)
@@ -59,7 +66,7 @@ def main() -> None:
             postgres(folder / "postgres") as database_url,
             running(folder / "stack", database_url, user=pwd.getpwuid(os.getuid()).pw_name) as stack,
         ):
-            asyncio.run(_measure(stack, arguments))
+            yield stack
 
 
 async def _measure(stack: Stack, arguments: argparse.Namespace) -> None:

@@ -24,6 +24,7 @@ class Replica:
     node: str | None = None
     device: str | None = None
     fence: int = 0
+    estimated_bytes: int | None = None
     allocated_bytes: int | None = None
     memory_bytes: int | None = None  # measured now
     peak_bytes: int | None = None  # measured, the most

@@ -14,6 +14,7 @@ from deployments import previews, reconcile, services
 from deployments.models import Deployment, DeploymentEvent, DeploymentMetric, Replica
 from models_registry import memory
 from nodes.admin import why_not_table
+from protocol.hardware import kind_of
 
 
 class ReplicaInline(ReadOnlyInline):
@@ -25,6 +26,7 @@ class ReplicaInline(ReadOnlyInline):
         "node",
         "device",
         "fence",
+        "estimated",
         "allocated",
         "measured",
         "peak",
@@ -32,6 +34,8 @@ class ReplicaInline(ReadOnlyInline):
         "failures",
         "reason",
     )
+    readonly_fields = ("estimated", "allocated", "measured", "peak", "device_peak")
+    estimated = size("estimated_bytes", "estimated")
     allocated = size("allocated_bytes", "promised")
     measured = size("memory_bytes", "measured")
     peak = size("peak_bytes", "measured peak")
@@ -65,7 +69,8 @@ class DeploymentAdmin(ReadOnlyAdmin):
 
     @admin.display(description="estimated memory of a replica")
     def estimated(self, deployment: Deployment) -> str:
-        return str(filesizeformat(memory.estimate_bytes(deployment.version, deployment.options)))
+        kind = kind_of(deployment.hardware_class)
+        return str(filesizeformat(memory.estimate_for(deployment.version, deployment.options, kind)))
 
     @admin.display(description="why replicas wait")
     def why_not(self, deployment: Deployment) -> str:
@@ -101,7 +106,8 @@ class ReplicaAdmin(ReadOnlyAdmin):
     search_fields = ("deployment__name", "node__name")
     list_select_related = ("device__node",)
     exclude = ("allocated_bytes", *reconcile.MEASURED, "progress")
-    readonly_fields = ("allocated", "measured", "peak", "device_measured", "device_peak", "how_far")
+    readonly_fields = ("estimated", "allocated", "measured", "peak", "device_measured", "device_peak", "how_far")
+    estimated = size("estimated_bytes", "estimated")
     state_badge = badge("state")
     allocated = size("allocated_bytes", "promised")
     measured = size("memory_bytes", "measured")

@@ -9,9 +9,10 @@ from django.db.models import Q
 
 from accounts.ownership import Owned
 from deployments.states import DeploymentState, ReplicaState
+from models_registry import memory
 from models_registry.models import Version
 from nodes.models import Device, Node
-from protocol.hardware import CLASSES, HOST
+from protocol.hardware import CLASSES, HOST, kind_of
 
 
 class Deployment(Owned):
@@ -84,6 +85,12 @@ class Replica(models.Model):
         if self.device is not None and self.device.kind != HOST:
             return self.device_memory_bytes, self.device_peak_bytes
         return self.memory_bytes, self.peak_bytes
+
+    @property
+    def estimated_bytes(self) -> int:
+        """Of the memory of its device; while it has none, of those that it may get."""
+        kind = self.device.kind if self.device else kind_of(self.deployment.hardware_class)
+        return memory.estimate_for(self.deployment.version, self.deployment.options, kind)
 
     def holder(self, fence: int) -> str:
         """Under which name an attempt holds its allocation."""

@@ -11,12 +11,12 @@ from accounts.models import User
 from deployments import reconcile
 from deployments.models import Deployment, Replica
 from deployments.states import ON_NODE, ReplicaState
-from models_registry import memory
 from nodes import planning
 from nodes.models import Node
 from nodes.placement import Need
 from nodes.planning import Held
 from nodes.why_not import Row, Stoppable
+from protocol.hardware import kind_of
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def held_on(node: Node) -> dict[str, Held]:
     return {
         replica.holder(replica.fence): Held(
             f"{replica} of {replica.deployment.version}",
-            memory.estimate_bytes(replica.deployment.version, replica.deployment.options),
+            replica.estimated_bytes,
             *replica.measured_bytes,
         )
         for replica in there
@@ -90,8 +90,9 @@ def _preview(deployment: Deployment, indexes: list[int], needs: list[Need], sibl
         ReplicaPlace(index, place.node, place.device, place.memory_bytes)
         for index, place in zip(indexes, found.places, strict=False)
     ]
+    kinds = [place.kind for place in found.places] or [kind_of(deployment.hardware_class)]
     return Preview(
-        estimated_bytes=needs[0].memory_bytes,
+        estimated_bytes=needs[0].estimated_on(kinds[0]),
         measured_bytes=dict(needs[0].measured),
         places=places,
         waiting=indexes[len(places) :],

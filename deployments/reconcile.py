@@ -73,9 +73,8 @@ def needed(deployment: Deployment) -> Need:
     """By one replica, by what was measured of earlier ones, else by estimate."""
     return Need(
         format=deployment.version.format,
-        memory_bytes=memory.estimate_bytes(deployment.version, deployment.options),
-        measured=memory.learned(deployment.version, deployment.options),
         hardware_class=deployment.hardware_class,
+        **memory.needed(deployment.version, deployment.options),
     )
 
 

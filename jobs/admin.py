@@ -7,13 +7,11 @@ from typing import Any
 from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest
-from django.template.defaultfilters import filesizeformat
 
 from accounts.staff_admin import ReadOnlyAdmin, ReadOnlyInline, badge, size
 from jobs import queueing, services
 from jobs.models import Dataset, Job, JobEvent
 from jobs.states import JobState
-from models_registry import memory
 from nodes.admin import why_not_table
 
 
@@ -51,6 +49,7 @@ class JobAdmin(ReadOnlyAdmin):
         "device_peak_bytes",
     )
     readonly_fields = ("estimated", "allocated", "measured", "peak", "device_measured", "device_peak", "why_not")
+    estimated = size("estimated_bytes", "estimated memory")
     allocated = size("allocated_bytes", "promised memory")
     measured = size("memory_bytes", "measured now")
     peak = size("peak_bytes", "measured peak")
@@ -59,10 +58,6 @@ class JobAdmin(ReadOnlyAdmin):
     inlines = (EventInline,)
     actions = ("cancel",)
     state_badge = badge("state")
-
-    @admin.display(description="estimated memory")
-    def estimated(self, job: Job) -> str:
-        return str(filesizeformat(memory.estimate_bytes(job.version, job.options)))
 
     @admin.display(description="why it waits")
     def why_not(self, job: Job) -> str:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import uuid
+from typing import Any
 
 from django.db import models
 from django.db.models import Q
 
 from accounts.ownership import Owned
 from jobs.states import JobState
+from models_registry import memory
 from models_registry.models import Blob, Version
 from nodes.models import Device, Node
 from protocol.datasets import FORMATS
-from protocol.hardware import CLASSES, HOST
+from protocol.hardware import CLASSES, HOST, kind_of
 
 
 class Dataset(Owned):
@@ -108,6 +110,16 @@ class Job(Owned):
         if self.device is not None and self.device.kind != HOST:
             return self.device_memory_bytes, self.device_peak_bytes
         return self.memory_bytes, self.peak_bytes
+
+    @property
+    def weighty_options(self) -> dict[str, Any]:
+        """Its options, and how many rows go through the model together."""
+        return {**self.options, memory.CHUNK_ROWS: self.over_rows["chunk_rows"]} if self.over_rows else self.options
+
+    @property
+    def estimated_bytes(self) -> int:
+        """Of the memory that a device of its class has."""
+        return memory.estimate_for(self.version, self.weighty_options, kind_of(self.hardware_class))
 
     @property
     def holder(self) -> str:

@@ -9,7 +9,6 @@ from datetime import datetime
 from django.db import transaction
 from django.db.models import BigIntegerField, Case, F, Value, When
 
-from jobs import queueing
 from jobs.models import Job
 from jobs.states import JobState
 from models_registry import memory
@@ -48,7 +47,7 @@ def peaks(job: Job, peak: MemoryPeak) -> dict[str, int]:
 
 def learn(job: Job, peak: MemoryPeak) -> int:
     """For the next time that its model is placed; as `memory.learn`."""
-    return memory.learn(job.version, queueing.weighty_options(job), job.device, peak) if job.device else 0
+    return memory.learn(job.version, job.weighty_options, job.device, peak) if job.device else 0
 
 
 def _news(job: Job, said: Held) -> dict[str, int | None]:

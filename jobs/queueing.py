@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
 from datetime import timedelta
-from typing import Any
 from uuid import UUID
 
 from django.db.models import Count, F, Q, QuerySet
@@ -49,16 +48,10 @@ class NotThisNode(Conflict):
 def need(job: Job) -> Need:
     return Need(
         format=job.version.format,
-        memory_bytes=memory.estimate_bytes(job.version, job.options),
-        measured=memory.learned(job.version, weighty_options(job)),
         hardware_class=job.hardware_class,
         avoid=_failed_on(job),
+        **memory.needed(job.version, job.weighty_options),
     )
-
-
-def weighty_options(job: Job) -> dict[str, Any]:
-    """Its options, and how many rows go through the model together."""
-    return {**job.options, memory.CHUNK_ROWS: job.over_rows["chunk_rows"]} if job.over_rows else job.options
 
 
 def ring(job: Job) -> None:
@@ -187,12 +180,7 @@ def stoppable(user: User, holders: Iterable[str]) -> dict[str, Stoppable]:
 def held_on(node: Node) -> dict[str, Held]:
     """By the allocation that it holds: every job that runs there."""
     there = Job.objects.filter(node=node, state=JobState.RUNNING).select_related("version__model", "device")
-    return {
-        job.holder: Held(
-            f"{job} of {job.version}", memory.estimate_bytes(job.version, job.options), *job.measured_bytes
-        )
-        for job in there
-    }
+    return {job.holder: Held(f"{job} of {job.version}", job.estimated_bytes, *job.measured_bytes) for job in there}
 
 
 def explain_one(job: Job) -> None:

@@ -18,12 +18,11 @@ from jobs import datasets, queueing
 from jobs.models import Job
 from jobs.states import JobState
 from jobs.transitions import move, record_creation
-from models_registry import blobs, formats, memory
+from models_registry import blobs, formats
 from models_registry.models import Version
 from models_registry.services import check_runs, find_version
 from nodes import doorbells
 from nodes.models import Node
-from nodes.placement import Need
 from protocol import oip, text
 from protocol import options as known_options
 from protocol.datasets import CHUNK_ROWS, Format, ResultFormat
@@ -140,7 +139,7 @@ def _submit(
     check_runs(wanted)
     known_options.check(wanted.format, options)
     fields = work(wanted)  # before the transaction: SQLite lets nobody else write during one
-    hardware_class = hardware_class or _class_for(owner, wanted, options)
+    hardware_class = hardware_class or _class_for(Job(owner=owner, version=wanted, options=options, **fields))
     try:
         with transaction.atomic():
             job = Job.objects.create(
@@ -218,10 +217,5 @@ def _specs(version: Version) -> tuple[list[TensorSpec], list[TensorSpec]]:
     return inputs, outputs
 
 
-def _class_for(owner: User, version: Version, options: dict[str, Any]) -> str:
-    need = Need(
-        format=version.format,
-        memory_bytes=memory.estimate_bytes(version, options),
-        measured=memory.learned(version, options),
-    )
-    return queueing.pick_class(need, Node.objects.visible_to(owner))
+def _class_for(job: Job) -> str:
+    return queueing.pick_class(queueing.need(job), Node.objects.visible_to(job.owner))

@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, TypedDict
 
 import msgspec
 from django.utils import timezone
 
-from models_registry.formats import BY_NAME, fake, gguf, pt2, savedmodel, torchscript
+from models_registry.formats import BY_NAME, activations, fake, gguf, pt2, savedmodel, torchscript
 from models_registry.models import MeasuredMemory, Version
+from protocol import datasets
 from protocol import options as known_options
 from protocol.hardware import HOST, KINDS
 from protocol.messages import MemoryPeak
-from protocol.tensors import Signature
+from protocol.tensors import Signature, TensorSpec
 
 MIB = 1024**2
 
@@ -27,13 +28,14 @@ MIB = 1024**2
 # with TensorFlow Lite, 45.
 RUNNER_BYTES = 96 * MIB
 # onnxruntime parses the file into tensors and then packs the weights for its kernels; both copies live for a while at
-# loading, and afterwards the second half is what activations of small batches stay under.
-# TensorFlow Lite maps the file, and its kernels pack a copy of the weights of their own.
+# loading. TensorFlow Lite maps the file, and its kernels pack a copy of the weights of their own.
 WEIGHT_COPIES = 2
 FAKE_BYTES = 64 * MIB
 # A runner with TensorFlow takes 480 MiB before it has loaded anything: 170 of its own, the rest the library's files,
 # which all runners share. Variables are held once; a graph of 6,000 operators took 100 MiB beside them.
 TENSORFLOW_RUNNER_BYTES = 640 * MIB
+# While it loads a graph it holds it many times over: 96 MiB of constants took 1.6 GiB.
+GRAPH_COPIES = 16
 # A measured peak knows the requests that came. A larger one, or threads that happen to compute at the same moment,
 # take some more, in proportion to the model; and allocators keep a few arenas whatever its size. What goes beyond is
 # measured and counts the next time; until then the device's reserve bears it.
@@ -46,9 +48,19 @@ CHUNK_ROWS = "chunk_rows"
 # llama.cpp maps the file as it is. Besides it: Python and the library, the process that renders chat templates, and the
 # buffers to compute in.
 TEXT_RUNNER_BYTES = 192 * MIB
-# Python and PyTorch take 222 MiB. Weights lie in memory once; half as much again is for what is computed on the way.
+# Python and PyTorch take 222 MiB. Weights lie in memory once, and are packed for some kernels besides.
 TORCH_RUNNER_BYTES = 256 * MIB
 TORCH_COPIES = 1.5
+# On a GPU: CUDA's context and the libraries took 719 MiB with PyTorch, on an H200; then the weights lie there once.
+DEVICE_RUNNER_BYTES = 768 * MIB
+# Of what is computed on the way: onnxruntime keeps the blocks of its first run beside those that it plans for the next,
+# PyTorch's convolutions reorder what they take.
+ACTIVATION_COPIES = 2
+# What comes and goes: as frames, joined to a batch, as arrays, as the library's tensors.
+EXCHANGED_COPIES = 4
+# Where the file gives no shapes of what is between: the first layers of models for pictures make some ten times as much
+# of them.
+UNTOLD_COPIES = 40
 
 
 class MeasuredOn(Protocol):
@@ -58,24 +70,87 @@ class MeasuredOn(Protocol):
     memory_total_bytes: int | None
 
 
-def estimate_bytes(version: Version, options: Mapping[str, Any]) -> int:
-    """`options` are the deployment's. Raises BadRequest where they say something impossible."""
+class Needed(TypedDict):
+    """What `Need` says of memory."""
+
+    memory_bytes: int
+    device_bytes: int
+    measured: dict[str, int]
+
+
+def needed(version: Version, options: Mapping[str, Any]) -> Needed:
+    """`options` are the deployment's, or the job's with CHUNK_ROWS. Raises BadRequest where they say something
+    impossible."""
+    return Needed(
+        memory_bytes=estimate_bytes(version, options),
+        device_bytes=estimate_bytes(version, options, on_device=True),
+        measured=learned(version, options),
+    )
+
+
+def estimate_bytes(version: Version, options: Mapping[str, Any], *, on_device: bool = False) -> int:
+    """Of the machine's memory, or of that of a device which has its own."""
     if version.format == fake.NAME:
-        return int(version.metadata.get("memory_bytes") or FAKE_BYTES)
-    if version.format == gguf.NAME:
-        return _text_bytes(version, options)
-    if version.format in (torchscript.NAME, pt2.NAME):
-        return int(version.size_bytes * TORCH_COPIES) + TORCH_RUNNER_BYTES
-    if version.format == savedmodel.NAME:
-        return version.size_bytes + TENSORFLOW_RUNNER_BYTES
-    return version.size_bytes * WEIGHT_COPIES + RUNNER_BYTES
+        size = int(version.metadata.get("memory_bytes") or FAKE_BYTES)
+    else:
+        held = _device_bytes(version) if on_device else _host_bytes(version)
+        size = held + (_text_bytes if version.format == gguf.NAME else _computing_bytes)(version, options)
+    return min(max(size, 1), activations.MOST_BYTES)  # a promise of nothing is none
+
+
+def estimate_for(version: Version, options: Mapping[str, Any], kind: str) -> int:
+    """Of the memory that a device of this kind has; empty: of the machine's."""
+    return estimate_bytes(version, options, on_device=kind not in ("", HOST))
+
+
+def _device_bytes(version: Version) -> int:
+    """Whatever the format: the weights, and what is there before them."""
+    return int(version.metadata.get("weight_bytes", version.size_bytes)) + DEVICE_RUNNER_BYTES
+
+
+def _host_bytes(version: Version) -> int:
+    """Of a runner with the model loaded. Versions that were uploaded long ago do not tell the size of their weights."""
+    weights = int(version.metadata.get("weight_bytes", version.size_bytes))
+    match version.format:
+        case gguf.NAME:
+            return version.size_bytes + TEXT_RUNNER_BYTES
+        case torchscript.NAME | pt2.NAME:
+            return int(weights * TORCH_COPIES) + TORCH_RUNNER_BYTES
+        case savedmodel.NAME:
+            graph = GRAPH_COPIES * int(version.metadata.get("graph_bytes", 0))
+            return max(weights, version.size_bytes) + graph + TENSORFLOW_RUNNER_BYTES
+    # onnxruntime's CPU computes with halves as with single floats: each copy of theirs is twice as large.
+    widened = int(version.metadata.get("half_bytes", 0))
+    return (max(weights, version.size_bytes) + widened) * WEIGHT_COPIES + RUNNER_BYTES
 
 
 def _text_bytes(version: Version, options: Mapping[str, Any]) -> int:
-    """The file, and room for every token of every conversation, and of one text that is being embedded."""
+    """Room for every token of every conversation, and of one text that is being embedded."""
     room = known_options.room(options, version.metadata["context_length"])
-    conversations = version.metadata["kv_bytes_per_token"] * room.context_length * (room.parallel + 1)
-    return version.size_bytes + conversations + TEXT_RUNNER_BYTES
+    conversations: int = version.metadata["kv_bytes_per_token"] * room.context_length * (room.parallel + 1)
+    return conversations
+
+
+def _computing_bytes(version: Version, options: Mapping[str, Any]) -> int:
+    """For as many rows together as the options allow."""
+    if activations.PER_ROW not in version.metadata:  # uploaded long ago
+        return 0
+    given, taken = (msgspec.convert(version.metadata[role], list[TensorSpec]) for role in ("inputs", "outputs"))
+    per_row, fixed = activations.exchanged([*given, *taken])
+    computed_per_row, computed = (int(version.metadata[name]) for name in (activations.PER_ROW, activations.FIXED))
+    copies = EXCHANGED_COPIES if computed_per_row or computed else UNTOLD_COPIES
+    per_row = copies * per_row + ACTIVATION_COPIES * computed_per_row
+    return copies * fixed + ACTIVATION_COPIES * computed + per_row * _rows(version, options, given, taken)
+
+
+def _rows(version: Version, options: Mapping[str, Any], given: list[TensorSpec], taken: list[TensorSpec]) -> int:
+    if any(spec.shape[:1] != [activations.FREE] for spec in (*given, *taken)):
+        return 1  # nothing is joined
+    if CHUNK_ROWS in options:
+        per_row, _ = activations.exchanged(given)
+        return max(1, min(int(options[CHUNK_ROWS]), datasets.MOST_CHUNK_BYTES // max(per_row, 1)))
+    batching = known_options.batching(version.format, options)
+    return batching.max_size if batching else 1
 
 
 def with_margin(peak_bytes: int) -> int:
@@ -84,7 +159,7 @@ def with_margin(peak_bytes: int) -> int:
 
 
 def learned(version: Version, options: Mapping[str, Any]) -> dict[str, int]:
-    """Bytes to promise by kind of device, for those kinds on which it was measured; as `Need.measured`."""
+    """Bytes to promise by kind of device, for those kinds on which it was measured."""
     keys = {_key(version, kind, options): kind for kind in KINDS}
     rows = MeasuredMemory.objects.filter(key__in=keys).values_list("key", "peak_bytes")
     return {keys[key]: with_margin(peak) for key, peak in rows}

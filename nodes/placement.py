@@ -7,6 +7,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from protocol.formats import PROGRAM_FORMATS, PROGRAM_LEVEL
+from protocol.hardware import HOST, kind_of
 
 GIB = 1024**3
 NAMED = 20  # nodes in one line for people
@@ -21,7 +22,7 @@ class DeviceOffer(NamedTuple):
 
     @property
     def kind(self) -> str:
-        return _kind(self.hardware_class)
+        return kind_of(self.hardware_class)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,14 +44,18 @@ class NodeOffer:
 @dataclass(frozen=True, slots=True)
 class Need:
     format: str
-    memory_bytes: int  # by estimate, on whatever device
+    memory_bytes: int  # by estimate, of the machine's memory
+    device_bytes: int | None = None  # and of a device that has its own; None: as much
     measured: Mapping[str, int] = field(default_factory=dict)  # kind of device -> bytes, where it was measured
     hardware_class: str = ""  # empty: any
     avoid: frozenset[str] = frozenset()  # node ids that failed before: taken only when nothing else fits
 
     def bytes_on(self, kind: str) -> int:
         """What to promise on such a device. A measurement counts even where it is above the estimate."""
-        return self.measured.get(kind, self.memory_bytes)
+        return self.measured.get(kind, self.estimated_on(kind))
+
+    def estimated_on(self, kind: str) -> int:
+        return self.memory_bytes if kind == HOST or self.device_bytes is None else self.device_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,15 +171,10 @@ def missing_bytes(need: Need, device: DeviceOffer) -> int:
 
 
 @cache
-def _kind(hardware_class: str) -> str:
-    return hardware_class.partition("-")[0]
-
-
-@cache
 def cost(hardware_class: str) -> int:
     """What asks for no class leaves the dear devices free: CPU, then OpenCL and ROCm, then CUDA by memory."""
     tier = hardware_class.partition("-")[2]
-    return {"cpu": 0, "opencl": 1, "rocm": 2}.get(_kind(hardware_class)) or (int(tier.rstrip("g")) + 1 if tier else 0)
+    return {"cpu": 0, "opencl": 1, "rocm": 2}.get(kind_of(hardware_class)) or (int(tier.rstrip("g")) + 1 if tier else 0)
 
 
 def gib(size: int) -> str:

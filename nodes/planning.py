@@ -20,6 +20,7 @@ from nodes.why_not import Holding, Row, Stoppable
 class Place:
     node: str
     device: str
+    kind: str  # of the device
     memory_bytes: int
 
 
@@ -65,7 +66,7 @@ def plan(
     for need, choice in zip(needs, chosen, strict=False):
         node = by_id[choice.node_id]
         device = next(device for device in node.devices if device.id == choice.device_id)
-        places.append(Place(node.name, device.name, need.bytes_on(device.kind)))
+        places.append(Place(node.name, device.name, device.kind, need.bytes_on(device.kind)))
     if not refusals:
         return Plan(places, [])
     # What was placed above holds nothing that the rows know of, and takes its room all the same.

@@ -13,6 +13,7 @@ from django.db.models import F, Q, QuerySet
 from nodes.models import Device, Node
 from nodes.placement import Need, cost
 from protocol.formats import PROGRAM_FORMATS, PROGRAM_LEVEL
+from protocol.hardware import KINDS
 
 LENGTH = 10  # more than one: some may be refused after all
 
@@ -35,9 +36,10 @@ def shortlist(nodes: QuerySet[Node], need: Need, siblings: Collection[str]) -> Q
 
 
 def _room(need: Need) -> Q:
-    if not need.measured:
-        return Q(free_bytes__gte=need.memory_bytes)
-    room = Q(free_bytes__gte=need.memory_bytes) & ~Q(kind__in=list(need.measured))
-    for kind, size in need.measured.items():
-        room |= Q(kind=kind, free_bytes__gte=size)
+    sizes = {kind: need.bytes_on(kind) for kind in KINDS}
+    least = min(sizes.values())  # a plain bound, by which the index is followed
+    room = Q(free_bytes__gte=least)
+    for kind, size in sizes.items():
+        if size > least:
+            room &= ~Q(kind=kind) | Q(free_bytes__gte=size)
     return room

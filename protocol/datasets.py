@@ -23,6 +23,7 @@ RESULT_FORMATS: tuple[ResultFormat, ...] = ("npz", "jsonl")
 
 MOST_CHUNK_ROWS = 65536
 CHUNK_ROWS = 256
+MOST_CHUNK_BYTES = 64 * 1024**2  # of rows that are run together
 MOST_LINE_BYTES = 16 * 1024**2
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 

@@ -24,6 +24,12 @@ def hardware_class(kind: str, memory_total_bytes: int | None) -> str:
     return f"cuda-{max(fitting, default=CUDA_TIERS_GIB[0])}g"
 
 
+@cache
+def kind_of(hardware_class: str) -> str:
+    """The kind of device in a class; of none, where any will do, the machine itself."""
+    return hardware_class.partition("-")[0] or HOST
+
+
 def tier_bytes(tier: int) -> int:
     """The least memory of a card of that tier."""
     return int(tier * GIB * TIER_SLACK)

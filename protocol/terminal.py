@@ -61,9 +61,10 @@ BAD_FRAME, REFUSED, TIMED_OUT, TAKEN_OVER = 4400, 4403, 4408, 4409
 OFFSET = struct.Struct("!BQ")  # OUT, ERR, ACK, RECORDED
 SEQUENCE = struct.Struct("!BI")  # IN from a client, INACK
 SIZE = struct.Struct("!BHH")
-ATTACH_FRAME = struct.Struct("!B16s?QHH")  # attachment, writes, from which offset, columns, rows; then perhaps Run
-# attachment, writes, replayed from, head, last sequence, columns, rows, has a PTY
-ATTACHED_FRAME = struct.Struct("!B16s?QQIHH?")
+# attachment, number among those who write or 0, from which offset, columns, rows; then perhaps Run
+ATTACH_FRAME = struct.Struct("!B16sIQHH")
+# attachment, writes, replayed from, head, last sequence, columns, rows, has a PTY, milliseconds since the last input
+ATTACHED_FRAME = struct.Struct("!B16s?QQIHH?I")
 NODE_IN = struct.Struct("!B16sI")  # attachment, sequence; then bytes
 ATTACHMENT = struct.Struct("!B16s")  # ALIVE, DETACH
 

@@ -48,8 +48,8 @@ async def authenticate(scope: dict[str, Any]) -> Caller:
     return await database_sync_to_async(_signed_in)(scope)
 
 
-def admit(caller: Caller, session_id: UUID, hello: Hello) -> tuple[TerminalSession, Mode]:
-    """Spends the ticket. Raises Forbidden, Conflict."""
+def admit(caller: Caller, session_id: UUID, hello: Hello) -> tuple[TerminalSession, Mode, int]:
+    """Spends the ticket; the last is the number of who writes, or 0. Raises Forbidden, Conflict."""
     try:
         if hello.ticket is not None:
             session, mode = tickets.redeem(hello.ticket, tickets.Kind.TICKET, session_id, caller.user)
@@ -64,7 +64,7 @@ def admit(caller: Caller, session_id: UUID, hello: Hello) -> tuple[TerminalSessi
     except CyxwizError as error:
         audit.write("refused", session_id=session_id, user=caller.user, reason=error.message)
         raise
-    return session, mode
+    return session, mode, services.next_writer(session) if mode == "owner" else 0
 
 
 def choose_program(session: TerminalSession, user: User, mode: Mode, run: Run) -> None:

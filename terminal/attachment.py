@@ -13,7 +13,6 @@ import msgspec
 
 from accounts.redis_connection import RedisConnection
 from protocol import names, terminal
-from protocol.terminal import Mode
 from terminal.broker import Broker
 
 AT_ONCE = 16  # entries in one read: what waits in memory for a slow client
@@ -53,18 +52,23 @@ class BeyondOutput(Exception):
 
 
 class Attachment:
-    def __init__(self, broker: Broker, node_id: str, session_id: str, mode: Mode, run: terminal.Run | None = None):
-        """`run`: what the session is to run, when nobody has started it yet."""
+    def __init__(
+        self, broker: Broker, node_id: str, session_id: str, writer: int = 0, run: terminal.Run | None = None
+    ) -> None:
+        """`writer`: its number among those who write, which tells the node who is the newest; 0 watches. `run`: what
+        the session is to run, when nobody has started it yet."""
         self._broker = broker
         self._run = run
         self._inbox = names.terminal_input(node_id, session_id)
         self._stream = names.terminal_output(node_id, session_id)
-        self._writes = mode == "owner"
+        self._writer = writer
         self._id = os.urandom(16)
         self._began = False
         self._question = b""  # the ATTACH that is not answered yet
         self._ask_again_at = 0.0
         self._size = (0, 0)
+        self._written = 0  # the highest sequence number
+        self.last_input = 0.0  # loop time, whoever typed it; for who writes, once it has begun
         self.next = 0  # offset up to which all was passed on
         self.at_ms = 0  # Redis's Unix time of what was passed on last
 
@@ -77,7 +81,7 @@ class Attachment:
             read_upto = newest[0][0] if newest else b"0-0"
             self._wanted = last_offset
             self._size = (cols, rows)
-            self._ask(last_offset or 0, writes=self._writes)
+            self._ask(last_offset or 0, self._writer)
             while True:
                 for id, frame in await self._read(reader, read_upto):
                     read_upto = id
@@ -94,6 +98,8 @@ class Attachment:
     # What goes to the node
 
     def write(self, sequence: int, content: bytes) -> None:
+        if sequence > self._written:  # else it is only sent again
+            self._written, self.last_input = sequence, asyncio.get_running_loop().time()
         self._broker.push(self._inbox, terminal.NODE_IN.pack(terminal.IN, self._id, sequence) + content)
 
     def pass_on(self, frame: bytes) -> None:
@@ -110,9 +116,9 @@ class Attachment:
         """To all who are attached, and into the recording."""
         self._broker.add(self._stream, terminal.encode(terminal.NOTICE, notice), terminal.STREAM_ENTRIES)
 
-    def _ask(self, offset: int, *, writes: bool) -> None:
-        frame = terminal.ATTACH_FRAME.pack(terminal.ATTACH, self._id, writes, offset, *self._size)
-        if writes and self._run is not None:
+    def _ask(self, offset: int, writer: int = 0) -> None:
+        frame = terminal.ATTACH_FRAME.pack(terminal.ATTACH, self._id, writer, offset, *self._size)
+        if writer and self._run is not None:
             frame += msgspec.json.encode(self._run)
         self._question = frame
         self._put_question()
@@ -144,7 +150,7 @@ class Attachment:
             case terminal.ATTACHED:
                 return self._attached(frame)
             case terminal.INACK:
-                return frame if self._writes and self._began else None
+                return frame if self._writer and self._began else None
         return frame if self._began or frame[0] == terminal.END else None
 
     def _output(self, frame: bytes) -> bytes | None:
@@ -158,7 +164,7 @@ class Attachment:
         if offset > self.next:
             if not self._question:
                 # Not as a writer: by now another may be that.
-                self._ask(self.next, writes=False)
+                self._ask(self.next)
             return None
         fresh = frame[terminal.OFFSET.size + self.next - offset :]
         frame = terminal.pack_out(self.next, fresh, frame[0])
@@ -166,16 +172,19 @@ class Attachment:
         return frame
 
     def _attached(self, frame: bytes) -> Began | Gap | None:
-        _, id, writes, start, head, last_seq, cols, rows, pty = terminal.ATTACHED_FRAME.unpack(frame)
+        _, id, writes, start, head, last_seq, cols, rows, pty, idle_ms = terminal.ATTACHED_FRAME.unpack(frame)
         if id != self._id:
-            if writes and self._writes and self._began:
+            if writes and self._writer and self._began:
                 raise TakenOver
             return None
+        if self._writer and not self._began and not writes:  # the node has a newer one
+            raise TakenOver
         self._question = b""
         if self._began:
             skipped, self.next = start - self.next, max(start, self.next)
             return Gap(skipped) if skipped > 0 else None
         self._began = True
+        self._written, self.last_input = last_seq, asyncio.get_running_loop().time() - idle_ms / 1000
         wanted = self._wanted if self._wanted is not None else start
         if wanted > head:
             raise BeyondOutput

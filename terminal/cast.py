@@ -17,6 +17,7 @@ import hashlib
 import os
 import re
 from pathlib import Path
+from typing import BinaryIO
 
 import msgspec
 
@@ -138,12 +139,21 @@ class Cast:
         return 0, None
 
 
-def first_fault(content: bytes) -> str | None:
-    """What is wrong with a recording's chain, or None."""
-    digest, begin = START, 0
-    for found in CHECKPOINT.finditer(content):
-        digest = hashlib.sha256(digest.encode() + content[begin : found.start()]).hexdigest()
-        if digest != found[2].decode():
-            return f"What stands before byte {found.end()} is not as it was written."
-        begin = found.end()
-    return None if begin == len(content) else f"Nothing vouches for what stands after byte {begin}."
+def first_fault(file: BinaryIO, last: str) -> str | None:
+    """What is wrong with the chain of a recording whose last digest is `last`, or None. Read in pieces: it may have
+    gigabytes, and where somebody changed it all of them in one line."""
+    digest, begin, at = START, 0, 0
+    seen, is_new_line = hashlib.sha256(digest.encode()), True
+    while piece := file.readline(PIECE_BYTES):
+        at += len(piece)
+        if is_new_line and (found := CHECKPOINT.fullmatch(piece)):
+            digest, begin = seen.hexdigest(), at
+            if digest != found[2].decode():
+                return f"What stands before byte {at} is not as it was written."
+            seen = hashlib.sha256(digest.encode())
+        else:
+            seen.update(piece)
+        is_new_line = piece.endswith(b"\n")
+    if begin != at:
+        return f"Nothing vouches for what stands after byte {begin}."
+    return None if digest == last else "It does not end as it was written."

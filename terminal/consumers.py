@@ -132,7 +132,7 @@ class TerminalConsumer(AsyncConsumer):
 
     async def _hello(self, hello: terminal.Hello) -> None:
         try:
-            self._session, self._mode = await database_sync_to_async(admission.admit)(
+            self._session, self._mode, writer = await database_sync_to_async(admission.admit)(
                 self._caller, self._session_id, hello
             )
         except CyxwizError as error:
@@ -141,12 +141,10 @@ class TerminalConsumer(AsyncConsumer):
             return
         if sum(one.user_id == self.user_id for one in broker().attached) >= MOST_OF_A_USER:
             raise Closed(REFUSED, f"You have {MOST_OF_A_USER} terminals open at this server, which is the most.")
-        self._attachment = Attachment(
-            broker(), str(self._session.node_id), str(self._session.pk), self._mode, hello.run
-        )
+        self._attachment = Attachment(broker(), str(self._session.node_id), str(self._session.pk), writer, hello.run)
         broker().attached.add(self)
         now = asyncio.get_running_loop().time()
-        self._last_input = self._last_alive = self._last_check = now
+        self._last_alive = self._last_check = now
         self._warned = ""
         self._start(self._pump(self._attachment, hello))
         self._start(self._watch(self._attachment))
@@ -194,7 +192,6 @@ class TerminalConsumer(AsyncConsumer):
             self._in_flight_bytes += size
             if self._in_flight_bytes > 2 * terminal.IN_WINDOW_BYTES:
                 raise Closed(TIMED_OUT, f"Wait for INACK after {terminal.IN_WINDOW_BYTES} bytes of input.")
-        self._last_input = asyncio.get_running_loop().time()
         attachment.write(sequence, frame[terminal.SEQUENCE.size :])
 
     def _count(self) -> None:
@@ -291,10 +288,10 @@ class TerminalConsumer(AsyncConsumer):
                 await self._recheck()
             # A command without a PTY ends by itself, with its client or after its longest time.
             if self._mode == "owner" and self._began and self._pty and self._final is None:
-                await self._watch_idleness(now)
+                await self._watch_idleness(now - attachment.last_input)
 
-    async def _watch_idleness(self, now: float) -> None:
-        left = self._session.idle_seconds - (now - self._last_input)
+    async def _watch_idleness(self, seconds: float) -> None:
+        left = self._session.idle_seconds - seconds
         if left <= 0:
             why = f"No input came for {self._session.idle_seconds} s."
             self._is_idle = True  # the end comes back by the stream, perhaps before the next line is through

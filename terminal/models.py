@@ -130,6 +130,7 @@ class TerminalSession(Owned):
     state = models.CharField(max_length=10, choices=[(s, s) for s in SessionState], editable=False)
     cols = models.PositiveSmallIntegerField()
     rows = models.PositiveSmallIntegerField()
+    writers = models.PositiveIntegerField(default=0, editable=False, help_text="How many were let in to write.")
     idle_seconds = models.PositiveIntegerField()
     keep_seconds = models.PositiveIntegerField()
     approved_by = models.ForeignKey(settings.AUTH_USER_MODEL, null=True, on_delete=models.SET_NULL, related_name="+")

@@ -89,7 +89,7 @@ class SessionRecorder:
         self._broker = broker
         self._floods = floods
         self._session = session
-        self._attachment = Attachment(broker, str(session.node_id), str(session.pk), "observer")
+        self._attachment = Attachment(broker, str(session.node_id), str(session.pk))
         self._timer: asyncio.TimerHandle | None = None
         self._checkpointing: asyncio.Future[None] | None = None
         self._synced = 0.0

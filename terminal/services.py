@@ -6,6 +6,7 @@ import logging
 from datetime import timedelta
 
 from django.db import transaction
+from django.db.models import F
 from django.utils import timezone
 
 from accounts.models import ApiKey, User
@@ -110,6 +111,15 @@ def check_admission(session: TerminalSession, user: User, mode: Mode) -> None:
             raise Forbidden("You may not watch terminals on this node.")
     elif why := permissions.why_not_any_more(session):
         raise Forbidden(why)
+
+
+def next_writer(session: TerminalSession) -> int:
+    """The number of a client that is let in to write. To the node the highest is the newest, whichever it hears of
+    first."""
+    with transaction.atomic():
+        TerminalSession.objects.filter(pk=session.pk).update(writers=F("writers") + 1)
+        session.refresh_from_db(fields=["writers"])
+    return session.writers
 
 
 def end(session: TerminalSession, why: str, *, by: User | None = None) -> bool:

@@ -276,7 +276,7 @@ def _replica_row(deployment: Deployment, replica: Replica) -> tuple[object, ...]
     """Of memory: that of its device, where that has some of its own and it could be read."""
     measured = replica.device_memory_bytes or replica.memory_bytes
     peak = replica.device_peak_bytes or replica.peak_bytes
-    memory = [deployment.estimated_bytes, replica.allocated_bytes, measured, peak]
+    memory = [replica.estimated_bytes or deployment.estimated_bytes, replica.allocated_bytes, measured, peak]
     shown = [None if bytes_ is None else size(bytes_) for bytes_ in memory]
     return (replica.index, replica.state, replica.node, replica.device, *shown, replica.reason)
 

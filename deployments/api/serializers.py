@@ -9,12 +9,14 @@ from rest_framework import serializers
 from deployments.models import Deployment, DeploymentEvent, DeploymentMetric, Replica
 from models_registry import memory
 from nodes.api.placement import WhyNotSerializer
-from protocol.hardware import CLASSES
+from protocol.hardware import CLASSES, kind_of
 
 
 class ReplicaSerializer(serializers.ModelSerializer[Replica]):
     node = serializers.CharField(source="node.name", default=None, read_only=True)
     device = serializers.CharField(source="device.name", default=None, read_only=True)
+
+    estimated_bytes = serializers.IntegerField(read_only=True, help_text="Guessed, of the memory of its device.")
 
     class Meta:
         model = Replica
@@ -27,6 +29,7 @@ class ReplicaSerializer(serializers.ModelSerializer[Replica]):
             "node",
             "device",
             "fence",
+            "estimated_bytes",
             "allocated_bytes",
             "memory_bytes",
             "peak_bytes",
@@ -43,7 +46,7 @@ class DeploymentSerializer(serializers.ModelSerializer[Deployment]):
     version = serializers.IntegerField(source="version.number", read_only=True)
     format = serializers.CharField(source="version.format", read_only=True)
     estimated_bytes = serializers.SerializerMethodField(
-        help_text="Of a replica's memory, guessed from the model's files and the options."
+        help_text="Of a replica's memory on a device of the wanted class, guessed from files and options."
     )
     replicas = ReplicaSerializer(many=True, read_only=True)
 
@@ -67,7 +70,7 @@ class DeploymentSerializer(serializers.ModelSerializer[Deployment]):
         ]
 
     def get_estimated_bytes(self, deployment: Deployment) -> int:
-        return memory.estimate_bytes(deployment.version, deployment.options)
+        return memory.estimate_for(deployment.version, deployment.options, kind_of(deployment.hardware_class))
 
 
 class NewDeploymentSerializer(serializers.Serializer[Any]):

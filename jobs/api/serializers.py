@@ -10,7 +10,6 @@ from rest_framework import serializers
 from jobs import queueing
 from jobs.models import Dataset, Job, JobEvent
 from jobs.states import JobState
-from models_registry import memory
 from nodes.api.placement import WhyNotSerializer
 from protocol import names
 from protocol.datasets import CHUNK_ROWS, MOST_CHUNK_ROWS, RESULT_FORMATS
@@ -28,7 +27,9 @@ class JobSerializer(serializers.ModelSerializer[Job]):
     device = serializers.CharField(source="device.name", default=None, read_only=True)
     waited_seconds = serializers.SerializerMethodField(help_text="From submission to the start of the last attempt.")
     ran_seconds = serializers.SerializerMethodField(help_text="How long the last attempt took.")
-    estimated_bytes = serializers.SerializerMethodField(help_text="Of memory, guessed from files and options.")
+    estimated_bytes = serializers.IntegerField(
+        read_only=True, help_text="Of the memory of a device of its class, guessed from files and options."
+    )
     rows_total = serializers.IntegerField(read_only=True, allow_null=True, help_text="Of a job over a data set.")
     result_format = serializers.SerializerMethodField(help_text="Of a job over a data set.")
 
@@ -65,9 +66,6 @@ class JobSerializer(serializers.ModelSerializer[Job]):
             "ran_seconds",
         ]
         read_only_fields = fields
-
-    def get_estimated_bytes(self, job: Job) -> int:
-        return memory.estimate_bytes(job.version, job.options)
 
     def get_queue(self, job: Job) -> str:
         return names.class_queue(job.hardware_class)

@@ -13,7 +13,8 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from models_registry.formats import specs
+from models_registry.formats import onnx_activations, specs
+from models_registry.formats.activations import MOST_BYTES, Activations
 from models_registry.formats.mapped import mapped
 from models_registry.formats.onnx_external import ExternalData
 from models_registry.formats.wire import LENGTH, VARINT, Malformed, Wire, signed
@@ -47,6 +48,7 @@ ELEMENT_BITS = {
     1: 32, 2: 8, 3: 8, 4: 16, 5: 16, 6: 32, 7: 64, 9: 8, 10: 16, 11: 64, 12: 32, 13: 64, 14: 64, 15: 128, 16: 16,
     17: 8, 18: 8, 19: 8, 20: 8, 24: 8, 21: 4, 22: 4, 23: 4, 25: 2, 26: 2,
 }  # fmt: skip
+HALVES = (10, 16)  # floats of 16 bits
 NOT_TENSORS = {4: "a sequence", 5: "a map", 7: "an opaque value", 8: "a sparse tensor", 9: "an optional value"}
 
 
@@ -85,6 +87,9 @@ def _read(path: Path, external: ExternalData) -> dict[str, Any]:
         "ir_version": header.ir_version,
         "producer": header.producer,
         "nodes": header.nodes,
+        "weight_bytes": min(header.weight_bytes, MOST_BYTES),
+        "half_bytes": min(header.half_bytes, MOST_BYTES),
+        **header.activations.metadata(),
     }
 
 
@@ -100,6 +105,8 @@ class _Header:
         self._in_graphs: set[tuple[str, str]] = set()  # operators by domain
         self._in_functions: set[tuple[str, str]] = set()
         self._functions: set[tuple[str, str]] = set()  # the model's own operators
+        self.weight_bytes = self.half_bytes = 0
+        self._values: list[tuple[int, int]] = []  # where the tensors between the nodes are described
         self._initializers: set[str] = set()
         self._inputs: list[tuple[str, str, list[int] | None]] = []
         self._outputs: list[tuple[str, str, list[int] | None]] = []
@@ -127,6 +134,8 @@ class _Header:
         self._check_operators()
         self.producer = "".join(c for c in " ".join(filter(None, producer.values())) if c.isprintable())
         self.inputs = [self._input(*entry) for entry in self._inputs if entry[0] not in self._initializers]
+        self.activations = Activations()
+        onnx_activations.add(self.activations, wire.data, self._values, self._initializers, ELEMENT_BITS)
         # An output may leave its rank open: nothing is checked against it.
         self.outputs = [TensorSpec(name, type, [-1] if shape is None else shape) for name, type, shape in self._outputs]
 
@@ -152,6 +161,8 @@ class _Header:
                 self._inputs.append(self._value(a, b, "input"))
             elif number == 12:
                 self._outputs.append(self._value(a, b, "output"))
+            elif number == 13:
+                self._values.append((a, b))
 
     def _node(self, start: int, end: int, depth: int, operators: set[tuple[str, str]]) -> None:
         """Notes in `operators` which it uses, with all that are in its attributes."""
@@ -267,6 +278,8 @@ class _Header:
         elements = prod(dims)
         bits = ELEMENT_BITS.get(element_type)
         size_bytes = None if bits is None else (elements * bits + 7) // 8
+        self.weight_bytes += size_bytes or 0
+        self.half_bytes += size_bytes or 0 if element_type in HALVES else 0
         if is_external:
             self._external.take(name, places, size_bytes)
             return name

@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from models_registry.formats import specs, zipped
+from models_registry.formats.activations import Activations
 from models_registry.formats.pickles import check_view
 from models_registry.formats.torch_archives import SMALL_BYTES, Archive, inside
 from protocol import exported
@@ -71,12 +72,16 @@ def _read(package: Archive) -> dict[str, Any]:
             raise ModelRefused(f"The archive has no {folder} for {key!r}, which the graph takes as {name!r}.")
     inputs = [given.spec for given in program.inputs.values()]
     outputs = [spec for _, spec in program.outputs]
+    activations = Activations()
+    for bits, shape in program.values:
+        activations.add(bits, shape)
     records = {one.record: one.element_bytes for tensors in stored.values() for one in tensors.values()}
     return specs.as_metadata(inputs, outputs) | {
         "producer": f"PyTorch {program.torch_version[:100]}",
         "operations": len(program.graph.steps),
         "parameters": sum(package.size(record) // element_bytes for record, element_bytes in records.items()),
         "weight_bytes": sum(map(package.size, records)),
+        **activations.metadata(),
     }
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from models_registry.formats import specs
+from models_registry.formats.activations import MOST_BYTES
 from models_registry.formats.mapped import mapped
 from models_registry.formats.savedmodel_operators import Graph
 from models_registry.formats.wire import LENGTH, VARINT, Malformed, Wire, signed
@@ -54,7 +55,14 @@ def read_folder(files: Mapping[str, Path]) -> dict[str, Any]:
     return specs.as_metadata(model.inputs, model.outputs) | {
         "producer": f"tensorflow {model.tensorflow}" if model.tensorflow.isprintable() else "tensorflow",
         "nodes": model.graph.nodes,
+        "weight_bytes": min(_variable_bytes(files) + model.graph.shapes.constant_bytes, MOST_BYTES),
+        "graph_bytes": path.stat().st_size,
+        **model.graph.shapes.activations.metadata(),
     }
+
+
+def _variable_bytes(files: Mapping[str, Path]) -> int:
+    return sum(path.stat().st_size for name, path in files.items() if SHARD.fullmatch(name))
 
 
 def _check_files(names: Collection[str]) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
+from models_registry.formats.savedmodel_shapes import Shapes
 from models_registry.formats.wire import LENGTH, Malformed, Wire
 from protocol.errors import ModelRefused
 
@@ -50,6 +51,7 @@ class Graph:
     def __init__(self, wire: Wire) -> None:
         self._wire = wire
         self.nodes = 0
+        self.shapes = Shapes(wire.data)
         self._main = Body()
         self._functions: dict[bytes, Body] = {}
         self._objects: set[bytes] | None = None  # functions that TensorFlow may call when it loads or serves
@@ -143,11 +145,17 @@ class Graph:
         self.nodes += 1
         if self.nodes > NODES_LIMIT:
             raise Malformed(f"it has more than {NODES_LIMIT:,} operators")
+        operator, shapes_at = b"", []
         for number, kind, a, b in self._wire.fields(start, end):
             if number == 2 and kind == LENGTH:
-                body.operators.add(self._text(a, b))
+                operator = self._text(a, b)
+                body.operators.add(operator)
             elif number == 5 and kind == LENGTH:
                 self._attribute(a, b, body)
+                if self.shapes.is_of_shapes(a, b):
+                    shapes_at.append((a, b))
+        for place in shapes_at:
+            self.shapes.add(operator, *place)
 
     def _attribute(self, start: int, end: int, body: Body, depth: int = DEPTH_LIMIT) -> None:
         """An entry of a map; its value may name functions: one, or a list of them."""

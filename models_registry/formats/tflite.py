@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from models_registry.formats import specs
+from models_registry.formats.activations import MOST_BYTES, Activations
 from models_registry.formats.flatbuffer import I8, I32, U32, U64, Buffer, Table
 from models_registry.formats.mapped import mapped
 from models_registry.formats.wire import Malformed
@@ -61,7 +62,11 @@ def matches(head: bytes) -> bool:
 def read(path: Path) -> dict[str, Any]:
     with mapped(path, "a valid TensorFlow Lite model") as data:
         model = _Model(Buffer(data, PARTS_LIMIT))
-    return specs.as_metadata(model.inputs, model.outputs) | {"nodes": model.operators}
+    return specs.as_metadata(model.inputs, model.outputs) | {
+        "nodes": model.operators,
+        "weight_bytes": min(sum(model.buffer_bytes), MOST_BYTES),
+        **model.activations.metadata(),
+    }
 
 
 Subgraph = tuple[list["_Tensor"], tuple[int, ...], tuple[int, ...]]  # its tensors; which are inputs, outputs
@@ -80,8 +85,9 @@ class _Model:
         custom = [_custom_name(code) for code in root.tables(1, LISTS_LIMIT)]
         _check_custom(custom)
         self._operator_codes = len(custom)
-        self._buffer_bytes = [self._buffer_size(one) for one in root.tables(4, LISTS_LIMIT)]
+        self.buffer_bytes = [self._buffer_size(one) for one in root.tables(4, LISTS_LIMIT)]
         self.operators = 0
+        self.activations = Activations()
         subgraphs = [self._subgraph(one) for one in root.tables(2, LISTS_LIMIT)]
         if not subgraphs:
             raise Malformed("it has no graph")
@@ -128,10 +134,12 @@ class _Model:
 
     def _check_weights(self, tensor: _Tensor) -> None:
         """Where a tensor has weights, as many as its shape asks for."""
-        if tensor.buffer >= len(self._buffer_bytes) and tensor.buffer:
+        if tensor.buffer >= len(self.buffer_bytes) and tensor.buffer:
             raise Malformed(f"the tensor {tensor.name!r} has its weights in buffer {tensor.buffer:,}, which is missing")
-        held = self._buffer_bytes[tensor.buffer] if tensor.buffer else 0
+        held = self.buffer_bytes[tensor.buffer] if tensor.buffer else 0
         bits = ELEMENT_BITS.get(tensor.datatype)
+        if not held and bits is not None:
+            self.activations.add(bits, tensor.shape)
         if not held or bits is None or tensor.is_sparse:
             return
         if any(size < 0 for size in tensor.fixed_shape):
@@ -193,11 +201,11 @@ class _Tensor:
         open_shape = _shape(tensor, 7)  # -1 where any size may be; the other shape has 1 there
         if open_shape and len(open_shape) != len(self.fixed_shape):
             raise Malformed(f"the tensor {self.name!r} has two shapes of different rank")
-        self._shape = open_shape or self.fixed_shape
+        self.shape = open_shape or self.fixed_shape
         tensor.table(4)  # quantisation
 
     def spec(self, name: str | None = None) -> TensorSpec:
-        return TensorSpec(self.name if name is None else name, self.datatype, list(self._shape))
+        return TensorSpec(self.name if name is None else name, self.datatype, list(self.shape))
 
 
 def _shape(tensor: Table, field: int) -> tuple[int, ...]:

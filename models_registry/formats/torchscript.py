@@ -11,6 +11,7 @@ from collections.abc import Collection
 from typing import Any
 
 from models_registry.formats import zipped
+from models_registry.formats.activations import MOST_BYTES, Activations
 from models_registry.formats.torch_archives import SMALL_BYTES, Archive, inside
 from protocol.errors import ModelRefused
 
@@ -43,7 +44,12 @@ def read_zip(archive: zipped.Zip) -> dict[str, Any]:
     if TRACED in script.names:
         script.check_pickle(TRACED, _is_own)
     version = script.read("version", SMALL_BYTES).decode(errors="replace").strip()
-    return {"format_version": version, "parameters": elements, "weight_bytes": weight_bytes}
+    return {
+        "format_version": version,
+        "parameters": elements,
+        "weight_bytes": min(weight_bytes, MOST_BYTES),
+        **Activations().metadata(),  # its code gives no shapes
+    }
 
 
 def _is_own(module: str) -> bool:

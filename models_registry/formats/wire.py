@@ -113,6 +113,9 @@ class Wire:
         except UnicodeDecodeError:
             raise Malformed(f"the text at byte {start:,} is not UTF-8") from None
 
+    def contains(self, word: bytes, start: int, end: int) -> bool:
+        return self.data.find(word, start, end) >= 0
+
 
 def signed(value: int) -> int:
     return value - 2 * SIGN if value >= SIGN else value

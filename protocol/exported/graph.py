@@ -66,6 +66,7 @@ class Program:
     updates: list[tuple[str, str]]  # after a run the first becomes what the second is
     conditions: list[texts.Condition]  # on the shapes of the inputs
     torch_version: str
+    values: list[tuple[int, list[int]]]  # of what is computed: bits of an element, shape; -1: any size
 
 
 def read(data: bytes) -> Program:
@@ -88,6 +89,7 @@ class _Reader:
         self._program = program
         self._nodes = 0
         self._expressions: set[str] = set()  # that were looked at
+        self._values: list[tuple[int, list[int]]] = []
 
     def program(self) -> Program:
         module = self._program.graph_module
@@ -130,12 +132,14 @@ class _Reader:
             updates=updates,
             conditions=[texts.condition(text, flat) for text in self._program.guards_code],
             torch_version=self._program.torch_version,
+            values=self._values,
         )
 
     def _graph(self, graph: schema.Graph, known: set[str], depth: int) -> Graph:
         if depth > DEPTH_LIMIT:
             raise ModelRefused(f"The model has graphs within graphs, more than {DEPTH_LIMIT} deep.")
         self._check_sizes(graph)
+        self._values += [_measured(meta) for name, meta in graph.tensor_values.items() if name not in known]
         half = [self._step(node, known, depth) for node in graph.nodes]
         gives = [self._value(argument, depth) for argument in graph.outputs]
         _check_known(gives, known, "the outputs")
@@ -272,6 +276,13 @@ def _tensor_name(argument: Argument, what: str) -> str:
     if kind != "as_tensor":
         raise ModelRefused(f"What is {what} must be a tensor, not {kind.removeprefix('as_')}.")
     return str(value["name"])
+
+
+def _measured(meta: schema.TensorMeta) -> tuple[int, list[int]]:
+    _, element_bytes = schema.DTYPES.get(meta.dtype, ("", 0))
+    # One that is expanded lies in memory once.
+    sizes = [size for size, stride in zip(meta.sizes, meta.strides, strict=False) if stride.as_int != 0]
+    return 8 * element_bytes, [-1 if size.as_int is None else size.as_int for size in sizes]
 
 
 def _keys(module: schema.Module, count: int) -> list[str] | None:

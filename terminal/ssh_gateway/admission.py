@@ -48,6 +48,10 @@ def runs(guest: Guest, session: TerminalSession, run: Run) -> None:
     audit.write("runs", session=session, user=guest.user, command=run.command, pty=run.pty)
 
 
+def next_writer(session: TerminalSession) -> int:
+    return services.next_writer(session)
+
+
 def began(guest: Guest, session: TerminalSession) -> None:
     how = {"mode": "owner", "ssh_key": guest.key.fingerprint, "address": guest.address}
     audit.write("attached", session=session, user=guest.user, **how)  # type: ignore[arg-type]

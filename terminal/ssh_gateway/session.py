@@ -77,7 +77,7 @@ class SshSession:
         self._waiting: deque[tuple[int, bytes]] = deque()  # input that was not confirmed
         self._room = asyncio.Event()
         now = self._loop.time()
-        self._started = self._last_input = self._last_alive = self._last_check = self._last_sent = now
+        self._started = self._last_alive = self._last_check = self._last_sent = now
         self._warned = ""
 
     async def serve(self) -> None:
@@ -117,6 +117,7 @@ class SshSession:
             await database_sync_to_async(session.refresh_from_db)(fields=["state", "end_reason"])
         if session.state not in LIVE:
             raise Ended(session.end_reason)
+        self._number = await database_sync_to_async(admission.next_writer)(session)
         if self._run.pty:
             await self._say(f"What this terminal on {session.node_name} shows is recorded.")
         if self._run.command or not self._run.pty:
@@ -154,7 +155,7 @@ class SshSession:
     async def _pump(self) -> int:
         assert self._session is not None
         where = (str(self._session.node_id), str(self._session.pk))
-        attachment = Attachment(self._broker, *where, "owner", None if self._began else self._run)
+        attachment = Attachment(self._broker, *where, self._number, None if self._began else self._run)
         self._attachment = attachment
         async for said in attachment.frames(self._next, *self._size):
             if isinstance(said, Began):
@@ -224,7 +225,6 @@ class SshSession:
 
     async def _read(self) -> None:
         while content := await self._loop.run_in_executor(self._reader, self._channel.recv, IN_MOST_BYTES):
-            self._last_input = self._loop.time()
             if self._run.pty and self._session is not None and self._is_unapproved and INTERRUPT in content:
                 self._left.set()
             await self._type(content)
@@ -293,12 +293,12 @@ class SshSession:
                     for sequence, content in self._waiting:
                         self._attachment.write(sequence, content)
             if self._run.pty:
-                await self._watch_idleness(now)
+                await self._watch_idleness(now - self._attachment.last_input)
 
-    async def _watch_idleness(self, now: float) -> None:
+    async def _watch_idleness(self, seconds: float) -> None:
         assert self._session is not None
         idle_seconds = self._session.idle_seconds
-        left = idle_seconds - (now - self._last_input)
+        left = idle_seconds - seconds
         if left <= 0:
             why = f"No input came for {idle_seconds} s."
             await database_sync_to_async(admission.end)(self._session, why)

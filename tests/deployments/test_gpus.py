@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from django.template.defaultfilters import filesizeformat
 
+from models_registry import memory
 from models_registry.memory import with_margin
 from nodes.models import Allocation
 from protocol.hardware import GIB
@@ -27,6 +29,24 @@ def test_memory_of_the_gpu_is_promised_and_its_name_told(owner):
     assert Allocation.objects.get().device.name == "cuda:0"
     card = owner.get("/api/v1/nodes/box/").json()["devices"][1]
     assert card["allocated_bytes"] == spec.memory_bytes
+
+
+def test_the_estimate_is_that_of_the_device_where_it_is_placed(owner, admin):
+    version = factories.version(owner.user, size_bytes=GIB)
+    of_cpu, of_gpu = (memory.estimate_for(version, {}, kind) for kind in ("cpu", "cuda"))
+    assert GIB + 700 * memory.MIB < of_gpu < of_cpu  # CUDA's part and the weights once; the machine holds them twice
+    machine = Machine(owner, gpus=[h200()])
+    machine.heartbeat()
+    tried = owner.post(f"{URL}?dry_run=true", WANTED).json()
+    assert (tried["estimated_bytes"], tried["places"][0]["memory_bytes"]) == (of_gpu, of_gpu)
+    for name, wanted, estimate in (("on-gpu", WANTED, of_gpu), ("on-cpu", WANTED | {"hardware_class": ""}, of_cpu)):
+        made = owner.post(URL, wanted | {"name": name}).json()
+        [replica] = made["replicas"]
+        assert {made["estimated_bytes"], replica["estimated_bytes"], replica["allocated_bytes"]} == {estimate}
+    admin.client.force_login(admin.user)
+    page = admin.get(f"/admin/nodes/node/{machine.node.pk}/change/").content.decode()
+    for size in (of_cpu, of_gpu):
+        assert f"<td>{filesizeformat(size)}</td><td>{filesizeformat(size)}</td>" in page
 
 
 def test_the_next_copy_is_placed_by_what_the_first_took_of_the_gpu(owner):

@@ -97,6 +97,7 @@ def test_estimated_promised_and_measured_stand_side_by_side(owner, machine, vers
     assert shown["estimated_bytes"] == ESTIMATE
     [replica] = shown["replicas"]
     assert {name: replica[name] for name in replica if name.endswith("_bytes")} == {
+        "estimated_bytes": ESTIMATE,
         "allocated_bytes": ESTIMATE,
         "memory_bytes": PEAK - MIB,
         "peak_bytes": PEAK,

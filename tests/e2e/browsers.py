@@ -102,3 +102,9 @@ def opened(person: Person) -> Screen:
     screen = Screen(page)
     screen.is_connected()
     return screen
+
+
+def end(screen: Screen) -> None:
+    screen.page.once("dialog", lambda dialog: dialog.accept())
+    screen.page.get_by_role("button", name="End", exact=True).click()
+    screen.page.wait_for_selector("body[data-state=ended]")

@@ -17,8 +17,10 @@ import numpy as np
 import psycopg
 import pytest
 import redis
+from playwright.sync_api import Browser
 from psycopg import sql
 
+from tests.e2e.browsers import chromium
 from tests.e2e.digits import DIGITS, deploy
 from tests.e2e.quickstarts import Quickstart, free_port, started
 from tests.e2e.ssh import SshUser
@@ -72,6 +74,12 @@ def ssh(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> SshUser:
         pytest.skip("There is no ssh client here (openssh-client).")
     stack.start_ssh_gateway()
     return SshUser(stack, tmp_path_factory.mktemp("ssh"), "olga")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as browser:
+        yield browser
 
 
 @pytest.fixture(scope="package")

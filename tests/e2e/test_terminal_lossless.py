@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 
+from protocol.terminal import RING_BYTES
 from tests.e2e.terminal_client import Client, in_loop
 from tests.e2e.terminals import Stack
 from tests.waiting import until
@@ -98,6 +99,39 @@ async def test_a_paste_of_200_kib_without_a_newline_arrives_in_order(stack: Stac
         await client.send(paste)
         await client.says(hashlib.sha256(paste).hexdigest().encode())
         await client.send(b"exit\n")
+
+
+@in_loop
+async def test_who_comes_back_after_more_than_the_node_keeps_has_a_gap_to_the_byte_and_nothing_twice(
+    stack: Stack,
+) -> None:
+    opened = stack.open()
+    async with Client(stack.url, stack.keys["olga"], opened) as early:
+        await early.run("bind 'set enable-bracketed-paste off'; PS1=; stty -echo")
+    had, ready = early.next, early.ready
+    early.kept.clear()
+    with stack.api() as api:
+        opened |= api.post(f"/api/v1/terminal/sessions/{opened['id']}/tickets").json()
+    async with Client(stack.url, stack.keys["olga"], opened, keep=4 << 20) as other:  # without one the program waits
+        await other.send(b"seq 1 300000; echo FIN''ISHED\n")
+        await other.says(b"FINISHED\r\n", 60)
+        assert other.ready
+        assert other.ready.replay_from == 0
+    written = bytes(other.kept)
+    async with early:
+        await early.until(lambda: early.ready is not ready)
+        assert early.ready
+        begin = early.ready.replay_from
+        assert RING_BYTES <= len(written) - begin <= RING_BYTES + 64 * 1024
+        assert early.ready.skipped == begin - had
+        await early.until(lambda: early.next == len(written))
+        assert early.kept == written[begin:]
+        assert [notice.text for notice in early.notices if notice.kind == "gap"] == [
+            f"{begin - had} bytes of output were skipped: the node has them no more."
+        ]
+        assert await early.run("echo it goes o''n") == "it goes on"
+        await early.send(b"exit\n")
+        await early.until(lambda: early.closed)
 
 
 @in_loop

@@ -14,18 +14,12 @@ import psycopg
 import pytest
 from playwright.sync_api import Browser, expect
 
-from tests.e2e.browsers import Person, Screen, chromium, opened
+from tests.e2e.browsers import Person, Screen, end, opened
 from tests.e2e.quickstarts import PROJECT
 from tests.e2e.terminals import NODE, Stack
 from tests.e2e.test_terminal_command import command, env
 from tests.e2e.test_terminal_ssh import newest
 from tests.waiting import until
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as browser:
-        yield browser
 
 
 @pytest.fixture(scope="module")
@@ -53,12 +47,6 @@ def olga(signed_in: dict[str, Person]) -> Iterator[Person]:
 def needs(program: str) -> None:
     if shutil.which(program) is None:
         pytest.skip(f"{program} is not installed (make browser).")
-
-
-def end(screen: Screen) -> None:
-    screen.page.once("dialog", lambda dialog: dialog.accept())
-    screen.page.get_by_role("button", name="End", exact=True).click()
-    screen.page.wait_for_selector("body[data-state=ended]")
 
 
 def test_what_is_typed_comes_back_and_the_end_is_told(olga: Person) -> None:

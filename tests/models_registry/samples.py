@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -37,13 +38,13 @@ def foreign(node: onnx.NodeProto = FOREIGN) -> onnx.ModelProto:
     return model(graph, opset_imports=FOREIGN_SETS)
 
 
-def passing(inputs: list[onnx.ValueInfoProto], outputs: list[onnx.ValueInfoProto], **more) -> onnx.ModelProto:
+def passing(inputs: list[onnx.ValueInfoProto], outputs: list[onnx.ValueInfoProto], **more: Any) -> onnx.ModelProto:
     """One node between the given inputs and outputs; not meant to run."""
     node = helper.make_node("Identity", [i.name for i in inputs][:1], [o.name for o in outputs][:1])
     return model(helper.make_graph([node], "passing", inputs, outputs, **more))
 
 
-def model(graph: onnx.GraphProto, **more) -> onnx.ModelProto:
+def model(graph: onnx.GraphProto, **more: Any) -> onnx.ModelProto:
     more.setdefault("opset_imports", [helper.make_opsetid("", 17)])
     return helper.make_model(graph, producer_name="tests", ir_version=9, **more)
 

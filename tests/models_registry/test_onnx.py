@@ -50,6 +50,10 @@ def test_inputs_outputs_and_origin_are_read(tmp_path):
         "ir_version": 9,
         "producer": "tests",
         "nodes": 2,
+        "weight_bytes": 48,
+        "half_bytes": 0,
+        "activation_bytes_per_row": 0,  # it does not tell what lies between its nodes
+        "activation_bytes": 0,
     }
 
 

@@ -55,6 +55,7 @@ def a_need(chance: random.Random, nodes: list[str]) -> tuple[Need, dict[str, int
     need = Need(
         format=chance.choice(FORMATS),
         memory_bytes=chance.randint(1, chance.choice([10, 100, 300]) * GIB),
+        device_bytes=chance.choice([None, chance.randint(1, 100 * GIB)]),
         measured=chance.choice([{}, measured]),
         hardware_class=chance.choice(["", "", "cpu", "cuda-80g", "cuda-24g", "rocm"]),
         avoid=frozenset(chance.sample(nodes, chance.choice([0, 3, len(nodes)]))),

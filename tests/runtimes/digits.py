@@ -23,9 +23,9 @@ class Sample(NamedTuple):
         return {role: json.dumps(specs) for role, specs in self.declared.items()}
 
 
-IMAGE = {"name": "image", "datatype": "FP32", "shape": [-1, 64]}
-PROBABILITIES = {"name": "probabilities", "datatype": "FP32", "shape": [-1, 10]}
-LABEL = {"name": "label", "datatype": "INT64", "shape": [-1]}
+IMAGE: dict[str, object] = {"name": "image", "datatype": "FP32", "shape": [-1, 64]}
+PROBABILITIES: dict[str, object] = {"name": "probabilities", "datatype": "FP32", "shape": [-1, 10]}
+LABEL: dict[str, object] = {"name": "label", "datatype": "INT64", "shape": [-1]}
 
 DIGITS = [
     Sample("onnx", FOLDER / "digits.onnx"),

@@ -237,5 +237,5 @@ def test_it_stays_within_the_guess_of_its_memory(tmp_path: Path, format: str):
     [path] = tmp_path.glob("model.pt*")
     arguments = [format, str(path), msgspec.json.encode(told).decode()]
     run = subprocess.run([sys.executable, "-c", RUN, *arguments], capture_output=True, text=True, check=True)
-    guess = memory.estimate_bytes(Version(format=format, size_bytes=path.stat().st_size), {})
+    guess = memory.estimate_bytes(Version(format=format, size_bytes=path.stat().st_size, metadata={}), {})
     assert int(run.stdout) <= guess <= 2 * int(run.stdout)

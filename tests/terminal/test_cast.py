@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from terminal.cast import Cast, first_fault
+from terminal.cast import CHECKPOINT, Cast, first_fault
 from tests.e2e.quickstarts import PROJECT
 
 # The kernel takes what fits below the limit without an error, as a disk that is nearly full does.
@@ -78,6 +79,7 @@ def test_what_a_full_disk_took_in_part_is_not_promised(tmp_path: Path, later: st
     )
     assert said.returncode == 0, said.stderr
     written = path.read_bytes()
-    assert first_fault(written) is None
+    last = CHECKPOINT.findall(written)[-1][1].decode()
+    assert first_fault(io.BytesIO(written), last) is None
     events = [msgspec.json.decode(line) for line in written.splitlines() if line.startswith(b"[")]
     assert "".join(event[2] for event in events).encode() == content

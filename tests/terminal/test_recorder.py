@@ -65,7 +65,7 @@ def test_a_recording_that_gets_too_large_ends_its_terminal(
         broker = Broker(settings.REDIS_URL)
         recording = asyncio.create_task(SessionRecorder(broker, Pace(1e9), session).run())
         attachment = terminal.ATTACH_FRAME.unpack(await next_frame())[1]
-        attached = terminal.ATTACHED_FRAME.pack(terminal.ATTACHED, attachment, False, 0, 0, 0, 80, 24, True)
+        attached = terminal.ATTACHED_FRAME.pack(terminal.ATTACHED, attachment, False, 0, 0, 0, 80, 24, True, 0)
         empty_redis.xadd(stream, {"f": attached})
         for offset in (0, 40_000):
             empty_redis.xadd(stream, {"f": terminal.pack_out(offset, b"x" * 40_000)})
@@ -111,7 +111,7 @@ def test_one_that_is_not_wanted_any_more_because_it_was_noted(
         monkeypatch.setattr(recorder, "_finished", finished)
         popped = await asyncio.to_thread(empty_redis.blpop, names.terminal_input(*where), 15)
         attachment = terminal.ATTACH_FRAME.unpack(popped[1])[1]
-        attached = terminal.ATTACHED_FRAME.pack(terminal.ATTACHED, attachment, False, 0, 0, 0, 80, 24, True)
+        attached = terminal.ATTACHED_FRAME.pack(terminal.ATTACHED, attachment, False, 0, 0, 0, 80, 24, True, 0)
         for frame in (attached, terminal.pack_out(0, b"x"), terminal.encode(terminal.EXIT, terminal.Exit(offset=1))):
             empty_redis.xadd(names.terminal_output(*where), {"f": frame})
         async with asyncio.timeout(15):

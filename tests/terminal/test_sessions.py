@@ -15,6 +15,7 @@ from nodes.models import Node
 from protocol import names, terminal
 from terminal import reports, services
 from terminal.models import AuditEvent, TerminalGrant, TerminalPolicy, TerminalSession, TerminalTicket
+from terminal.tasks import sweep_terminals
 from tests.cast import Person, person
 from tests.nodes.reports import Machine
 from tests.stuck import stuck
@@ -226,6 +227,22 @@ def test_a_node_that_does_not_answer_after_an_approval_holds_no_quota(owner, tea
     assert TerminalSession.objects.get(pk=approved_long_ago).end_reason == "The node did not answer."
     assert machine.accept(approved_long_ago) == 409
     assert machine.accept(asked_long_ago).id == asked_long_ago
+
+
+def test_what_nobody_approves_within_an_hour_is_ended(owner, team_mate, machine, empty_redis):
+    grant(owner, team_mate, "operator")
+    owner.patch(POLICY, {"approval_required": True})
+    old, young = ids = [opened(team_mate)["id"] for _ in range(2)]
+    for id, minutes in ((old, 61), (young, 59)):
+        TerminalSession.objects.filter(pk=id).update(created_at=timezone.now() - timedelta(minutes=minutes))
+    sweep_terminals()
+    assert [state(id) for id in ids] == ["ended", "unapproved"]
+    assert team_mate.get(f"{SESSIONS}{old}/").json()["end_reason"] == "Nobody approved it."
+    assert AuditEvent.objects.get(session=old, what="ended").details["reason"] == "Nobody approved it."
+    assert owner.post(f"{SESSIONS}{old}/approve").status_code == 409
+    assert team_mate.post(f"{SESSIONS}{old}/tickets").status_code == 409
+    assert owner.post(f"{SESSIONS}{young}/approve").status_code == 200
+    assert empty_redis.llen(names.node_queue(str(machine.node.pk))) == 1  # it was rung for the young one only
 
 
 @pytest.mark.parametrize("rules", [{"keep_seconds": -1}, {"idle_seconds": 0}, {"longest_seconds": 10**9}])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
+import tracemalloc
 from datetime import timedelta
 from uuid import uuid4
 
@@ -160,7 +161,8 @@ def test_a_recording_goes_on_where_its_last_checkpoint_is_even_within_a_characte
         second.close()
         lines = [line for line in path.read_text().splitlines() if not line.startswith("#")]
         assert "".join(cast.msgspec.json.decode(line)[2] for line in lines[1:-1]) == whole.decode()
-        assert cast.first_fault(path.read_bytes()) is None
+        with path.open("rb") as file:
+            assert cast.first_fault(file, second.digest) is None
 
 
 def test_invalid_bytes_are_replaced_and_escape_sequences_kept(tmp_path):
@@ -200,6 +202,31 @@ def test_verify_audit_finds_a_recording_that_was_changed(owner, session, setting
         recordings.path_of(session.pk).write_bytes(broken)
         with pytest.raises(CommandError, match="recording"):
             call_command("verify_audit")
+
+
+@pytest.mark.parametrize("end", [b"", b"x" * 200 * 2**20], ids=["as it was written", "one long line added"])
+def test_verify_audit_has_no_recording_in_memory(owner, session, settings, tmp_path, end):
+    settings.RECORDINGS_DIR = tmp_path
+    path = recordings.path_of(session.pk)
+    one = new_cast(path)
+    while path.stat().st_size < 200 * 2**20 - len(end):
+        for _ in range(32):
+            one.output(0, b"x" * 32 * 1024)
+        one.checkpoint()
+    one.close()
+    with path.open("ab") as file:
+        file.write(end)
+    TerminalSession.objects.filter(pk=session.pk).update(recording_digest=one.digest)
+    tracemalloc.start()
+    try:
+        if end:
+            with pytest.raises(CommandError, match="Nothing vouches"):
+                call_command("verify_audit")
+        else:
+            call_command("verify_audit")
+        assert tracemalloc.get_traced_memory()[1] < 8 * 2**20
+    finally:
+        tracemalloc.stop()
 
 
 def test_recordings_are_read_and_deleted_with_a_trace(owner, session, settings, tmp_path):

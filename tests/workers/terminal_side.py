@@ -66,18 +66,18 @@ class TerminalSide:
         self.redis.rpush(self.inbox, frame)
 
     def attach(
-        self, wanted: int = 0, *, writes: bool = True, attachment: bytes | None = None, run: terminal.Run | None = None
+        self, wanted: int = 0, *, writer: int = 1, attachment: bytes | None = None, run: terminal.Run | None = None
     ) -> tuple[int, ...]:
         """(replayed from, head, last sequence, columns, rows)"""
         self.attachment = attachment or self.attachment
-        frame = terminal.ATTACH_FRAME.pack(terminal.ATTACH, self.attachment, writes, wanted, 0, 0)
+        frame = terminal.ATTACH_FRAME.pack(terminal.ATTACH, self.attachment, writer, wanted, 0, 0)
         self.push(frame + (msgspec.json.encode(run) if run else b""))
 
         def answer() -> tuple[int, ...] | None:
             self.read()
             for frame in reversed(self.frames):
                 if frame[0] == terminal.ATTACHED and frame[1:17] == self.attachment:
-                    return terminal.ATTACHED_FRAME.unpack(frame)[3:-1]
+                    return terminal.ATTACHED_FRAME.unpack(frame)[3:-2]
             return None
 
         return until(answer, what="the process answers")

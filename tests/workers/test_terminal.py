@@ -59,7 +59,7 @@ def test_nothing_that_the_shell_started_outlives_it(redis_url: str, namespaces: 
             side.process.terminate()  # what the kernel does when the agent dies
         ended = side.ended()
         assert marked(mark) == []
-        assert time.monotonic() - begun < 3.5
+        assert time.monotonic() - begun < 3
         assert (
             ended.reason
             == {"ordered": "because", "exit": "", "killed agent": "What held it on its node was stopped."}[how]
@@ -89,7 +89,7 @@ def test_a_fork_bomb_is_bounded_and_gone_with_the_terminal(redis_url: str, names
         begun = time.monotonic()
         side.end()
         side.ended()
-        assert time.monotonic() - begun < 6
+        assert time.monotonic() - begun < 3
         assert [p for p in psutil.process_iter(["username"]) if p.info["username"] == "nobody"] == []
 
 
@@ -140,7 +140,7 @@ def test_only_the_last_who_attached_to_write_may_write(side: TerminalSide) -> No
     side.type(b"echo OLD\n", seq=last_seq + 1, attachment=old)
     side.type(b"echo N''EW\n", seq=last_seq + 1)
     assert b"OLD" not in side.says(b"NEW")
-    side.attach(attachment=os.urandom(16), writes=False)
+    side.attach(attachment=os.urandom(16), writer=0)
     side.type(b"echo WATCHER\n", seq=last_seq + 2)
     side.end()
     side.ended()
@@ -152,19 +152,38 @@ def test_a_question_that_comes_again_changes_nothing(redis_url: str) -> None:
     run = msgspec.json.encode(terminal.Run(command="echo once; cat", pty=False))
     with terminal_side.session(redis_url) as side:
         for _ in range(5):
-            side.push(terminal.ATTACH_FRAME.pack(terminal.ATTACH, watcher, False, 0, 0, 0))
+            side.push(terminal.ATTACH_FRAME.pack(terminal.ATTACH, watcher, 0, 0, 0, 0))
             until(lambda: side.redis.llen(side.inbox) == 0, "it is taken")
-        question = terminal.ATTACH_FRAME.pack(terminal.ATTACH, old, True, 0, 0, 0) + run
+        question = terminal.ATTACH_FRAME.pack(terminal.ATTACH, old, 1, 0, 0, 0) + run
         for _ in range(2):
             side.push(question)
         side.type(b"old\n", attachment=old)
         side.says(b"old\n")
-        side.attach(attachment=new)
+        side.attach(attachment=new, writer=2)
         side.push(question)  # by now another writes
         side.type(b"new\n", attachment=new)
         assert side.says(b"new\n") == b"once\nold\nnew\n"
-        answered = [frame[1:17] for frame in side.frames if frame[0] == terminal.ATTACHED]
-        assert answered in ([watcher, old, new], [watcher, old, old, new])  # taken at once, or one by one
+        assert answered(side) in (
+            [(watcher, False), (old, True), (new, True), (old, False)],
+            [(watcher, False), (old, True), (old, True), (new, True), (old, False)],  # taken one by one
+        )
+
+
+def answered(side: TerminalSide) -> list[tuple[bytes, bool]]:
+    """(attachment, whether it writes)"""
+    return [terminal.ATTACHED_FRAME.unpack(frame)[1:3] for frame in side.frames if frame[0] == terminal.ATTACHED]
+
+
+def test_an_older_writer_whose_question_comes_late_takes_nothing_over(side: TerminalSide) -> None:
+    new, old = side.attachment, os.urandom(16)
+    *_, last_seq, _, _ = side.attach(writer=3)
+    side.push(terminal.ATTACH_FRAME.pack(terminal.ATTACH, old, 2, 0, 0, 0))
+    until(lambda: side.read() or (old, False) in answered(side), "it is refused")
+    side.type(b"echo OLD\n", seq=last_seq + 1, attachment=old)
+    side.type(b"echo N''EW\n", seq=last_seq + 1, attachment=new)
+    assert b"OLD" not in side.says(b"NEW")
+    side.attach(attachment=os.urandom(16), writer=4)  # whoever it is, who came once more
+    assert answered(side)[-1] == (side.attachment, True)
 
 
 def test_the_pty_is_not_read_further_than_what_was_shown_and_recorded(side: TerminalSide) -> None:
@@ -192,7 +211,7 @@ def test_the_pty_is_not_read_further_than_what_was_shown_and_recorded(side: Term
 def test_who_comes_back_too_late_is_told_exactly_what_is_missing(side: TerminalSide) -> None:
     side.type(b"seq 1 300000; echo EN''D\n")
     whole = side.says(b"END")
-    start, head, *_ = side.attach(0, writes=False, attachment=os.urandom(16))
+    start, head, *_ = side.attach(0, writer=0, attachment=os.urandom(16))
     assert head == side.next
     assert terminal.RING_BYTES <= head - start <= terminal.RING_BYTES + 64 * 1024
     replayed = bytearray()

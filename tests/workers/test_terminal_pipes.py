@@ -91,8 +91,8 @@ def test_writing_to_both_by_turns_costs_no_memory(side: TerminalSide) -> None:
 
 def test_without_a_client_that_writes_nothing_is_started(redis_url: str) -> None:
     with terminal_side.session(redis_url) as side:
-        side.push(terminal.ATTACH_FRAME.pack(terminal.ATTACH, side.attachment, False, 0, 0, 0))
-        side.push(terminal.ATTACH_FRAME.pack(terminal.ATTACH, side.attachment, True, 0, 0, 0) + b"{nonsense")
+        side.push(terminal.ATTACH_FRAME.pack(terminal.ATTACH, side.attachment, 0, 0, 0, 0))
+        side.push(terminal.ATTACH_FRAME.pack(terminal.ATTACH, side.attachment, 1, 0, 0, 0) + b"{nonsense")
         side.end("nobody came")
         assert side.ended().reason == "nobody came"
         assert side.frames == []

@@ -23,8 +23,6 @@ from protocol.tensors import TensorSpec
 from workers.runtimes.arrays import DTYPES
 from workers.runtimes.base import Arrays
 
-MOST_CHUNK_BYTES = 64 * 1024**2
-
 
 class Chunk(NamedTuple):
     first: int  # number of its first row, from 1 on
@@ -68,7 +66,7 @@ def _npz(path: Path, inputs: list[TensorSpec], at_once: int, *, fixed: bool) -> 
             (total,) = lengths
             row_bytes = sum(member.row_bytes for member in opened)
             if not fixed:
-                at_once = max(1, min(at_once, MOST_CHUNK_BYTES // max(row_bytes, 1)))
+                at_once = max(1, min(at_once, datasets.MOST_CHUNK_BYTES // max(row_bytes, 1)))
             for start in range(0, total, at_once):
                 rows = min(at_once, total - start)
                 arrays = {}
@@ -111,7 +109,7 @@ def _jsonl(path: Path, inputs: list[TensorSpec], at_once: int) -> Iterator[Chunk
             row = _row(line, number, inputs)
             inputs = [spec for spec in inputs if spec.name in row]  # what the first row has, all have
             same = not waiting or all(row[name].shape == array.shape for name, array in waiting[0].items())
-            if not same or len(waiting) == at_once or size > MOST_CHUNK_BYTES:
+            if not same or len(waiting) == at_once or size > datasets.MOST_CHUNK_BYTES:
                 yield _stacked(waiting, number)
                 waiting, size = [], 0
             waiting.append(row)

@@ -62,7 +62,7 @@ class Session:
         self._full = False  # enough output is on its way
         self._read_again_at = 0.0
         self._attachment = b""  # of the one client that may write
-        self._superseded: deque[bytes] = deque(maxlen=64)  # those before it
+        self._writer = 0  # its number
         self._last_seq = 0
         self._input: deque[tuple[int, bytes]] = deque()  # accepted, but not yet taken by the PTY
         self._input_bytes = 0
@@ -82,6 +82,7 @@ class Session:
         if run is None:
             return TerminalEnded(reason=self._reason)
         self._program = self._start(run)
+        self._input_at = time.monotonic()
         self._outlet.start()
         for frame in early:
             self._heard(frame)
@@ -241,13 +242,13 @@ class Session:
             case unknown:
                 raise terminal.BadFrame(f"type {unknown:#04x}")
 
-    def _attach(self, attachment: bytes, writes: bool, wanted: int, cols: int, rows: int) -> None:
+    def _attach(self, attachment: bytes, writer: int, wanted: int, cols: int, rows: int) -> None:
+        # Who asked in vain asks again; by then a newer one may have come.
+        writes = 0 < writer >= self._writer
+        if writer and not writes:
+            wanted = self._ring.head  # it is only to hear that it may not write
         if writes:
-            if attachment in self._superseded:  # it asked twice, having no answer yet, and another came in between
-                return
-            if self._attachment not in (b"", attachment):
-                self._superseded.append(self._attachment)
-            self._attachment = attachment
+            self._attachment, self._writer = attachment, writer
             # Its last ACK may have been lost with its last connection.
             self._acked = max(self._acked, min(wanted, self._ring.head))
             self._poke()
@@ -258,7 +259,8 @@ class Session:
 
         def frames(sent: int) -> list[bytes]:
             start = min(max(wanted, self._ring.start), sent)
-            at = (start, self._ring.head, last_seq, self._cols, self._rows, self._has_pty)
+            idle_ms = int(1000 * (time.monotonic() - self._input_at))
+            at = (start, self._ring.head, last_seq, self._cols, self._rows, self._has_pty, idle_ms)
             attached = terminal.ATTACHED_FRAME.pack(terminal.ATTACHED, attachment, writes, *at)
             return [attached, *self._outlet.output(start, sent)]
 
@@ -279,6 +281,7 @@ class Session:
         if sequence != self._last_seq + 1 or self._input_bytes + len(content) > INPUT_MOST_BYTES:
             return
         self._last_seq = sequence
+        self._input_at = time.monotonic()
         self._input.append((sequence, content))
         self._input_bytes += len(content)
         if len(self._input) == 1:

@@ -47,7 +47,8 @@ export function attachSearch(form, { terminal, search }) {
   const find = (direction, more) => search[direction](input.value, { decorations: FOUND, ...more });
   search.onDidChangeResults(({ resultIndex, resultCount }) => {
     const position = resultIndex < 0 ? "" : `${resultIndex + 1} of `;
-    form.querySelector(".found").textContent = input.value ? `${position}${resultCount}` : "";
+    const said = resultCount ? `${position}${resultCount}` : "Nothing found.";
+    form.querySelector(".found").textContent = input.value ? said : "";
   });
   const close = () => {
     form.hidden = true;

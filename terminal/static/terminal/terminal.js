@@ -2,6 +2,7 @@
 
 import { FitAddon } from "./xterm/addon-fit.mjs";
 import { Connection } from "./connection.js";
+import { preferences } from "./preferences.js";
 import { attachPreferences, attachSearch, makeScreen } from "./screen.js";
 import { ask } from "./server.js";
 
@@ -22,7 +23,6 @@ const screen = makeScreen($("screen"), { say: (text) => showHint(text), cursorBl
 const { terminal } = screen;
 const fit = new FitAddon();
 terminal.loadAddon(fit);
-fit.fit();
 
 const connection = new Connection({
   newTicket: () => ask("POST", `${api}tickets`),
@@ -39,8 +39,10 @@ terminal.onData((text) => connection.type(encoder.encode(text)));
 terminal.onBinary((text) => connection.type(Uint8Array.from(text, (character) => character.charCodeAt(0))));
 terminal.onTitleChange((title) => (document.title = title ? `${node}: ${title.slice(0, 200)}` : `Terminal on ${node}`));
 terminal.onResize(later(RESIZE_MS, () => connection.resize(terminal.cols, terminal.rows)));
-new ResizeObserver(() => mode !== "observer" && fit.fit()).observe($("screen"));
+new ResizeObserver(fitOwn).observe($("screen"));
+preferences.follow(fitOwn); // larger text leaves room for fewer columns
 addEventListener("online", () => connection.hurry());
+addEventListener("fullscreenchange", () => terminal.focus());
 attachPreferences();
 attachButtons();
 start();
@@ -102,9 +104,12 @@ function waiting(milliseconds) {
 function notice(kind, text) {
   if (text === `${user} (${mode})`) return; // of ourselves
   const said = { joined: `${text} is here.`, left: `${text} left.` }[kind] ?? text;
-  showHint(said);
-  clearTimeout(noticeTimer);
-  noticeTimer = setTimeout(() => showHint(""), NOTICE_MS);
+  showForAWhile(said);
+}
+
+// Who watches has the size of the one who types.
+function fitOwn() {
+  if (mode !== "observer") fit.fit();
 }
 
 function resized(cols, rows) {
@@ -148,8 +153,10 @@ function attachButtons() {
 }
 
 function copy() {
+  const text = terminal.getSelection();
   // Without HTTPS a page may not write to the clipboard by itself, but the browser's own command may.
-  if (navigator.clipboard) navigator.clipboard.writeText(terminal.getSelection()).then(() => showHint("Copied."));
+  if (!text) showForAWhile("Nothing is selected."); // what was copied before stays
+  else if (navigator.clipboard) navigator.clipboard.writeText(text).then(() => showForAWhile("Copied."));
   else document.execCommand("copy");
   terminal.focus();
 }
@@ -175,6 +182,12 @@ async function end() {
 function status(state, text) {
   document.body.dataset.state = state;
   $("status").textContent = text;
+}
+
+function showForAWhile(text) {
+  showHint(text);
+  clearTimeout(noticeTimer);
+  noticeTimer = setTimeout(() => showHint(""), NOTICE_MS);
 }
 
 function showHint(text) {
