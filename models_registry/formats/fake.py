@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from models_registry.formats import specs
+from models_registry.formats.activations import MOST_BYTES
 from protocol.errors import ModelRefused
 from protocol.tensors import TensorSpec
 
@@ -20,7 +21,6 @@ NAME = "fake"
 PLATFORM = "cyxwiz_fake"
 FILENAME = "model.json"
 LIMIT_BYTES = 1024**2
-MOST_MEMORY_BYTES = 2**50  # far below what columns hold, so that sums of many fit too
 SPACE = b" \t\r\n"
 
 
@@ -28,7 +28,7 @@ class FakeModel(msgspec.Struct, kw_only=True):
     cyxwiz_fake: Literal[1]
     inputs: list[TensorSpec]
     outputs: list[TensorSpec]
-    memory_bytes: Annotated[int, msgspec.Meta(ge=1, le=MOST_MEMORY_BYTES)] | None = None
+    memory_bytes: Annotated[int, msgspec.Meta(ge=1, le=MOST_BYTES)] | None = None
 
 
 def matches(head: bytes) -> bool:
