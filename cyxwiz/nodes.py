@@ -35,6 +35,7 @@ class Device:
     memory_available_bytes: int | None = None
     allocated_bytes: int | None = None
     memory_is_ram: bool = False
+    absent_since: str | None = None  # its node tells of it no more, and it gets nothing
     hardware_class: str = ""
     vendor: str | None = None
     uuid: str | None = None

@@ -6,6 +6,7 @@ EVERY_SECONDS = {
     "nodes.tasks.sweep_nodes": 2.0,
     "nodes.tasks.grant_missing_broker_users": 5.0,
     "nodes.tasks.mend_sums": 60.0,
+    "nodes.tasks.forget_absent_devices": 600.0,
     "models_registry.tasks.sweep_blobs": 600.0,
     "models_registry.tasks.check_again": 30.0,
     "deployments.tasks.sweep_deployments": 2.0,

@@ -25,6 +25,10 @@ class DeploymentsConfig(AppConfig):
         def held(node: Any, **_: object) -> object:
             return previews.held_on(node)
 
+        def goes(node: Any, **_: object) -> None:
+            reconcile.lock_rows_of(node)
+
+        signals.node_goes.connect(goes, weak=False)
         signals.held_wanted.connect(held, weak=False)
         signals.holders_wanted.connect(holders, weak=False)
         signals.heartbeat_received.connect(heartbeat, weak=False)

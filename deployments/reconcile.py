@@ -18,7 +18,7 @@ from deployments.models import Deployment, DeploymentEvent, Replica
 from deployments.states import ON_NODE, ReplicaState
 from deployments.transitions import locked, move
 from models_registry import memory, rechecks
-from nodes import allocations, doorbells
+from nodes import allocations, doorbells, hardware
 from nodes.models import Device, Node
 from nodes.placement import Need, explain
 from protocol.errors import CyxwizError
@@ -99,11 +99,16 @@ def attempt_failed(replica: Replica, failure: Failure) -> None:
 
 
 def sweep() -> None:
-    """Ends what is refused since, places what waits and may be tried (again), moves replicas off draining nodes."""
+    """Ends what is refused since, moves replicas off devices that are gone, places what waits and may be tried (again),
+    moves replicas off draining nodes."""
     refused = Replica.objects.filter(state__in=ON_NODE).exclude(deployment__version__refused="")
     for deployment_id in _ids(refused):
         with one_of_many(log, f"deployment {deployment_id}"):
             _few_at_a_time(deployment_id, refused, _end_refused)
+    gone = Replica.objects.filter(
+        state__in=ON_NODE, device__absent_since__lt=hardware.gone_before(), deployment__wanted_running=True
+    )
+    _each(gone, lambda one: move(one, ReplicaState.WAITING, reason=f"{one.device} is gone", retry_at=None))
     place_all_waiting()
     draining = Replica.objects.filter(state__in=ON_NODE, node__draining=True, deployment__wanted_running=True)
     for deployment_id in _ids(draining):
@@ -183,6 +188,12 @@ def node_lost(node: Node) -> None:
         place_waiting(deployment_id)
 
 
+def lock_rows_of(node: Node) -> None:
+    """Those that name it, by their deployments: whoever moves a replica has locked its deployment."""
+    naming = DeploymentEvent.objects.filter(node=node).values("deployment")
+    list(Deployment.objects.select_for_update().filter(pk__in=naming).order_by("pk").values_list("pk"))
+
+
 def stopped(replica: Replica) -> None:
     """The node holds it no longer. One that was scaled away loses its row."""
     gone: dict[str, Any] = {"node": None, "device": None, "allocated_bytes": None, "progress": {}, **UNMEASURED}
@@ -224,7 +235,8 @@ def _of(deployment: Deployment | None, replicas: QuerySet[Replica], most: int | 
     """The first of those of one locked deployment, as they are now."""
     if deployment is None:
         return []
-    found = list(replicas.filter(deployment=deployment).select_related("node").order_by("index")[:most])
+    mine = replicas.filter(deployment=deployment).select_related("node", "device__node")
+    found = list(mine.order_by("index")[:most])
     for replica in found:
         replica.deployment = deployment
     return found

@@ -34,7 +34,7 @@ def receive(node: Node, heartbeat: Heartbeat) -> dict[str, list[ReplicaSpec]]:
         reconcile.place_all_waiting()
         there = _there(node)
     held = [replica for replica in there if replica.state in ON_NODE and replica.deployment.wanted_running]
-    return {"replicas": [_spec(replica) for replica in held]}
+    return {"replicas": [_spec(replica) for replica in held if _may_run(replica, reported.get(str(replica.pk)))]}
 
 
 def _there(node: Node) -> list[Replica]:
@@ -42,6 +42,12 @@ def _there(node: Node) -> list[Replica]:
     files = Prefetch("deployment__version__files", VersionFile.objects.select_related("blob"))
     there = Replica.objects.filter(node=node, state__in=[*ON_NODE, ReplicaState.STOPPING])
     return list(there.select_related("deployment__version", "device").prefetch_related(files))
+
+
+def _may_run(replica: Replica, facts: ReplicaFacts | None) -> bool:
+    """Where a device is absent what runs goes on, until it is moved; nothing starts: the name may be another's now."""
+    gone = replica.device is not None and replica.device.absent_since is not None
+    return not gone or (facts is not None and facts.fence == replica.fence)
 
 
 def _spec(replica: Replica) -> ReplicaSpec:

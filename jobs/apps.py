@@ -22,6 +22,10 @@ class JobsConfig(AppConfig):
         def held(node: Any, **_: object) -> object:
             return queueing.held_on(node)
 
+        def goes(node: Any, **_: object) -> None:
+            leases.lock_rows_of(node)
+
+        signals.node_goes.connect(goes, weak=False)
         signals.held_wanted.connect(held, weak=False)
         signals.holders_wanted.connect(holders, weak=False)
         signals.heartbeat_received.connect(heartbeat, weak=False)

@@ -18,12 +18,12 @@ from django.utils import timezone
 
 from accounts.sweeps import one_of_many
 from jobs import progress, queueing, results
-from jobs.models import Job
+from jobs.models import Job, JobEvent
 from jobs.states import JobState
 from jobs.transitions import move
 from models_registry import blobs, memory, rechecks
 from models_registry.models import VersionFile
-from nodes import allocations, doorbells, heartbeats
+from nodes import allocations, doorbells, hardware, heartbeats
 from nodes.models import Allocation, Device, Node
 from nodes.placement import Need, explain
 from protocol.errors import BadRequest, Conflict, ModelRefused, NotFound, RunFailed, TimedOut
@@ -236,6 +236,22 @@ def node_lost(node: Node) -> None:
             lose(job, code="node_lost", reason="the node fell silent")
     for holder in allocations.held_on(node, "job"):
         allocations.release(holder)
+
+
+def leave_absent() -> None:
+    """For the sweep: jobs on devices that are gone run elsewhere. Their nodes end them when they hear that."""
+    there = Job.objects.filter(state=JobState.RUNNING, device__absent_since__lt=hardware.gone_before())
+    for job in there.select_related(*RELATED):
+        name, node = str(job.device), job.node
+        with transaction.atomic():
+            if lose(job, code="device_gone", reason=f"{name} is gone") and node:
+                doorbells.ring_node(node)
+
+
+def lock_rows_of(node: Node) -> None:
+    """Those that name it."""
+    naming = JobEvent.objects.filter(node=node).values("job")
+    list(Job.objects.select_for_update().filter(pk__in=naming).order_by("pk").values_list("pk"))
 
 
 RELATED = ("version__model", "inputs_blob", "node", "device", "owner")

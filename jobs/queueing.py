@@ -196,7 +196,11 @@ def why_waiting(job: Job) -> str:
         return reason
     last = lost_attempts(job).first() if job.attempts else None
     offers = _offers(job)
-    of_class = [offer for offer in offers if job.hardware_class in _classes([offer])]
+    of_class = [
+        offer
+        for offer in offers
+        if job.hardware_class in {device.hardware_class for device in (*offer.devices, *offer.gone)}
+    ]
     wanted = need(job)
     found = choose(wanted, of_class)
     if not of_class:

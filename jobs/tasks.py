@@ -8,6 +8,7 @@ from jobs import leases, queueing
 @shared_task
 def sweep_jobs() -> None:
     leases.expire()
+    leases.leave_absent()
     leases.end_refused()
     queueing.ring_again()
 

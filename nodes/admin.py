@@ -26,6 +26,7 @@ class DeviceInline(ReadOnlyInline):
     model = Device
     fields = (
         "name",
+        "absent_since",
         "model",
         "total",
         "allocated",
@@ -128,8 +129,8 @@ class NodeAdmin(ReadOnlyAdmin):
 
 @admin.register(Device)
 class DeviceAdmin(ReadOnlyAdmin):
-    list_display = ("node", "name", "kind", "model", "hardware_class", "total", "available", "measured")
-    list_filter = ("kind",)
+    list_display = ("node", "name", "kind", "model", "hardware_class", "total", "available", "absent_since", "measured")
+    list_filter = ("kind", ("absent_since", admin.EmptyFieldListFilter))
     search_fields = ("node__name", "model")
     exclude = (
         "id",

@@ -17,6 +17,7 @@ from django.db import connection, transaction
 from django.db.models import F, OuterRef, QuerySet, Subquery, Sum, TextField
 from django.db.models.functions import Cast, Coalesce
 
+from nodes import signals
 from nodes.models import Allocation, Device, Node
 from nodes.placement import Choice, DeviceOffer, Need, NodeOffer, Refusal, choose
 from nodes.shortlist import shortlist
@@ -28,6 +29,7 @@ log = logging.getLogger(__name__)
 NODE = ("pk", "name", "state", "draining", "allows_programs", "sandbox_level", "sandbox_why_not_higher")
 NODE_JSON = ("formats", "refusals")
 OF_NODE = len(NODE + NODE_JSON)
+OF_DEVICE = OF_NODE + 1  # after whether it is absent
 DEVICE = ("pk", "name", "kind", "memory_total_bytes", "free_bytes")
 DEVICE_JSON = ("refusals",)
 LOCK = 0x6379785F  # any number that no other part uses as an advisory lock
@@ -121,7 +123,7 @@ def offers(nodes: QuerySet[Node], siblings: Mapping[str, int]) -> list[NodeOffer
 
 def _columns(*, node: str = "", device: str = "") -> Iterator[str | Cast]:
     """By the way that leads to a node and to a device from where the query begins."""
-    for way, plain, json in ((node, NODE, NODE_JSON), (device, DEVICE, DEVICE_JSON)):
+    for way, plain, json in ((node, NODE, NODE_JSON), (device, ("absent_since", *DEVICE), DEVICE_JSON)):
         yield from (f"{way}{name}" for name in plain)
         yield from (Cast(f"{way}{name}", TextField()) for name in json)
 
@@ -130,8 +132,8 @@ def _offers(rows: Iterable[tuple[Any, ...]], siblings: Mapping[str, int]) -> lis
     """Of rows with `_columns` that are in the order of nodes."""
     found: list[NodeOffer] = []
     for _, of_node in groupby(rows, itemgetter(1)):
-        devices = list(of_node)
-        pk, name, state, draining, allows_programs, level, why_not_higher, formats, refusals = devices[0][:OF_NODE]
+        of_devices = list(of_node)
+        pk, name, state, draining, allows_programs, level, why_not_higher, formats, refusals = of_devices[0][:OF_NODE]
         id = str(pk)
         found.append(
             NodeOffer(
@@ -141,8 +143,8 @@ def _offers(rows: Iterable[tuple[Any, ...]], siblings: Mapping[str, int]) -> lis
                 draining=draining,
                 formats=_formats(formats),
                 refusals=_refusals(refusals),
-                # A node without any has one row, of nulls.
-                devices=tuple(_device(*row[OF_NODE:]) for row in devices if row[OF_NODE] is not None),
+                devices=_devices(row for row in of_devices if row[OF_NODE] is None),
+                gone=_devices(row for row in of_devices if row[OF_NODE] is not None),
                 siblings=siblings.get(id, 0),
                 allows_programs=allows_programs,
                 sandbox_level=level,
@@ -150,6 +152,11 @@ def _offers(rows: Iterable[tuple[Any, ...]], siblings: Mapping[str, int]) -> lis
             )
         )
     return found
+
+
+def _devices(rows: Iterable[tuple[Any, ...]]) -> tuple[DeviceOffer, ...]:
+    """A node without any has one row, of nulls."""
+    return tuple(_device(*row[OF_DEVICE:]) for row in rows if row[OF_DEVICE] is not None)
 
 
 def _device(pk: int, name: str, kind: str, total: int | None, free: int | None, refusals: str) -> DeviceOffer:
@@ -168,11 +175,21 @@ def _refusals(text: str) -> Mapping[str, str]:
 
 @contextmanager
 def placement_lock() -> Iterator[None]:
-    """One placement at a time, until the transaction ends. Whoever changes rows of devices besides takes it first.
-    SQLite needs nothing: its transactions take the one write lock at their start."""
+    """One placement at a time, until the transaction ends. Rows of deployments, replicas and jobs that a transaction
+    changes besides come before it, those of nodes and devices after it: see also `to_itself`. SQLite needs nothing: its
+    transactions take the one write lock at their start."""
     if not connection.in_atomic_block:
         raise transaction.TransactionManagementError("Placement runs inside a transaction.")
     if connection.vendor == "postgresql":
         with connection.cursor() as cursor:
             cursor.execute("SELECT pg_advisory_xact_lock(%s)", [LOCK])
     yield
+
+
+@contextmanager
+def to_itself(node: Node) -> Iterator[None]:
+    """A transaction that has to itself all rows that name `node`: to delete it, or a device of it, changes those."""
+    with transaction.atomic():
+        signals.node_goes.send(Node, node=node)
+        with placement_lock():
+            yield

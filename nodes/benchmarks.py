@@ -7,6 +7,7 @@ from django.utils import timezone
 from msgspec import structs
 
 from nodes import doorbells, hardware
+from nodes.allocations import placement_lock
 from nodes.models import Benchmark, Device, Node
 from protocol.errors import Conflict
 from protocol.messages import BenchmarkFacts, Benchmarks
@@ -31,12 +32,12 @@ def asked(node: Node) -> str:
 
 def store(node: Node, told: Benchmarks) -> None:
     """What a node told for an asking. To be told the same twice is fine; devices that are gone are passed over."""
-    with transaction.atomic():
-        node = Node.objects.select_for_update(of=("self",)).get(pk=node.pk)
+    with transaction.atomic(), placement_lock():  # which comes before the rows of nodes and devices
+        node = Node.objects.select_for_update(of=("self",), no_key=True).get(pk=node.pk)
         if told.asked != asked(node):
             return  # told already, or asked anew meanwhile
         Node.objects.filter(pk=node.pk).update(benchmark_asked_at=None)
-        devices = {device.name: device for device in node.devices.all()}
+        devices = {device.name: device for device in node.devices.filter(absent_since=None)}
         for facts in told.devices:
             if facts.device in devices:
                 _store(devices[facts.device], facts)

@@ -124,8 +124,8 @@ def brake() -> str:
 def _store_readings(node: Node, heartbeat: Heartbeat) -> None:
     """Nodes tell what changed much, or once a minute; of what others take, small wobbles are not worth a write."""
     for name, reading in heartbeat.readings.items():
-        Device.objects.filter(node=node, name=name).update(**structs.asdict(reading))
-    for device in node.devices.all():
+        node.devices.filter(name=name, absent_since=None).update(**structs.asdict(reading))
+    for device in node.devices.filter(absent_since=None):
         before, now = device.memory_others_bytes, heartbeat.memory_others_bytes.get(device.name)
         wobble = reserve_bytes(device.memory_total_bytes or 0) / 10
         if now is not None and (before is None or abs(before - now) > wobble):

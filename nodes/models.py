@@ -106,11 +106,15 @@ class Node(Owned):
 
     @property
     def hardware_classes(self) -> list[str]:
-        return sorted({device.hardware_class for device in self.devices.all()})
+        return sorted({device.hardware_class for device in self.devices.all() if device.absent_since is None})
 
 
 class Device(models.Model):
-    """Something on a node that computes. A fact that no probe could read is NULL, and `unknown` says why."""
+    """Something on a node that computes. A fact that no probe could read is NULL, and `unknown` says why.
+
+    It is the same one, with all that is promised on it, for as long as its UUID is (where it has none: its name). One
+    that is absent may have a name that another has by now.
+    """
 
     class Kind(models.TextChoices):
         CPU = "cpu"
@@ -119,7 +123,7 @@ class Device(models.Model):
         CUDA = "cuda"
 
     node = models.ForeignKey(Node, on_delete=models.CASCADE, related_name="devices")
-    name = models.CharField(max_length=32, help_text="Unique on its node: cpu, cuda:0, opencl:0")
+    name = models.CharField(max_length=32, help_text="On its node, of those that are there: cpu, cuda:0, opencl:0")
     kind = models.CharField(max_length=8, choices=Kind)
     model = models.CharField(max_length=255, null=True)
     memory_total_bytes = models.BigIntegerField(null=True)
@@ -141,6 +145,9 @@ class Device(models.Model):
         output_field=models.PositiveSmallIntegerField(),
         db_persist=True,
         help_text="Of its hardware class, to placement: it takes the cheapest that will do.",
+    )
+    absent_since = models.DateTimeField(
+        null=True, editable=False, help_text="Not in its node's newest report: it gets nothing. Null: it is there."
     )
     memory_is_ram = models.BooleanField(default=False, help_text="The machine's, which the device cpu counts already.")
     vendor = models.CharField(max_length=64, null=True)
@@ -165,7 +172,11 @@ class Device(models.Model):
 
     class Meta:
         ordering = ["node", "name"]
-        constraints = [models.UniqueConstraint(fields=["node", "name"], name="device_name_on_node")]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["node", "name"], condition=Q(absent_since=None), name="device_name_on_node"
+            ),
+        ]
         indexes = [models.Index("cost", F("free_bytes").desc(), name="device_best_first")]
 
     def __str__(self) -> str:

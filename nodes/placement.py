@@ -38,6 +38,7 @@ class NodeOffer:
     allows_programs: bool = False
     sandbox_level: int = 0
     sandbox_why_not_higher: str = ""
+    gone: tuple[DeviceOffer, ...] = ()  # that its newest report does not tell of
     busy: bool = False  # runs as many jobs as it may; only asked of for jobs
 
 
@@ -129,6 +130,8 @@ def _fit(need: Need, node: NodeOffer) -> DeviceOffer | Refusal:
     if not roomy:
         needed, free = need.bytes_on(nearest.kind), max(nearest.free_bytes or 0, 0)
         reason = f"has {gib(free)} free, {gib(needed)} needed"
+        if gone := _gone(need, node):
+            reason = f"{reason}, and {gone}"
         return Refusal(node.name, "memory", reason, nearest.name, needed, free)
     if node.busy:
         return Refusal(node.name, "busy", "runs as many jobs as it may")
@@ -146,11 +149,21 @@ def _program_refusal(format: str, node: NodeOffer) -> str:
 
 def suitable(need: Need, node: NodeOffer) -> list[DeviceOffer]:
     """Of the wanted class, and able to run the format."""
+    return _suitable(need, node.devices)
+
+
+def _suitable(need: Need, devices: tuple[DeviceOffer, ...]) -> list[DeviceOffer]:
     return [
         device
-        for device in node.devices
+        for device in devices
         if need.hardware_class in ("", device.hardware_class) and need.format not in device.refusals
     ]
+
+
+def _gone(need: Need, node: NodeOffer) -> str:
+    """Of devices that would do, were they there."""
+    names = dict.fromkeys(device.name for device in _suitable(need, node.gone))
+    return f"no longer has {' and '.join(names)}" if names else ""
 
 
 def _unsuitable(need: Need, node: NodeOffer) -> Refusal:
@@ -159,6 +172,8 @@ def _unsuitable(need: Need, node: NodeOffer) -> Refusal:
         for device in node.devices
         if need.hardware_class in ("", device.hardware_class) and need.format in device.refusals
     }
+    if gone := _gone(need, node):
+        return Refusal(node.name, "absent", gone)
     if not reasons:
         return Refusal(node.name, "hardware_class", f"has no device of class {need.hardware_class}")
     why = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())

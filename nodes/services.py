@@ -6,8 +6,8 @@ from django.db import IntegrityError, transaction
 from django.utils import timezone
 
 from accounts.models import User
-from nodes import broker_users, doorbells, joining
-from nodes.allocations import placement_lock
+from nodes import broker_users, doorbells, joining, signals
+from nodes.allocations import to_itself
 from nodes.models import Allocation, Node
 from protocol import credentials
 from protocol.errors import Conflict
@@ -57,8 +57,11 @@ def add_agentless(*, name: str, owner: User, hostname: str) -> Node:
 
 
 def remove(node: Node) -> None:
-    """Forgets the node; its token and broker user stop working at once. Raises Conflict while it holds something."""
-    with transaction.atomic(), placement_lock():
+    """Forgets the node; its token and broker user stop working at once. Raises Conflict while it is online and holds
+    something; what it holds while it is away is placed elsewhere."""
+    if node.state != Node.State.ONLINE:
+        signals.node_lost.send(Node, node=node)
+    with to_itself(node):
         holding = Allocation.objects.filter(device__node=node).count()
         if holding and node.state == Node.State.ONLINE:
             raise Conflict(f"{node.name} still holds {holding} replicas or jobs. Drain it first.")

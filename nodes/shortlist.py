@@ -21,7 +21,12 @@ LENGTH = 10  # more than one: some may be refused after all
 def shortlist(nodes: QuerySet[Node], need: Need, siblings: Collection[str]) -> QuerySet[Device]:
     """The best with room on those of `nodes` that have neither `siblings` nor earlier failures; or none."""
     fitting = Device.objects.filter(
-        _room(need), node__in=nodes, node__state=Node.State.ONLINE, node__draining=False, node__agentless=False
+        _room(need),
+        absent_since=None,
+        node__in=nodes,
+        node__state=Node.State.ONLINE,
+        node__draining=False,
+        node__agentless=False,
     )
     # By what a node says it cannot run, not by what it can: PostgreSQL takes it that few rows match the test of a JSON
     # value, and would read them all first rather than follow the index to the first ten.

@@ -12,6 +12,10 @@ node_offline = Signal()
 # Sent with `node` while it has allocations and was silent for longer than lease and grace: place them elsewhere.
 node_lost = Signal()
 
+# Sent with `node`, inside a transaction that is about to delete it or a device of it: a receiver locks its rows that
+# name the node, before those of nodes and devices are locked.
+node_goes = Signal()
+
 # Sent with `user` and `holders`, to name what holds memory. A receiver returns a dict: of these holders of allocations
 # those that are this user's -> the nodes.why_not.Stoppable. What others hold is in nobody's answer.
 holders_wanted = Signal()

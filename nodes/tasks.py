@@ -2,7 +2,7 @@
 
 from celery import shared_task
 
-from nodes import allocations, broker_users, heartbeats
+from nodes import allocations, broker_users, hardware, heartbeats
 
 
 @shared_task
@@ -18,3 +18,8 @@ def grant_missing_broker_users() -> None:
 @shared_task
 def mend_sums() -> None:
     allocations.mend_sums()
+
+
+@shared_task
+def forget_absent_devices() -> None:
+    hardware.forget_absent()

@@ -48,6 +48,7 @@ NOTHING = "nothing else would help"
 WITHOUT_STOPPING = {
     "offline": "start its agent",
     "draining": "resume it, if it is yours",
+    "absent": "look at the machine: its driver tells of the device no more",
     "busy": "wait for a job there to end",
     "program": "change what the reason says, if it is yours",
 }

@@ -12,6 +12,8 @@ RESERVE_MOST_BYTES = GIB  # … but no more than this
 
 HOST = "cpu"  # the kind of device whose memory is the machine's own
 KINDS = (HOST, "opencl", "rocm", "cuda")
+# What tells an agent of devices, as its report names it -> the kind of these devices.
+SOURCE_KINDS = {"nvml": "cuda", "amdgpu": "rocm", "opencl": "opencl"}
 CLASSES = ("cpu", "opencl", "rocm", *(f"cuda-{tier}g" for tier in CUDA_TIERS_GIB))
 
 

@@ -12,6 +12,8 @@ Line = tuple[str, object]
 
 def describe(device: Device) -> Iterator[Line]:
     """Facts that the device does not have are left out; those that could not be read say why."""
+    if device.absent_since:
+        yield "ABSENT since", clock(device.absent_since)
     yield "class", device.hardware_class
     ram = " (the machine's RAM)" if device.memory_is_ram else ""
     yield "memory", f"{size(device.memory_total_bytes)}{ram}"

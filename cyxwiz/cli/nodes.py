@@ -149,5 +149,6 @@ def _rows(node: Node) -> Iterator[tuple[object, ...]]:
         yield (*own, None, None, None, None, None, *formats)
     for device in node.devices:
         amounts = (device.memory_total_bytes, device.memory_available_bytes, device.allocated_bytes or 0)
-        yield (*own, device.name, device.model or "unknown", *map(size, amounts), *formats)
+        name = f"{device.name} (absent)" if device.absent_since else device.name
+        yield (*own, name, device.model or "unknown", *map(size, amounts), *formats)
         own, formats = ("", "", ""), ("", "")

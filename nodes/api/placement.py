@@ -24,8 +24,8 @@ class WhyNotSerializer(serializers.Serializer[Any]):
     node = serializers.CharField(source="refusal.node")
     code = serializers.CharField(
         source="refusal.code",
-        help_text="The filter that failed: offline, draining, format, program, hardware_class, memory_unknown, memory, "
-        "busy.",
+        help_text="The filter that failed: offline, draining, format, program, hardware_class, absent, memory_unknown, "
+        "memory, busy.",
     )
     reason = serializers.CharField(source="refusal.reason")
     device = serializers.CharField(

@@ -53,6 +53,7 @@ class DeviceSerializer(serializers.ModelSerializer[Device]):
             "memory_others_bytes",
             "allocated_bytes",
             "allocatable_bytes",
+            "absent_since",
             "memory_is_ram",
             "vendor",
             "uuid",

@@ -19,7 +19,7 @@ from protocol import names
 from protocol.messages import BenchmarkFacts, Benchmarks, Failure, Held, MemoryPeak, ReplicaFacts
 from tests import factories
 from tests.jobs.work import accepted, submitted
-from tests.nodes.reports import Machine, h200
+from tests.nodes.reports import Machine, h200, hardware
 
 
 @pytest.fixture
@@ -234,6 +234,9 @@ def test_a_node_with_what_was_declared_measured_and_is_strange(cyxwiz, logged_in
     assert (done.code, done.out) == (0, "")
     assert "cyxwiz nodes show gpu-1" in done.err
     assert machine.heartbeat().benchmark > asked
+    machine.heartbeat(hardware=hardware())
+    assert re.search(r"ABSENT since +\S", cyxwiz("nodes", "show", "gpu-1").out)
+    assert "cuda:0 (absent)" in cyxwiz("nodes", "ls").out
     assert cyxwiz("nodes", "benchmark", "nobody").code == cyxwiz("ps", "nobody").code != 0
 
 

@@ -88,6 +88,11 @@ class TestNvidia:
         assert (card.uuid, card.temperature_celsius) == ("GPU-5f1c", None)
         assert "SIGABRT" in card.unknown["temperature_celsius"]
 
+    def test_a_card_that_fell_off_the_bus_is_gone_and_its_neighbour_is_not(self, nvml):
+        nvml("-DLOST")
+        [card] = ask_nvml()
+        assert (card.name, card.uuid) == ("cuda:0", "GPU-5f1c")
+
     def test_no_format_runs_on_it_before_its_library_says_so(self, nvml, tmp_path, monkeypatch):
         """The libraries of the tests are built for the CPU, so in the end none does."""
         for slow in ("torchscript", "pt2", "savedmodel"):
@@ -241,7 +246,7 @@ class TestOpenCl:
 
 
 def test_without_pyopencl_the_reason_is_said(tmp_path, monkeypatch):
-    absent = machine.Source("workers.hardware.opencl", "opencl", "surely_not_installed", "pip install it")
+    absent = machine.Source("workers.hardware.opencl", "surely_not_installed", "pip install it")
     monkeypatch.setitem(machine.SOURCES, "opencl", absent)
     facts = machine.facts(tmp_path)
     assert facts.unknown["opencl"] == "surely_not_installed is not installed on this node (pip install it)"

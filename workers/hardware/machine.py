@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 from msgspec.structs import replace
 
+from protocol.hardware import SOURCE_KINDS
 from protocol.messages import DeviceFacts, HardwareFacts
 from workers.hardware import cpu, libraries, memory, outside, pci
 from workers.hardware.probing import CannotTell, attempt
@@ -37,7 +38,6 @@ class Disk(NamedTuple):
 @dataclass(frozen=True)
 class Source:
     module: str
-    kind: str  # of its devices
     library: str = ""  # without which it cannot be asked
     install: str = ""
 
@@ -49,9 +49,9 @@ class Source:
 
 # A card that several of them tell of is the first one's.
 SOURCES = {
-    "nvml": Source("workers.hardware.nvidia", "cuda", "pynvml", "pip install nvidia-ml-py"),
-    "amdgpu": Source("workers.hardware.amd", "rocm"),
-    "opencl": Source("workers.hardware.opencl", "opencl", "pyopencl", "pip install -r requirements/opencl.txt"),
+    "nvml": Source("workers.hardware.nvidia", "pynvml", "pip install nvidia-ml-py"),
+    "amdgpu": Source("workers.hardware.amd"),
+    "opencl": Source("workers.hardware.opencl", "pyopencl", "pip install -r requirements/opencl.txt"),
 }
 CHANGING = ("memory_available_bytes", "pcie_generation", "temperature_celsius", "power_watts")
 
@@ -120,7 +120,7 @@ def _devices(before: list[DeviceFacts]) -> tuple[list[DeviceFacts], dict[str, st
         answers = dict(zip(asked, pool.map(lambda name: attempt(name, SOURCES[name].ask, unknown), asked), strict=True))
     devices = [cpu.device()]
     for name, answer in answers.items():
-        found = answer if answer is not None else _as_before(SOURCES[name].kind, before, unknown[name])
+        found = answer if answer is not None else _as_before(SOURCE_KINDS[name], before, unknown[name])
         seen = {device.pci_address for device in devices}
         devices += [device for device in found if device.pci_address is None or device.pci_address not in seen]
     seen = {device.pci_address for device in devices}

@@ -22,15 +22,26 @@ def devices() -> list[DeviceFacts]:
 
 
 def cards() -> dict[str, Any]:
-    """NVML's handles by our names: in the order of PCI addresses, which is CUDA's with CUDA_DEVICE_ORDER=PCI_BUS_ID."""
+    """NVML's handles by our names: in the order of PCI addresses, which is CUDA's with CUDA_DEVICE_ORDER=PCI_BUS_ID.
+    Without cards that have fallen off the bus."""
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError_LibraryNotFound:  # it comes with the driver, so there is none
         return {}
     except pynvml.NVMLError as error:
         raise CannotTell(f"NVML does not start: {error}") from error
-    handles = [_ask("nvmlDeviceGetHandleByIndex", index) for index in range(_ask("nvmlDeviceGetCount"))]
+    found = [_handle(index) for index in range(_ask("nvmlDeviceGetCount"))]
+    handles = [handle for handle in found if handle is not None]
     return {f"cuda:{index}": handle for index, handle in enumerate(sorted(handles, key=_address))}
+
+
+def _handle(index: int) -> Any | None:
+    try:
+        return pynvml.nvmlDeviceGetHandleByIndex(index)
+    except pynvml.NVMLError_GpuIsLost:
+        return None
+    except pynvml.NVMLError as error:
+        raise CannotTell(f"nvmlDeviceGetHandleByIndex of NVML says: {error}") from error
 
 
 def _device(name: str, handle: Any) -> DeviceFacts:

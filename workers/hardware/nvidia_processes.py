@@ -18,9 +18,9 @@ from workers.hardware.gpu_memory import Card
 def main() -> None:
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a library prints is no answer
-    cards = nvidia.cards()
+    nvidia.cards()  # starts NVML
     for _ in sys.stdin:  # it ends with whoever started it
-        told = {name: Card(_free(card), _taken(card)) for name, card in cards.items()}
+        told = {name: Card(_free(card), _taken(card)) for name, card in nvidia.cards().items()}
         answers.write(msgspec.json.encode(told) + b"\n")
         answers.flush()
 
