@@ -25,6 +25,8 @@ _ALLOW, _FAIL, _KILL = 0x7FFF0000, 0x00050000, 0x80000000
 _X32 = 0x40000000  # x86-64 has a second set of calls from there on
 _CLONE_THREAD = 0x00010000
 _AF_UNIX = 1
+# By these the kernel itself sends somebody a signal, of any kind, when something may be read (fcntl.h, sockios.h).
+_SET_OWNER = {"fcntl": (8, 10, 15), "ioctl": (0x8901, 0x8902)}  # F_SETOWN, F_SETSIG, F_SETOWN_EX; FIOSETOWN, SIOCSPGRP
 _UNCONNECTED = 0b10  # in the types SOCK_DGRAM and SOCK_RAW, and not in SOCK_STREAM and SOCK_SEQPACKET
 
 
@@ -84,6 +86,15 @@ class _Filter:
         self.end(passes)
         self.end(otherwise)
 
+    def fail_for(self, name: str, argument: int, values: tuple[int, ...]) -> None:
+        """By the lower half of an argument."""
+        self.add(_EQUAL, self.numbers[name], 0, len(values) + 3)
+        self.add(_LOAD, 16 + 8 * argument)
+        for left, value in zip(range(len(values), 0, -1), values, strict=True):
+            self.add(_EQUAL, value, left, 0)
+        self.end(_ALLOW)
+        self.end(_FAIL | errno.EPERM)
+
 
 def _program(machine: str, own_pid: int, *, gpu: bool) -> bytes:
     audit, column = ARCHITECTURES[machine]
@@ -107,6 +118,8 @@ def _program(machine: str, own_pid: int, *, gpu: bool) -> bytes:
         filter.where(name, argument, *only_truncate, passes=denied, otherwise=_ALLOW)
     # The agent's death ends us: that stays so.
     filter.where("prctl", 0, (_EQUAL, PR_SET_PDEATHSIG), passes=denied, otherwise=_ALLOW)
+    for name, commands in _SET_OWNER.items():
+        filter.fail_for(name, 1, commands)
     filter.where("tgkill", 0, (_EQUAL, own_pid), passes=_ALLOW, otherwise=denied)  # abort() signals its own thread
     for name, argument in (
         ("prlimit64", 0),

@@ -1,5 +1,6 @@
 """Settings of the control plane. One file; the values come from the environment (see `docs/settings.md`)."""
 
+import shutil
 from pathlib import Path
 
 import dj_database_url
@@ -31,7 +32,9 @@ if DATABASES["default"]["ENGINE"].endswith("sqlite3"):
         "timeout": 20,
     }
 else:
-    DATABASES["default"]["OPTIONS"] = {"pool": {"min_size": 1, "max_size": 16, "timeout": 10}}
+    DATABASES["default"]["ENGINE"] = "cyxwiz_site.postgresql"
+    # reconnect_timeout: with growing pauses, which after a long outage were longer than anybody waits.
+    DATABASES["default"]["OPTIONS"] = {"pool": {"min_size": 1, "max_size": 16, "timeout": 10, "reconnect_timeout": 10}}
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 BLOBS_DIR = CYXWIZ_HOME / "blobs"
@@ -45,6 +48,8 @@ RECORDING_DAYS = env.number("RECORDING_DAYS", 90)
 RECORDING_MOST_BYTES = env.number("RECORDING_MOST_BYTES", 4 * 1024**3)
 SSH_GATEWAY_ADDRESS = env.text("SSH_GATEWAY_ADDRESS", "0.0.0.0")  # noqa: S104 - it is a way in
 SSH_GATEWAY_PORT = env.number("SSH_GATEWAY_PORT", 2222)
+# What uploads leave of the disk to everything else: a database that cannot write is worse than an upload refused.
+KEEP_FREE_BYTES = env.number("KEEP_FREE_BYTES", min(shutil.disk_usage(CYXWIZ_HOME).total // 10, 5 * 1024**3))
 UPLOAD_LIMIT_BYTES = env.number("UPLOAD_LIMIT_BYTES", 20 * 1024**3)
 BODY_LIMIT_BYTES = env.number("BODY_LIMIT_BYTES", 64 * 1024**2)  # every other request, /v2 included
 DATA_UPLOAD_MAX_MEMORY_SIZE = BODY_LIMIT_BYTES

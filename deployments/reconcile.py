@@ -171,18 +171,10 @@ def node_offline(node: Node) -> None:
 
 
 def node_lost(node: Node) -> None:
-    """It was silent for so long that its own lease has run out: nothing it held serves any more."""
-
-    def leave(replica: Replica) -> None:
-        allocations.release(replica.holder(replica.fence))
-        move(replica, ReplicaState.WAITING, reason=f"{node} is lost", retry_at=None)
-
+    """It was silent for so long that its own lease has run out: nothing it held serves any more. Memory stays promised:
+    the node may have it still when it is heard again."""
     there = Replica.objects.filter(node=node, state__in=ON_NODE)
-    left = _each(there, leave)
-    # What was stopping there has certainly stopped. What failed to leave keeps its promise: by that it is tried again.
-    failed = {replica.holder(replica.fence) for replica in there.all()}
-    for holder in allocations.held_on(node, "replica") - failed:
-        allocations.release(holder)
+    left = _each(there, lambda one: move(one, ReplicaState.WAITING, reason=f"{node} is lost", retry_at=None))
     _each(Replica.objects.filter(node=node, state=ReplicaState.STOPPING), stopped)
     for deployment_id in left:
         place_waiting(deployment_id)

@@ -8,12 +8,12 @@ from django.db.models import Prefetch
 
 from accounts.sweeps import one_of_many
 from deployments import reconcile
-from deployments.models import Replica
+from deployments.models import DeploymentEvent, Replica
 from deployments.states import ON_NODE, ReplicaState
 from deployments.transitions import locked, move
 from models_registry import formats, memory
 from models_registry.models import VersionFile
-from nodes import allocations
+from nodes import allocations, heartbeats
 from nodes.models import Node
 from protocol.messages import File, Heartbeat, ReplicaFacts, ReplicaSpec
 from protocol.routes import TENSOR_SECONDS, TEXT_SECONDS
@@ -24,17 +24,19 @@ log = logging.getLogger(__name__)
 def receive(node: Node, heartbeat: Heartbeat) -> dict[str, list[ReplicaSpec]]:
     """Moves the node's replicas by what it reports, then says which it should hold."""
     reported = {facts.id: facts for facts in heartbeat.replicas}
+    # First: what is placed from now on is not among them, and what was placed before is seen there.
+    held = allocations.held_on(node, "replica")
     there = _there(node)
     if news := [replica for replica in there if _says_something_new(replica, reported.get(str(replica.pk)))]:
         for replica in sorted(news, key=lambda replica: replica.deployment_id):
             with one_of_many(log, f"replica {replica.pk}"):
-                _apply_locked(node, replica, reported.get(str(replica.pk)))
+                _apply_locked(node, replica, heartbeat, reported.get(str(replica.pk)))
         there = _there(node)
-    if _release_what_is_gone(node, there, reported):
+    if _release_what_is_gone(node, heartbeat, held, there):
         reconcile.place_all_waiting()
         there = _there(node)
-    held = [replica for replica in there if replica.state in ON_NODE and replica.deployment.wanted_running]
-    return {"replicas": [_spec(replica) for replica in held if _may_run(replica, reported.get(str(replica.pk)))]}
+    wanted = [replica for replica in there if replica.state in ON_NODE and replica.deployment.wanted_running]
+    return {"replicas": [_spec(replica) for replica in wanted if _may_run(replica, reported.get(str(replica.pk)))]}
 
 
 def _there(node: Node) -> list[Replica]:
@@ -66,11 +68,11 @@ def _spec(replica: Replica) -> ReplicaSpec:
     )
 
 
-def _apply_locked(node: Node, seen: Replica, facts: ReplicaFacts | None) -> None:
-    """Looks again under the lock: somebody else may have moved it since."""
+def _apply_locked(node: Node, seen: Replica, heartbeat: Heartbeat, facts: ReplicaFacts | None) -> None:
+    """Looks again under the lock: somebody else may have moved it since, or the node may have been heard again."""
     with locked(seen.deployment_id) as deployment:
         replica = Replica.objects.select_related("node", "device").filter(pk=seen.pk, node=node).first()
-        if deployment is not None and replica is not None:
+        if deployment is not None and replica is not None and heartbeats.is_newest(node, heartbeat):
             replica.deployment = deployment
             _apply(replica, facts)
 
@@ -96,7 +98,7 @@ def _apply(replica: Replica, facts: ReplicaFacts | None) -> None:
             # It did hold it: the agent was started anew. The answer tells it to load again.
             move_unless_there(replica, ReplicaState.LOADING, "the node started anew")
         return
-    if _memory_changed(replica, facts):
+    if _memory_changed(replica, facts) or (facts.phase == "ready" and state != ReplicaState.READY):
         _note_memory(replica, facts)
     if state not in ON_NODE:
         return
@@ -136,16 +138,29 @@ def _note_memory(replica: Replica, facts: ReplicaFacts) -> None:
     Replica.objects.filter(pk=replica.pk, fence=replica.fence).update(**told)
     if replica.device is None:
         return
-    taken = memory.learn(replica.deployment.version, replica.deployment.options, replica.device, facts.peak)
+    deployment, whole = replica.deployment, _was_ready(replica, facts)
+    taken = memory.learn(deployment.version, deployment.options, replica.device, facts.peak, whole=whole)
     if allocations.grow(replica.holder(replica.fence), taken):
         Replica.objects.filter(pk=replica.pk, fence=replica.fence).update(allocated_bytes=taken)
 
 
-def _release_what_is_gone(node: Node, there: list[Replica], reported: dict[str, ReplicaFacts]) -> bool:
-    """Ends promises whose attempt is neither reported by the node nor wanted on it."""
-    released = False
+def _was_ready(replica: Replica, facts: ReplicaFacts) -> bool:
+    """Whether the runner that this is said of came so far, before it ended if it has."""
+    if facts.phase not in ("stopping", "failed"):
+        return facts.phase == "ready"
+    steps = (ReplicaState.LOADING, ReplicaState.READY)
+    last = DeploymentEvent.objects.filter(replica=replica, fence=replica.fence, went_to__in=steps).first()
+    return last is not None and last.went_to == ReplicaState.READY
+
+
+def _release_what_is_gone(node: Node, heartbeat: Heartbeat, held: set[str], there: list[Replica]) -> bool:
+    """Ends those promises of `held` whose attempt is neither reported by the node nor wanted on it."""
     wanted = {replica.holder(replica.fence) for replica in there}
-    alive = {f"replica:{facts.id}:{facts.fence}" for facts in reported.values()}
-    for holder in allocations.held_on(node, "replica") - wanted - alive:
+    alive = {f"replica:{facts.id}:{facts.fence}" for facts in heartbeat.replicas}
+    gone = held - wanted - alive
+    if not gone or not heartbeats.is_newest(node, heartbeat):
+        return False
+    released = False
+    for holder in gone:
         released |= allocations.release(holder)
     return released

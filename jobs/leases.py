@@ -2,7 +2,7 @@
 
 An attempt is (job, fence). Whatever a node says about another fence than the row's changes nothing, so of all attempts
 at a job at most one brings a result. The memory of an attempt stays allocated until its node no longer lists it, or
-said how it ended, or is lost.
+said how it ended.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def renew(node: Node, heartbeat: Heartbeat) -> list[Held]:
     listed and does not find here."""
     listed = {(one.id, one.fence): one for one in heartbeat.jobs}
     settled = timezone.now() - (timedelta() if heartbeat.stopping else SETTLING)
-    right, told = [], []
+    right, told, forgotten = [], [], []
     for job in Job.objects.filter(node=node, state=JobState.RUNNING).select_related(*RELATED):
         assert job.started_at is not None
         said = listed.get((str(job.pk), job.fence))
@@ -95,16 +95,24 @@ def renew(node: Node, heartbeat: Heartbeat) -> list[Held]:
         if said is not None or job.started_at > settled:
             right.append(job)
         else:
-            with one_of_many(log, f"job {job.pk}"):
-                reason = "the node no longer has it; it was stopped, or never heard that it had it"
-                lose(job, code="forgotten", reason=reason)
+            forgotten.append(job)
     if told:
         progress.take(node, told, lease_until=timezone.now() + LEASE)
-    _release_ended(node, {f"job:{id}:{fence}" for id, fence in listed} | {job.holder for job in right}, settled)
+    alive = {f"job:{id}:{fence}" for id, fence in listed} | {job.holder for job in right}
+    ended = _held(node, settled) - alive
+    if (forgotten or ended) and heartbeats.is_newest(node, heartbeat):
+        reason = "the node no longer has it; it was stopped, or never heard that it had it"
+        for job in forgotten:
+            with one_of_many(log, f"job {job.pk}"):
+                lose(job, code="forgotten", reason=reason)
+        for holder in ended:
+            _release(node, holder)
     return [Held(id=str(job.pk), fence=job.fence) for job in right]
 
 
-def finish(*, job_id: uuid.UUID, node: Node, fence: int, body: bytes, header_bytes: int | None) -> None:
+def finish(
+    *, job_id: uuid.UUID, node: Node, fence: int, body: bytes, header_bytes: int | None, peak: MemoryPeak
+) -> None:
     """Takes the result of an attempt, whose memory its node can then do without. Raises Conflict if it is not the
     current one; to be told the same twice is fine."""
     job = _job(job_id)
@@ -116,7 +124,7 @@ def finish(*, job_id: uuid.UUID, node: Node, fence: int, body: bytes, header_byt
     except BadRequest as error:
         _end(job, code=RunFailed.code, reason=f"What {node.name} sent as the result is none: {error.message}")
         raise
-    _succeed(job, node, results.store(result))
+    _succeed(job, node, peak, results.store(result))
 
 
 def expects_file(*, job_id: uuid.UUID, node: Node, fence: int) -> bool:
@@ -129,7 +137,7 @@ def expects_file(*, job_id: uuid.UUID, node: Node, fence: int) -> bool:
     return True
 
 
-def finish_with_file(*, job_id: uuid.UUID, node: Node, fence: int, incoming: blobs.Incoming) -> None:
+def finish_with_file(*, job_id: uuid.UUID, node: Node, fence: int, incoming: blobs.Incoming, peak: MemoryPeak) -> None:
     """As `finish`, for a job over a data set."""
     job = _job(job_id)
     if _is_mine(job, node, fence) and job.state == JobState.SUCCEEDED:
@@ -140,7 +148,7 @@ def finish_with_file(*, job_id: uuid.UUID, node: Node, fence: int, incoming: blo
     except BadRequest as error:
         _end(job, code=RunFailed.code, reason=f"What {node.name} sent as the result is none: {error.message}")
         raise
-    _succeed(job, node, {"result_blob": incoming.keep(), "rows_done": job.rows_total})
+    _succeed(job, node, peak, {"result_blob": incoming.keep(), "rows_done": job.rows_total})
 
 
 def fail(*, job_id: uuid.UUID, node: Node, fence: int, failure: Failure) -> None:
@@ -154,21 +162,23 @@ def fail(*, job_id: uuid.UUID, node: Node, fence: int, failure: Failure) -> None
         raise Conflict("The job was ended or given away in this moment.")
 
 
-def _succeed(job: Job, node: Node, stored: dict[str, Any]) -> None:
+def _succeed(job: Job, node: Node, peak: MemoryPeak, stored: dict[str, Any]) -> None:
     with transaction.atomic():
         if not move(job, JobState.SUCCEEDED, **stored):
             raise Conflict("The job was ended or given away in this moment; this result is dropped.")
+        progress.learn(job, peak, whole=True)
         _release(node, job.holder)
 
 
 def note_memory(*, job_id: uuid.UUID, node: Node, fence: int, peak: MemoryPeak) -> None:
-    """Keeps the most that the runner of an attempt took, on the job and for the next time that its model is placed."""
+    """Keeps the most that the runner of an attempt took, on the job and for the next time that its model is placed;
+    whether it brought a result is not known yet."""
     job = _job(job_id)
     if not _is_mine(job, node, fence):
         return
     if grown := progress.peaks(job, peak):
         Job.objects.filter(pk=job.pk, fence=fence).update(**grown)
-    progress.learn(job, peak)
+    progress.learn(job, peak, whole=False)
 
 
 def _end(job: Job, *, code: str, reason: str) -> bool:
@@ -230,12 +240,10 @@ def end_refused() -> None:
 
 
 def node_lost(node: Node) -> None:
-    """What ran on it runs elsewhere; its memory is free, for whatever that is still worth."""
+    """What ran on it runs elsewhere. Its memory stays promised: the node may have it still when it is heard again."""
     for job in Job.objects.filter(node=node, state=JobState.RUNNING).select_related(*RELATED):
         with one_of_many(log, f"job {job.pk}"):
             lose(job, code="node_lost", reason="the node fell silent")
-    for holder in allocations.held_on(node, "job"):
-        allocations.release(holder)
 
 
 def leave_absent() -> None:
@@ -243,7 +251,7 @@ def leave_absent() -> None:
     there = Job.objects.filter(state=JobState.RUNNING, device__absent_since__lt=hardware.gone_before())
     for job in there.select_related(*RELATED):
         name, node = str(job.device), job.node
-        with transaction.atomic():
+        with one_of_many(log, f"job {job.pk}"), transaction.atomic():
             if lose(job, code="device_gone", reason=f"{name} is gone") and node:
                 doorbells.ring_node(node)
 
@@ -300,11 +308,9 @@ def _release(node: Node, holder: str) -> None:
         transaction.on_commit(lambda: queueing.ring_next(node))
 
 
-def _release_ended(node: Node, alive: set[str], settled: datetime) -> None:
+def _held(node: Node, settled: datetime) -> set[str]:
     held = Allocation.objects.filter(device__node=node, holder__startswith="job:", created_at__lt=settled)
-    for holder in held.values_list("holder", flat=True):
-        if holder not in alive:
-            _release(node, holder)
+    return set(held.values_list("holder", flat=True))
 
 
 def _spec(job: Job, device: Device) -> JobSpec:

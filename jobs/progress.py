@@ -45,9 +45,11 @@ def peaks(job: Job, peak: MemoryPeak) -> dict[str, int]:
     return {field: value for field, value in told if value is not None and value > (getattr(job, field) or 0)}
 
 
-def learn(job: Job, peak: MemoryPeak) -> int:
-    """For the next time that its model is placed; as `memory.learn`."""
-    return memory.learn(job.version, job.weighty_options, job.device, peak) if job.device else 0
+def learn(job: Job, peak: MemoryPeak, *, whole: bool) -> int:
+    """For the next time that its model is placed; as `memory.learn`. `whole`: it brought a result."""
+    if job.device is None:
+        return 0
+    return memory.learn(job.version, job.weighty_options, job.device, peak, whole=whole)
 
 
 def _news(job: Job, said: Held) -> dict[str, int | None]:
@@ -86,7 +88,7 @@ def _at_most(most: int, told: int | None) -> int | None:
 
 def _follow(job: Job, peak: MemoryPeak) -> None:
     """Learns a peak, and promises so much to the attempt from now on, where that is more than it was promised."""
-    taken = learn(job, peak)
+    taken = learn(job, peak, whole=False)  # its model may still be loading
     if taken <= (job.allocated_bytes or 0):
         return
     with transaction.atomic():

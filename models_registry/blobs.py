@@ -13,6 +13,7 @@ import errno
 import hashlib
 import os
 import re
+import shutil
 import uuid
 from collections.abc import Iterable
 from contextlib import suppress
@@ -36,8 +37,10 @@ SHA256 = re.compile(r"[0-9a-f]{64}")
 class Incoming:
     """A file on its way into the store. Leaving the `with` block without `keep` removes it."""
 
-    def __init__(self, limit_bytes: int | None = None) -> None:
+    def __init__(self, limit_bytes: int | None = None, *, keeps_free: bool = False) -> None:
+        """`keeps_free`: it leaves KEEP_FREE_BYTES of the disk to others, or is refused."""
         self.limit_bytes = settings.UPLOAD_LIMIT_BYTES if limit_bytes is None else limit_bytes
+        self._keeps_free = keeps_free
         self.size_bytes = 0
         self._hash = hashlib.sha256()
         folder = _incoming()
@@ -53,6 +56,8 @@ class Incoming:
         self.size_bytes += len(chunk)
         if self.size_bytes > self.limit_bytes:
             raise TooLarge(f"The file is larger than {self.limit_bytes:,} bytes, which is the limit here.")
+        if self._keeps_free:
+            check_room(self.path.parent, len(chunk))
         self._hash.update(chunk)
         left = memoryview(chunk)
         try:
@@ -103,6 +108,17 @@ class Incoming:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.discard()
+
+
+def check_room(folder: Path, more_bytes: int) -> None:
+    """Raises OutOfSpace where so much more would leave less than KEEP_FREE_BYTES of the folder's disk."""
+    missing = more_bytes + settings.KEEP_FREE_BYTES - shutil.disk_usage(folder).free
+    if missing > 0:
+        raise OutOfSpace(
+            f"The control plane's disk lacks {missing:,} bytes for this upload: {settings.KEEP_FREE_BYTES:,} are to "
+            "stay free there. Nothing was kept. Delete models or data sets, or tell whoever manages the control plane.",
+            missing_bytes=missing,
+        )
 
 
 def put_stream(chunks: Iterable[bytes], expected_sha256: str | None = None, limit_bytes: int | None = None) -> Blob:

@@ -26,7 +26,7 @@ def unpacked(archive: Path) -> Iterator[dict[str, Incoming]]:
         root = _common_root(names)
         files = {}
         for name in names:
-            files[name.removeprefix(root)] = incoming = stack.enter_context(Incoming())
+            files[name.removeprefix(root)] = incoming = stack.enter_context(Incoming(keeps_free=True))
             for chunk in opened.stream(name):
                 incoming.write(chunk)
         yield files

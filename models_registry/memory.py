@@ -42,7 +42,8 @@ GRAPH_COPIES = 16
 MARGIN_SHARE = 0.1
 MARGIN_LEAST_BYTES = 16 * MIB
 # All other options may change what a runner takes.
-WEIGHTLESS_OPTIONS = {"queue", "load_seconds", "sleep_seconds", "fail_load", "exit_on_load", "out_of_memory"}
+_OF_FAKE = {"load_seconds", "sleep_seconds", "fail_load", "exit_on_load", "out_of_memory"}
+WEIGHTLESS_OPTIONS = {"queue", known_options.LOAD_TIMEOUT, *_OF_FAKE}
 # As an option of jobs over a data set: its rows go through the model together, like no request of a deployment.
 CHUNK_ROWS = "chunk_rows"
 # llama.cpp maps the file as it is. Besides it: Python and the library, the process that renders chat templates, and the
@@ -165,8 +166,9 @@ def learned(version: Version, options: Mapping[str, Any]) -> dict[str, int]:
     return {keys[key]: with_margin(peak) for key, peak in rows}
 
 
-def learn(version: Version, options: Mapping[str, Any], device: MeasuredOn, peak: MemoryPeak) -> int:
-    """Keeps what a runner was measured to take, where that is more than was known. `device`: where it ran. Gives the
+def learn(version: Version, options: Mapping[str, Any], device: MeasuredOn, peak: MemoryPeak, *, whole: bool) -> int:
+    """Keeps what a runner was measured to take, where that is more than was known. `device`: where it ran. `whole`: it
+    came as far as it should; else the model takes at least so much, and what is promised can only rise by it. Gives the
     bytes of that device's memory; 0 where it was not measured, or cannot be: a node may say anything."""
     peak_bytes = (peak.host_bytes if device.kind == HOST else peak.device_bytes) or 0
     if not 0 < peak_bytes <= (device.memory_total_bytes or 0):
@@ -174,6 +176,8 @@ def learn(version: Version, options: Mapping[str, Any], device: MeasuredOn, peak
     key = _key(version, device.kind, options)
     now = {"peak_bytes": peak_bytes, "measured_at": timezone.now()}
     if MeasuredMemory.objects.filter(key=key, peak_bytes__lt=peak_bytes).update(**now):
+        return peak_bytes
+    if not whole and with_margin(peak_bytes) <= estimate_for(version, options, device.kind):
         return peak_bytes
     MeasuredMemory.objects.get_or_create(
         key=key,

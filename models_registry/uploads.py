@@ -50,7 +50,7 @@ class ToBlobStore(FileUploadHandler):
             raise BadRequest(f"There is a file in the field {self.field_name!r}; the model goes into {FIELD!r}.")
         if self.incoming is not None:
             raise BadRequest(f"There are two files in the field {FIELD!r}. Pack a folder into a zip archive.")
-        self.incoming = Incoming()
+        self.incoming = Incoming(keeps_free=True)
 
     def receive_data_chunk(self, raw_data: bytes, start: int) -> None:
         if self.incoming is not None:
@@ -82,14 +82,14 @@ def received(request: HttpRequest) -> Iterator[Received]:
     if request.content_type == "multipart/form-data":
         yield _multipart(request)
         return
-    with received_raw(request) as upload:
+    with received_raw(request, keeps_free=True) as upload:
         yield upload
 
 
 @contextmanager
-def received_raw(request: HttpRequest) -> Iterator[Received]:
+def received_raw(request: HttpRequest, *, keeps_free: bool = False) -> Iterator[Received]:
     """The body as it is, whatever its type."""
-    with Incoming() as incoming:
+    with Incoming(keeps_free=keeps_free) as incoming:
         while chunk := request.read(CHUNK_BYTES):
             incoming.write(chunk)
         _check_complete(request, incoming)

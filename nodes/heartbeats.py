@@ -14,6 +14,7 @@ from accounts.sweeps import one_of_many
 from nodes import benchmarks, broker_users, celery_events, hardware, joining, signals
 from nodes.models import Device, Node
 from protocol import credentials
+from protocol.errors import Conflict
 from protocol.hardware import reserve_bytes
 from protocol.messages import LEASE_SECONDS, DesiredState, Heartbeat
 
@@ -30,25 +31,17 @@ BRAKE_LEAST_NODES = 3
 
 
 def receive(node: Node, heartbeat: Heartbeat) -> DesiredState:
+    """Raises Conflict for one that comes after a later one: its node waits for no answer to it any more."""
     new_boot = node.boot_id != heartbeat.boot_id
     if heartbeat.hardware:
         before = node.hardware_classes
-        hardware.store(node, heartbeat.hardware)
+        with transaction.atomic():  # online only with the hardware that it has now
+            came_online = _take(node, heartbeat)
+            hardware.store(node, heartbeat.hardware)
         if node.hardware_classes != before:
             broker_users.grant(node)
-    fresh: dict[str, Any] = {
-        "state": Node.State.ONLINE,
-        "last_heartbeat_at": timezone.now(),
-        "boot_id": heartbeat.boot_id,
-    }
-    if heartbeat.disk_free_bytes is not None:
-        fresh["disk_free_bytes"] = heartbeat.disk_free_bytes
-    came_online = node.state != Node.State.ONLINE
-    if came_online:
-        log.info("Node %s is online", node.name)
-    Node.objects.filter(pk=node.pk).update(**fresh)
-    for name, value in fresh.items():
-        setattr(node, name, value)
+    else:
+        came_online = _take(node, heartbeat)
     celery_events.node_heard(node, came_online=came_online, running=len(heartbeat.jobs))
     _store_readings(node, heartbeat)
     if not heartbeat.link_up:
@@ -66,6 +59,37 @@ def receive(node: Node, heartbeat: Heartbeat) -> DesiredState:
     if heartbeat.stopping:
         _mark_offline(node, "its agent was stopped")
     return answer
+
+
+def _take(node: Node, heartbeat: Heartbeat) -> bool:
+    """Writes down that the node was heard, unless it was since this was sent. Gives whether it was offline before."""
+    fresh: dict[str, Any] = {
+        "state": Node.State.ONLINE,
+        "last_heartbeat_at": timezone.now(),
+        "boot_id": heartbeat.boot_id,
+        "heartbeat_number": heartbeat.number,
+    }
+    if heartbeat.disk_free_bytes is not None:
+        fresh["disk_free_bytes"] = heartbeat.disk_free_bytes
+    mine = Node.objects.filter(pk=node.pk)
+    if heartbeat.number:
+        mine = mine.exclude(boot_id=heartbeat.boot_id, heartbeat_number__gte=heartbeat.number)
+    if not mine.update(**fresh):
+        raise Conflict("A later heartbeat of this node was heard already.")
+    came_online = node.state != Node.State.ONLINE
+    if came_online:
+        log.info("Node %s is online", node.name)
+    for name, value in fresh.items():
+        setattr(node, name, value)
+    return came_online
+
+
+def is_newest(node: Node, heartbeat: Heartbeat) -> bool:
+    """Whether the node was not heard again meanwhile, by another process. Ask after reading what is to be ended because
+    this heartbeat does not list it: the answer to a later one may have had the node begin it. Where it is the newest,
+    the node has nothing of that, and no later answer names what has ended by now."""
+    newest = Node.objects.filter(pk=node.pk, boot_id=heartbeat.boot_id, heartbeat_number=heartbeat.number)
+    return newest.exists()
 
 
 def saw(node: Node) -> None:

@@ -85,6 +85,7 @@ class Node(Owned):
     benchmark_asked_at = models.DateTimeField(null=True, editable=False, help_text="Until the node has measured.")
 
     boot_id = models.CharField(max_length=64, blank=True, editable=False)
+    heartbeat_number = models.BigIntegerField(default=0, editable=False, help_text="Of the newest, in this boot.")
     joined_at = models.DateTimeField(auto_now_add=True)
     last_heartbeat_at = models.DateTimeField(null=True, editable=False)
     token_id = models.CharField(max_length=12, unique=True, editable=False)

@@ -9,7 +9,8 @@ heartbeat_received = Signal()
 # Sent with `node` when it was silent for longer than its lease: it serves nothing any more, but may come back.
 node_offline = Signal()
 
-# Sent with `node` while it has allocations and was silent for longer than lease and grace: place them elsewhere.
+# Sent with `node` while it has allocations and was silent for longer than lease and grace: place elsewhere what holds
+# them. They stay until the node says what it has: it may be cut off, and run on.
 node_lost = Signal()
 
 # Sent with `node`, inside a transaction that is about to delete it or a device of it: a receiver locks its rows that

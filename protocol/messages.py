@@ -142,7 +142,8 @@ class Registered(Message, frozen=True):
     queues: list[str]  # Celery queues to listen to: its own, and one per hardware class of its devices
 
 
-Bytes = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+Bytes = Count
 
 
 class MemoryPeak(Message, frozen=True):
@@ -179,6 +180,7 @@ class Heartbeat(Message, frozen=True):
     """POST /api/node/v1/heartbeat, every HEARTBEAT_SECONDS and whenever something changed."""
 
     boot_id: str  # new at every start of the agent
+    number: Count = 0  # from 1 on since then: of two that are under way at once, it says which is older; 0: not known
     hardware: HardwareFacts | None = None  # at start, and when it changed
     disk_free_bytes: int | None = None
     readings: dict[str, Reading] = {}  # by device name; of those that changed much, or were not told for a minute

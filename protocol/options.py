@@ -105,9 +105,13 @@ MOST_ROWS = 65536
 MOST_DELAY_MS = 1000
 
 BATCHING = "batching"
+LOAD_TIMEOUT = "load_timeout"
 
+# What the agent knows, whatever the format.
+_OF_ALL: dict[str, Option] = {LOAD_TIMEOUT: WholeNumber("seconds that loading may take", 1, 3600, None)}
 # What the runtimes of all models of tensors know.
 _OF_TENSORS: dict[str, Option] = {
+    **_OF_ALL,
     "threads": WholeNumber("threads that compute one request", 1, 256, 1),
     BATCHING: BatchingOption(),
 }
@@ -118,6 +122,7 @@ BY_FORMAT: dict[str, dict[str, Option]] = {
     "tflite": _OF_TENSORS,
     "savedmodel": _OF_TENSORS,
     "gguf": {
+        **_OF_ALL,
         "context_length": WholeNumber("tokens that a conversation may have", 16, 2**24, None),
         "parallel": WholeNumber("conversations computed at once", 1, 64, 4),
         "queue": WholeNumber("requests that may wait besides", 0, 65_536, 256),
@@ -126,6 +131,7 @@ BY_FORMAT: dict[str, dict[str, Option]] = {
         "n_gpu_layers": WholeNumber("layers that the GPU computes; -1: all", -1, 999, None),
     },
     "fake": {
+        **_OF_ALL,
         "load_seconds": Seconds("how long loading takes", 86_400),
         "sleep_seconds": Seconds("how long every request takes", 86_400),
         "fail_load": Words("loading fails with these words", 1000),
@@ -159,6 +165,11 @@ def read(format: str, options: Mapping[str, Any], name: str) -> Any:
 def batching(format: str, options: Mapping[str, Any]) -> Batching | None:
     """None where requests are to be run one by one."""
     return read(format, options, BATCHING) if BATCHING in BY_FORMAT.get(format, {}) else None
+
+
+def load_timeout(format: str, options: Mapping[str, Any]) -> int | None:
+    """In seconds; None: as long as the size of its files makes reasonable."""
+    return read(format, options, LOAD_TIMEOUT) if format in BY_FORMAT else None
 
 
 DEFAULT_CONTEXT_LENGTH = 4096

@@ -50,7 +50,7 @@ PING, PONG = 0x40, 0x41
 ATTACH, ATTACHED = 0x51, 0x52
 RECORDED, ALIVE, DETACH, END = 0x53, 0x54, 0x55, 0x56
 
-SIGNALS = ("INT", "TERM", "HUP", "KILL")
+SIGNALS = ("INT", "TERM", "HUP", "KILL", "PIPE")  # PIPE: nobody reads its standard output any more
 COLUMNS, ROWS = (2, 500), (1, 300)
 
 Mode = Literal["owner", "observer"]

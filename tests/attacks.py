@@ -143,7 +143,11 @@ ONNX = (
         ("the same, within a loop", CHECK, "test_nodes_within_graphs_are_counted"),
         ("graphs 10,000 deep", CHECK, "test_ten_thousand_graphs_within_graphs_are_refused_soon"),
         ("countless parts of nothing", CHECK, "test_a_file_made_of_countless_parts_is_refused_soon"),
-        ("2^60 elements in no bytes", CHECK, "test_a_tensor_smaller_than_its_shape_is_refused"),
+        (
+            "2^60 elements in no bytes, among the weights or in a constant",
+            CHECK,
+            "test_a_tensor_smaller_than_its_shape_is_refused",
+        ),
     )
     + of(
         f"{WORKERS}/test_onnx_runtime.py",
@@ -160,60 +164,87 @@ ONNX = (
             "the end of the request ends the run",
             "test_an_endless_loop_ends_with_the_time_of_its_request",
         ),
-        ("an output of 10^14 elements", "limits of memory", "test_more_memory_than_there_is_costs_that_request_only"),
+        (
+            "an output of 10^14 elements",
+            "limits of memory, on CPUs",
+            "test_more_memory_than_there_is_costs_that_request_only",
+        ),
         (
             "the same, computed at loading",
-            "limits of memory",
+            "limits of memory, on CPUs",
             "test_more_memory_than_there_is_at_loading_is_no_end_of_anything",
         ),
         ("graphs 10,000 deep, past the check", "the runner's process", "test_graphs_ten_thousand_deep_do_not_load"),
     )
     + of(
+        f"{WORKERS}/test_supervisor.py",
+        (
+            "constants that take minutes to compute at loading, in some hundred bytes",
+            "a time for loading by the size of the files; models that serve come first",
+            "test_a_small_file_that_computes_for_minutes_at_loading_is_ended_and_others_serve",
+        ),
+    )
+    + of(
         f"{SANDBOX}/test_runners.py",
-        ("a job whose model makes 4 GiB of zeros", "limits of memory", "test_a_job_that_takes_too_much_memory_says_so"),
+        (
+            "a job whose model makes 4 GiB of zeros",
+            "limits of memory, on CPUs",
+            "test_a_job_that_takes_too_much_memory_says_so",
+        ),
     )
 )
 
-LANGUAGE_MODELS = of(
-    f"{MODELS}/test_gguf.py",
-    (
-        "wrapped sizes, offsets and counts of 2^60 to 2^64, arrays of arrays, texts of 2^40 bytes, bad alignments, "
-        "overlapping tensors, names given twice, unknown types: some fifty files",
-        "the check at upload: our own reader",
-        "test_malformed_and_strange_files_are_refused",
-    ),
-    ("five million empty texts", CHECK, "test_countless_texts_are_refused_soon"),
-    ("every truncation", CHECK, "test_every_truncation_is_refused"),
-    (
-        "a template that would run a command at the check",
-        "it is compiled only, in Jinja's sandbox and the check's cage",
-        "test_a_chat_template_is_compiled_and_not_run",
-    ),
-    ("templates that compile to any depth", CHECK, "test_a_chat_template_that_does_not_compile_is_refused"),
-    (
-        "templates that compile for ever",
-        "the check at upload: a process with limits",
-        "test_a_chat_template_that_compiles_for_ever_is_refused",
-    ),
-) + of(
-    f"{GGUF}/test_bounds.py",
-    (
-        "templates that eat CPU, memory or the stack, or write without end",
-        "a process of their own with limits, in the cage",
-        "test_a_template_that_loops_or_swells_is_stopped",
-    ),
-    ("a template that loops for some requests only", "the same", "test_nobody_waits_behind_a_template_that_loops"),
-    (
-        "a template that reaches for Python's classes",
-        "Jinja's sandbox; the cage",
-        "test_a_template_cannot_reach_out_of_its_sandbox",
-    ),
-    ("a template that runs a command by them", "Jinja's sandbox; the cage", "test_a_template_runs_no_command"),
-    (
-        "files that llama.cpp cannot read, past the check",
-        "the runner's process",
-        "test_a_file_that_is_no_model_is_told_so",
-    ),
+LANGUAGE_MODELS = (
+    of(
+        f"{MODELS}/test_gguf.py",
+        (
+            "wrapped sizes, offsets and counts of 2^60 to 2^64, arrays of arrays, texts of 2^40 bytes, bad alignments, "
+            "overlapping tensors, names given twice, unknown types: some fifty files",
+            "the check at upload: our own reader",
+            "test_malformed_and_strange_files_are_refused",
+        ),
+        ("five million empty texts", CHECK, "test_countless_texts_are_refused_soon"),
+        ("every truncation", CHECK, "test_every_truncation_is_refused"),
+        (
+            "a template that would run a command at the check",
+            "it is compiled only, in Jinja's sandbox and the check's cage",
+            "test_a_chat_template_is_compiled_and_not_run",
+        ),
+        ("templates that compile to any depth", CHECK, "test_a_chat_template_that_does_not_compile_is_refused"),
+        (
+            "templates that compile for ever",
+            "the check at upload: a process with limits",
+            "test_a_chat_template_that_compiles_for_ever_is_refused",
+        ),
+    )
+    + of(
+        f"{GGUF}/test_bounds.py",
+        (
+            "templates that eat CPU, memory or the stack, or write without end",
+            "a process of their own with limits, in the cage",
+            "test_a_template_that_loops_or_swells_is_stopped",
+        ),
+        ("a template that loops for some requests only", "the same", "test_nobody_waits_behind_a_template_that_loops"),
+        (
+            "a template that reaches for Python's classes",
+            "Jinja's sandbox; the cage",
+            "test_a_template_cannot_reach_out_of_its_sandbox",
+        ),
+        ("a template that runs a command by them", "Jinja's sandbox; the cage", "test_a_template_runs_no_command"),
+        (
+            "files that llama.cpp cannot read, past the check",
+            "the runner's process",
+            "test_a_file_that_is_no_model_is_told_so",
+        ),
+    )
+    + of(
+        f"{GGUF}/test_template_process.py",
+        (
+            "a runner that was taken over, and tells what renders its template a line without an end",
+            "limits of memory and lines",
+            "test_a_line_without_an_end_ends_it",
+        ),
+    )
 )
 
 TENSORFLOW = of(
@@ -265,6 +296,11 @@ OTHERS = (
         f"{MODELS}/test_asgi.py",
         ("an upload larger than allowed", "the limit", "test_an_upload_over_its_limit_is_refused"),
         ("fewer bytes than announced", "their count", "test_fewer_bytes_than_announced_are_refused"),
+        (
+            "uploads that would fill the disk",
+            "a part of it stays free",
+            "test_an_upload_that_would_fill_the_disk_is_refused_and_leaves_nothing",
+        ),
         ("a sender that goes away", "nothing is kept", "test_a_sender_that_goes_away_half_way_leaves_nothing"),
     )
     + of(
@@ -283,6 +319,11 @@ OTHERS = (
     + of(
         f"{WORKERS}/test_blobs.py",
         ("a file changed on the node's disk after its check", "SHA-256", "test_bytes_that_change_on_disk_are_noticed"),
+        (
+            "the same, with its size and dates restored",
+            "SHA-256; the kernel's date of its last change",
+            "test_bytes_that_change_and_keep_their_dates_are_noticed",
+        ),
         ("other bytes on the way to the node", "SHA-256", "test_wrong_bytes_are_not_kept"),
     )
     + of(
@@ -291,6 +332,11 @@ OTHERS = (
             "a symbolic or hard link, or a pipe, where a job's result should be",
             "the agent takes a file of one name only",
             "test_links_and_pipes_are_no_result",
+        ),
+        (
+            "a hard link to another file in place of weights, on the node's disk or made by the model",
+            "the node writes each file anew, and checks it; the cage",
+            "test_a_hard_link_to_a_foreign_file_is_no_weights",
         ),
     )
     + of(

@@ -249,6 +249,17 @@ BY_SSH = (
             "test_neither_old_algorithms_nor_a_packet_of_gibibytes",
         ),
         (
+            "a flood of packets before the login",
+            "hung up on after 100, and counted as a failed login; others log in",
+            "test_who_floods_before_the_login_is_hung_up_on_and_waits_like_who_failed",
+        ),
+        ("a first line that never ends", "hung up on after 256 KiB", "test_a_first_line_without_end_is_not_read"),
+        (
+            "a flood of packets after the login",
+            "1000 small ones a second are read, the rest waits; others log in",
+            "test_who_floods_after_the_login_waits_and_nobody_else",
+        ),
+        (
             "300 connections that say nothing",
             "32 of one address, 256 in all, for 10 s; a login works meanwhile",
             "test_who_only_connects_is_few_and_soon_gone_while_others_log_in",

@@ -61,7 +61,7 @@ def run(home: HomeOption = None) -> None:
     logging.getLogger("httpx2").setLevel(logging.WARNING)
     from workers.agent import Agent
 
-    where = settings.Home((home or settings.default_home()).resolve())
+    where = settings.choose_home(home)
     try:
         where.read()
         with where.only_agent():
@@ -82,7 +82,7 @@ def hardware(
 
     from workers.hardware import libraries, machine, words
 
-    where = (home or settings.default_home()).resolve()
+    where = settings.choose_home(home).path
     facts = machine.facts(where)
     if machine.has_cuda(facts) and libraries.check_cuda():
         facts = machine.facts(where, facts)

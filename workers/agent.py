@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import queue
 import random
@@ -46,6 +47,7 @@ class Agent:
         self._home = home
         self._identity = identity = home.read()
         self._boot_id = uuid4().hex
+        self._numbers = itertools.count(1)
         self._control_plane = ControlPlane(identity.url, identity.token)
         self._link = Link(identity.broker_url, identity.node_id, self.sync)
         self._logs = LogShipper(identity.broker_url, identity.node_id)
@@ -160,6 +162,7 @@ class Agent:
         runners = use.by_runners(hardware.devices, runner_process.uses())
         heartbeat = Heartbeat(
             boot_id=self._boot_id,
+            number=next(self._numbers),
             hardware=None if hardware == self._hardware_told else hardware,
             disk_free_bytes=machine.disk_usage(self._home.path).free,
             readings=self._readings.news(self._watch.readings(), totals),
@@ -208,7 +211,8 @@ class Agent:
         self._link.stop()
         self._logs.stop(0.5)
         try:
-            self._control_plane.heartbeat(Heartbeat(boot_id=self._boot_id, stopping=True), timeout_seconds=1)
+            last = Heartbeat(boot_id=self._boot_id, number=next(self._numbers), stopping=True)
+            self._control_plane.heartbeat(last, timeout_seconds=1)
         except CyxwizError as error:
             log.info("The control plane could not be told: %s", error.message)
         log.info("Stopped.")

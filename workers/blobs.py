@@ -8,8 +8,8 @@ import logging
 import os
 import shutil
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from protocol.errors import CyxwizError, Unavailable
@@ -25,6 +25,8 @@ ALWAYS_FREE_BYTES = 64 * 1024**2
 
 Progress = Callable[[int], None]  # bytes had so far
 
+_State = tuple[int, int, int, int]
+
 
 class BlobCache:
     def __init__(self, folder: Path, control_plane: ControlPlane) -> None:
@@ -32,7 +34,7 @@ class BlobCache:
         self._control_plane = control_plane
         self._lock = threading.Lock()
         self._downloads: dict[str, _Download] = {}
-        self._verified: dict[str, tuple[int, int, int]] = {}  # sha256 -> inode, mtime, size
+        self._verified: dict[str, _State] = {}  # by SHA-256, as they were when they were last read
 
     def fetch(self, file: File, progress: Progress, stopped: threading.Event) -> Path:
         """The file, complete and right. Raises AttemptFailed, or Stopped as soon as `stopped` is set."""
@@ -52,6 +54,27 @@ class BlobCache:
                 if not download.listeners:
                     self._downloads.pop(file.sha256, None)
 
+    def link(self, blob: Path, target: Path) -> None:
+        """A second name of it, so that large models are on disk once."""
+        try:
+            with self._changing_links(blob):
+                os.link(blob, target)
+        except OSError:  # another file system, or one without links
+            shutil.copyfile(blob, target)
+
+    def unlink(self, blob: Path, target: Path) -> None:
+        with self._changing_links(blob):
+            target.unlink()
+
+    @contextmanager
+    def _changing_links(self, blob: Path) -> Iterator[None]:
+        """Which changes its ctime; by that alone it is not to be read again."""
+        with self._lock:
+            was_read = self._verified.get(blob.name) == _state(blob.stat())
+            yield
+            if was_read:
+                self._remember(blob)
+
     def _have(self, file: File, download: _Download, stopped: threading.Event) -> Path:
         path = self._path(file.sha256)
         if self._is_right(path, file):
@@ -59,6 +82,8 @@ class BlobCache:
             return path
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_suffix(".part")
+        if part.is_symlink() or (part.exists() and part.stat().st_nlink > 1):  # not written here
+            part.unlink()
         for last in (False, True):
             if self._download(file, part, download, stopped) == file.sha256:
                 break
@@ -73,7 +98,7 @@ class BlobCache:
         part.chmod(0o444)
         part.replace(path)
         _sync_folder(path.parent)
-        self._remember(path, file.sha256)
+        self._remember(path)
         return path
 
     def _download(self, file: File, part: Path, download: _Download, stopped: threading.Event) -> str:
@@ -131,19 +156,18 @@ class BlobCache:
             found = path.stat()
         except FileNotFoundError:
             return False
-        if self._verified.get(file.sha256) == (found.st_ino, found.st_mtime_ns, found.st_size):
+        if self._verified.get(file.sha256) == _state(found):
             return True
         with path.open("rb") as stored:
             if found.st_size == file.size_bytes and hashlib.file_digest(stored, "sha256").hexdigest() == file.sha256:
-                self._remember(path, file.sha256)
+                self._verified[file.sha256] = _state(found)
                 return True
         log.warning("Blob %s has changed on this node's disk. It is fetched again.", file.sha256[:12])
         path.unlink()
         return False
 
-    def _remember(self, path: Path, sha256: str) -> None:
-        found = path.stat()
-        self._verified[sha256] = (found.st_ino, found.st_mtime_ns, found.st_size)
+    def _remember(self, path: Path) -> None:
+        self._verified[path.name] = _state(path.stat())
 
     def _path(self, sha256: str) -> Path:
         if len(sha256) != 64 or not set(sha256) <= set("0123456789abcdef"):
@@ -161,6 +185,11 @@ class _Download:
     def tell(self, bytes_had: int) -> None:
         for listener in list(self.listeners):
             listener(bytes_had)
+
+
+def _state(file: os.stat_result) -> _State:
+    """What another content would change. The dates of a file can be set, but for the last: it is the kernel's."""
+    return file.st_ino, file.st_size, file.st_mtime_ns, file.st_ctime_ns
 
 
 def _check(stopped: threading.Event) -> None:

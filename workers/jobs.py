@@ -246,7 +246,7 @@ class _Attempt:
     def _run(self) -> None:
         spec = self.spec
         failure = None
-        with workspace(self._attempts, f"job-{spec.id}-{spec.fence}") as folder:
+        with workspace(self._attempts, f"job-{spec.id}-{spec.fence}", self._blobs) as folder:
             result = folder.scratch / "result"
             header_bytes = 0
             try:
@@ -272,7 +272,7 @@ class _Attempt:
         # Nobody wants them again, so they go with the attempt.
         inputs = BlobCache(folder.inputs, self._control_plane).fetch(spec.inputs, lambda _: None, self._stopped)
         with self._warm.claim(spec.device, spec.memory_bytes, warm.key(spec)) as found:
-            loaded = found or Loaded.start(self._attempts, spec)
+            loaded = found or Loaded.start(self._attempts, spec, self._blobs)
             try:
                 loaded.listen(lambda source, line: self._logs.line(spec.id, spec.fence, source, line))
                 with self._bounded(loaded.runner):

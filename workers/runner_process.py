@@ -19,7 +19,7 @@ from pathlib import Path
 from protocol.formats import PROGRAM_FORMATS, PROGRAM_LEVEL
 from protocol.hardware import HOST
 from protocol.messages import MemoryPeak
-from workers import settings, wire
+from workers import priority, settings, wire
 from workers.failures import AttemptFailed, is_out_of_memory
 from workers.hardware import memory, use
 from workers.runner import orders
@@ -104,8 +104,9 @@ class RunnerProcess:
         give_up.start()
         started = time.monotonic()
         try:
-            self.send(orders.encode(order))
-            frames = self.read()
+            with priority.lowered(self.pid):
+                self.send(orders.encode(order))
+                frames = self.read()
         finally:
             give_up.cancel()
         if not frames:

@@ -30,6 +30,13 @@ def default_home() -> Path:
     return Path(os.environ.get("NODE_HOME") or "~/.cyxwiz-node").expanduser().resolve()
 
 
+def choose_home(home: Path | None) -> Home:
+    """From now on: what the command line says counts for all that ask for it later."""
+    if home is not None:
+        os.environ["NODE_HOME"] = str(home.resolve())
+    return Home(default_home())
+
+
 def join_token() -> str | None:
     """So that it need not be on a command line, where every user of the machine can read it."""
     return os.environ.get("CYXWIZ_JOIN_TOKEN")

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Literal
 from uuid import UUID
 
+from protocol import options as known_options
 from protocol.messages import Failure, MemoryPeak, ReplicaFacts, ReplicaSpec
 from workers.blobs import BlobCache
 from workers.channel import Channel
@@ -28,7 +29,7 @@ from workers.workspace import workspace
 
 log = logging.getLogger(__name__)
 
-LOAD_SECONDS = 120.0
+LOAD_SECONDS = 30.0  # TensorFlow takes three to import, on a busy machine fifteen
 LOAD_BYTES_PER_SECOND = 50 * 1024**2  # a slow disk still reads a large model in time
 GRACE_SECONDS = 2.0  # beyond what callers wait: by then they have cancelled, and what can be interrupted has answered
 PROGRESS_SECONDS = 2.0  # how often progress alone is worth a heartbeat
@@ -141,12 +142,13 @@ class Replica:
         self.thread = threading.Thread(target=self._run, name=f"replica-{spec.id[:8]}", daemon=True)
 
     def facts(self) -> ReplicaFacts:
+        phase = self._phase  # before it is measured: what a ready one takes is believed to be all
         runner = self._runner
         taken = runner.measure() if runner else None
         return ReplicaFacts(
             id=self.spec.id,
             fence=self.spec.fence,
-            phase=self._phase,
+            phase=phase,
             fetched_bytes=sum(self._fetched.values()),
             total_bytes=self._total_bytes,
             memory_bytes=taken.resident if taken else None,
@@ -191,7 +193,7 @@ class Replica:
             if spec.format in catalogue.refusals() or spec.format not in catalogue.RUNTIMES:
                 reason = catalogue.refusals().get(spec.format, "this node knows no such format")
                 raise AttemptFailed("format_unsupported", f"Format {spec.format}: {reason}.")
-            with workspace(self._attempts, f"{spec.id}-{spec.fence}") as folder:
+            with workspace(self._attempts, f"{spec.id}-{spec.fence}", self._blobs) as folder:
                 for file in spec.files:
                     folder.add(file.path, self._blobs.fetch(file, self._progress(file.sha256), self._stopped))
                 self._move("loading")
@@ -242,8 +244,13 @@ class Replica:
             options=spec.options,
             signature=spec.signature,
         )
-        runner.load(order, LOAD_SECONDS + self._total_bytes / LOAD_BYTES_PER_SECOND)
+        runner.load(order, self._load_seconds())
         self._say(f"loaded in {time.monotonic() - started:.2f} s")
+
+    def _load_seconds(self) -> float:
+        """A small file may ask for as much work as a large one, so that it gets less time is all that bounds it."""
+        wanted = known_options.load_timeout(self.spec.format, self.spec.options)
+        return wanted or LOAD_SECONDS + self._total_bytes / LOAD_BYTES_PER_SECOND
 
     def _serve(self, runner: RunnerProcess) -> None:
         channel = Channel(UUID(self.spec.id).bytes, runner.socket)

@@ -21,6 +21,7 @@ import msgspec
 
 from protocol.hardware import HOST
 from protocol.messages import JobSpec
+from workers.blobs import BlobCache
 from workers.hardware.use import kind
 from workers.runner_process import RunnerProcess
 from workers.workspace import Workspace, workspace
@@ -45,10 +46,10 @@ class Loaded:
     _listener: Callable[[str, str], None] = lambda source, line: None
 
     @classmethod
-    def start(cls, attempts: Path, spec: JobSpec) -> Loaded:
+    def start(cls, attempts: Path, spec: JobSpec, blobs: BlobCache) -> Loaded:
         """A runner that has nothing to do yet."""
         stack = ExitStack()
-        folder = stack.enter_context(workspace(attempts, f"warm-{uuid4().hex}"))
+        folder = stack.enter_context(workspace(attempts, f"warm-{uuid4().hex}", blobs))
         try:
             runner = RunnerProcess(folder.scratch, lambda source, line: loaded._listener(source, line))
         except BaseException:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
+from workers.blobs import BlobCache
 from workers.failures import AttemptFailed
 
 
 class Workspace:
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, blobs: BlobCache) -> None:
         self.path = path
+        self._blobs = blobs
+        self._links: list[tuple[Path, Path]] = []
         self.model = path / "model"
         self.scratch = path / "scratch"  # the runner's working directory, home and TMPDIR
         self.inputs = path / "inputs"  # of a job, which the runner may only read
@@ -23,19 +25,20 @@ class Workspace:
         self.inputs.mkdir(mode=0o700)
 
     def add(self, name: str, blob: Path) -> None:
-        """A file of the model: a link to the blob, so that large models are on disk once."""
+        """A file of the model."""
         parts = PurePosixPath(name).parts
         if not parts or name.startswith("/") or ".." in parts or "\0" in name:
             raise AttemptFailed("load_failed", f"The model has a file named '{name}', which leads out of its folder.")
         target = self.model.joinpath(*parts)
         target.parent.mkdir(parents=True, exist_ok=True)
-        _link(blob, target)
+        self._blobs.link(blob, target)
+        self._links.append((blob, target))
 
     def lend(self, inputs: Path) -> Path:
         """Where the runner of this workspace finds them, instead of those before."""
         target = self.inputs / "given"
         target.unlink(missing_ok=True)
-        _link(inputs, target)
+        self._blobs.link(inputs, target)
         return target
 
     def take(self, name: str, target: Path) -> None:
@@ -47,22 +50,22 @@ class Workspace:
             raise AttemptFailed("run_failed", "The model's process has not written its result as a file.")
         written.replace(target)
 
-
-def _link(file: Path, target: Path) -> None:
-    try:
-        os.link(file, target)
-    except OSError:  # another file system, or one without links
-        shutil.copyfile(file, target)
+    def remove(self) -> None:
+        for blob, target in self._links:
+            with suppress(OSError):
+                self._blobs.unlink(blob, target)
+        shutil.rmtree(self.path, ignore_errors=True)
 
 
 @contextmanager
-def workspace(attempts: Path, name: str) -> Iterator[Workspace]:
+def workspace(attempts: Path, name: str, blobs: BlobCache) -> Iterator[Workspace]:
     path = attempts / name
     shutil.rmtree(path, ignore_errors=True)
+    made = Workspace(path, blobs)
     try:
-        yield Workspace(path)
+        yield made
     finally:
-        shutil.rmtree(path, ignore_errors=True)
+        made.remove()
 
 
 def clear(attempts: Path) -> None:

@@ -33,7 +33,7 @@ class ResultView(NodeView):
         leases.note_memory(job_id=job_id, node=node, fence=fence, peak=peak)
         if leases.expects_file(job_id=job_id, node=node, fence=fence):
             with uploads.received_raw(request._request) as upload:
-                leases.finish_with_file(job_id=job_id, node=node, fence=fence, incoming=upload.incoming)
+                leases.finish_with_file(job_id=job_id, node=node, fence=fence, incoming=upload.incoming, peak=peak)
         else:
             leases.finish(
                 job_id=job_id,
@@ -41,6 +41,7 @@ class ResultView(NodeView):
                 fence=fence,
                 body=read_body(request),
                 header_bytes=header_length(request),
+                peak=peak,
             )
         return HttpResponse(status=204)
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 from uuid import UUID
+
+from django.db import transaction
 
 from accounts import ssh_keys
 from accounts.models import SshKey, User
 from nodes.models import Node
-from protocol.errors import BadRequest, NotFound
+from protocol.errors import BadRequest, CyxwizError, NotFound
 from protocol.terminal import Run
 from terminal import admission, audit, permissions, services
 from terminal.models import TerminalSession
@@ -27,10 +30,23 @@ class Guest:
         user: User = self.key.owner
         return user
 
+    @property
+    def how(self) -> dict[str, Any]:
+        """They came in, for the audit."""
+        return {"ssh_key": self.key.fingerprint, "address": self.address}
+
 
 def open_session(guest: Guest, size: tuple[int, int]) -> TerminalSession:
     """Raises CyxwizError."""
     ssh_keys.used(guest.key)
+    try:
+        return _open(guest, size)
+    except CyxwizError as error:
+        audit.write("refused", user=guest.user, node=guest.login.node, reason=error.message, **guest.how)
+        raise
+
+
+def _open(guest: Guest, size: tuple[int, int]) -> TerminalSession:
     name = guest.login.node
     node: Node | None = permissions.known_nodes(guest.user).filter(name=name).first()
     if node is None:
@@ -53,12 +69,16 @@ def next_writer(session: TerminalSession) -> int:
 
 
 def began(guest: Guest, session: TerminalSession) -> None:
-    how = {"mode": "owner", "ssh_key": guest.key.fingerprint, "address": guest.address}
-    audit.write("attached", session=session, user=guest.user, **how)  # type: ignore[arg-type]
+    audit.write("attached", session=session, user=guest.user, mode="owner", **guest.how)
 
 
-def left(guest: Guest, session: TerminalSession) -> None:
-    audit.write("left", session=session, user=guest.user, mode="owner")
+def left(guest: Guest, session: TerminalSession, *, began: bool, end: str) -> None:
+    """`end`: why it is over with that; nothing where it is not, or has ended."""
+    with transaction.atomic():
+        if end:  # first: whoever holds up the session's row waits for the audit, not the other way round
+            services.end(session, end)
+        if began:
+            audit.write("left", session=session, user=guest.user, mode="owner")
 
 
 def why_not_any_more(guest: Guest, session_id: UUID) -> str:

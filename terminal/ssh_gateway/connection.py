@@ -20,7 +20,6 @@ from paramiko.common import (
     OPEN_FAILED_ADMINISTRATIVELY_PROHIBITED,
     OPEN_SUCCEEDED,
 )
-from paramiko.packet import Packetizer
 
 from accounts import ssh_keys
 from accounts.models import SshKey
@@ -28,11 +27,14 @@ from protocol import terminal
 from protocol.terminal import Run
 from terminal.ssh_gateway import login
 from terminal.ssh_gateway.login import Login
+from terminal.ssh_gateway.packets import BoundedPacketizer
 
 log = logging.getLogger(__name__)
 
+# Only to who says "OpenSSH" does OpenSSH's client tell that nobody reads its output any more (`ssh … yes | head`), by
+# `eow@openssh.com`; nothing else shows it. No number: clients know faults by them.
+VERSION = "SSH-2.0-OpenSSH_compatible CyxWiz"
 TRIES = 3
-MOST_PACKET_BYTES = 256 * 1024  # as OpenSSH has it
 MOST_COMMAND_BYTES = 24 * 1024
 MOST_VARIABLES = 32
 WINDOW_BYTES = 256 * 1024  # what a client may send before we have read it
@@ -42,21 +44,13 @@ REASON = "LC_CYXWIZ_REASON"  # of the variables that OpenSSH's client passes on 
 REFUSED = 255  # ssh's own exit status for what is not the command's
 NO_SUBSYSTEMS = (
     "There is no sftp here. Copy with: scp -O (where the node has scp), or ssh … 'cat > name' < name, or "
-    "ssh … 'cat name' > name.\r\n"
+    "ssh … 'cat name' > name."
 )
+FROM_INPUT = "Give it as a script on standard input: ssh … sh < script"
 DISABLED = {
     "ciphers": [name for name in paramiko.Transport._preferred_ciphers if name.endswith("-cbc")],
     "macs": [name for name in paramiko.Transport._preferred_macs if name.startswith(("hmac-md5", "hmac-sha1"))],
 }
-
-
-class _BoundedPacketizer(Packetizer):
-    def read_all(self, n: int, check_rekey: bool = False) -> bytes:
-        """Who says in a packet's head that gibibytes follow is not waited for: nobody has logged in yet."""
-        if n > MOST_PACKET_BYTES:
-            raise paramiko.SSHException(f"A packet has at most {MOST_PACKET_BYTES} bytes.")
-        content: bytes = super().read_all(n, check_rekey)
-        return content
 
 
 class Connection(paramiko.Transport):
@@ -67,9 +61,9 @@ class Connection(paramiko.Transport):
             sock,
             default_window_size=WINDOW_BYTES,
             disabled_algorithms=DISABLED,
-            packetizer_class=_BoundedPacketizer,
+            packetizer_class=BoundedPacketizer,
         )
-        self.local_version = "SSH-2.0-CyxWiz"
+        self.local_version = VERSION
         self.banner_timeout = FIRST_LINE_SECONDS
         self.address = address
         self.when_ended: Callable[[], None] = lambda: None  # in its own thread
@@ -90,6 +84,15 @@ class Connection(paramiko.Transport):
         finally:
             self.when_ended()
 
+    def _auth_trigger(self) -> None:
+        """Called when somebody has logged in."""
+        super()._auth_trigger()
+        self.packetizer.logged_in = True
+
+    @property
+    def overstepped(self) -> bool:
+        return bool(self.packetizer.overstepped)
+
     def hang_up(self) -> None:
         """Returns at once; its threads notice."""
         with contextlib.suppress(OSError):
@@ -97,7 +100,7 @@ class Connection(paramiko.Transport):
 
 
 def _channel_request(channel: paramiko.Channel, message: paramiko.Message) -> None:
-    """paramiko knows no `signal`, and has no moment after a request was answered."""
+    """paramiko knows neither `signal` nor `eow`, and has no moment after a request was answered."""
     rest = message.get_remainder()
     peeked = paramiko.Message(rest)
     visitor: Visitor = channel.transport.server_object
@@ -105,11 +108,21 @@ def _channel_request(channel: paramiko.Channel, message: paramiko.Message) -> No
         case "signal":
             peeked.get_boolean()  # whether a reply is wanted: never (RFC 4254, section 6.9)
             visitor.signalled(peeked.get_text())
-        case "subsystem":
-            channel._handle_request(paramiko.Message(rest))
-            visitor.explain_no_subsystems(channel)
+        case "eow@openssh.com":
+            visitor.signalled("PIPE")
         case _:
             channel._handle_request(paramiko.Message(rest))
+            visitor.explain(channel)
+
+
+def end_channel(channel: paramiko.Channel, status: int, why: str = "") -> None:
+    """`why` goes to standard error."""
+    with contextlib.suppress(OSError, EOFError, paramiko.SSHException):
+        if why:
+            channel.sendall_stderr(f"{why}\r\n".encode())
+        channel.send_exit_status(status)
+        channel.shutdown_write()
+        channel.close()
 
 
 class Visitor(paramiko.ServerInterface):
@@ -130,6 +143,7 @@ class Visitor(paramiko.ServerInterface):
         self.signalled: Callable[[str], None] = lambda name: None
         self._begin = begin
         self._has_channel = False
+        self._refusal = ""  # of what was wanted, not told yet
 
     # Who it is
 
@@ -167,7 +181,8 @@ class Visitor(paramiko.ServerInterface):
     ) -> bool:
         if self.began:
             return False
-        self.pty, self.size = True, terminal.clamp(width, height)
+        self.pty = True
+        self._resize(width, height)
         self._set("TERM", term)
         return True
 
@@ -178,30 +193,28 @@ class Visitor(paramiko.ServerInterface):
         return self._set(name.decode(errors="replace"), value)
 
     def check_channel_shell_request(self, channel: paramiko.Channel) -> bool:
-        return self._run(channel, "")
+        return self._run(channel, b"")
 
     def check_channel_exec_request(self, channel: paramiko.Channel, command: bytes) -> bool:
-        try:
-            return len(command) <= MOST_COMMAND_BYTES and self._run(channel, command.decode())
-        except UnicodeDecodeError:
-            return False
+        return self._run(channel, command)
 
     def check_channel_subsystem_request(self, channel: paramiko.Channel, name: str) -> bool:
-        """None is given, but who is refused at once by ssh is told nothing that helps."""
-        return not self.began
+        return self._once(NO_SUBSYSTEMS)
 
-    def explain_no_subsystems(self, channel: paramiko.Channel) -> None:
-        if not self.began:
-            self.began = True
-            with contextlib.suppress(OSError, EOFError, paramiko.SSHException):
-                channel.sendall_stderr(NO_SUBSYSTEMS.encode())
-                channel.send_exit_status(REFUSED)
-                channel.shutdown_write()
-                channel.close()
+    def explain(self, channel: paramiko.Channel) -> None:
+        """Who is refused at once, by ssh, is told nothing that helps."""
+        if why := self._refusal:
+            self._refusal = ""
+            end_channel(channel, REFUSED, why)
 
     def check_channel_window_change_request(self, channel: paramiko.Channel, width: int, height: int, *_: Any) -> bool:
-        self.resized(width, height)
+        self._resize(width, height)
+        self.resized(*self.size)
         return True
+
+    def _resize(self, width: int, height: int) -> None:
+        """A zero says nothing (RFC 4254, section 6.2)."""
+        self.size = terminal.clamp(width or self.size[0], height or self.size[1])
 
     def _set(self, name: str, value: bytes) -> bool:
         text = value.decode(errors="replace")
@@ -210,9 +223,24 @@ class Visitor(paramiko.ServerInterface):
             self.env[name] = text
         return allowed
 
-    def _run(self, channel: paramiko.Channel, command: str) -> bool:
+    def _run(self, channel: paramiko.Channel, command: bytes) -> bool:
+        is_first = self._once(self._why_not(command))
+        if is_first and not self._refusal:
+            self._begin(self, channel, Run(command=command.decode(), pty=self.pty, env=self.env))
+        return is_first
+
+    def _once(self, refusal: str) -> bool:
+        """False: something was wanted before."""
         if self.began:
             return False
-        self.began = True
-        self._begin(self, channel, Run(command=command, pty=self.pty, env=self.env))
+        self.began, self._refusal = True, refusal
         return True
+
+    def _why_not(self, command: bytes) -> str:
+        if len(command) > MOST_COMMAND_BYTES:
+            return f"A command has at most {MOST_COMMAND_BYTES} bytes. {FROM_INPUT}"
+        try:
+            text = command.decode()
+        except UnicodeDecodeError:
+            return f"The command is not UTF-8. {FROM_INPUT}"
+        return "There is a NUL byte in the command or in the reason." if "\0" in text + self.reason else ""

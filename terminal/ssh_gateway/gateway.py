@@ -85,7 +85,7 @@ class Gateway:
     def _forget(self, connection: Connection) -> None:
         self._silence.leave(connection)
         visitor = self._visitors.pop(connection)
-        if visitor.failures and not visitor.began:
+        if (visitor.failures or connection.overstepped) and not visitor.began:
             name = visitor.login.user if visitor.login else "an unknown user"
             log.warning("A login by ssh from %s as %s failed.", connection.address, name)
             self._doorkeeper.failed(connection.address)

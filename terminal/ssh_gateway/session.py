@@ -10,24 +10,25 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 
 import hiredis
 import msgspec
 import paramiko
 from channels.db import database_sync_to_async
+from django.db import DatabaseError
 
 from accounts.redis_connection import ConnectionLost
 from protocol import terminal
 from protocol.errors import CyxwizError
-from protocol.terminal import IN_MOST_BYTES, IN_WINDOW_BYTES, Run
+from protocol.terminal import IN_MOST_BYTES, Run
 from terminal.attachment import Attachment, Began, Gap, TakenOver
 from terminal.broker import Broker
 from terminal.models import TerminalSession
 from terminal.ssh_gateway import admission
 from terminal.ssh_gateway.admission import Guest
-from terminal.ssh_gateway.connection import REFUSED
+from terminal.ssh_gateway.connection import REFUSED, end_channel
+from terminal.ssh_gateway.unconfirmed import Unconfirmed
 from terminal.states import LIVE, SessionState
 
 log = logging.getLogger(__name__)
@@ -35,8 +36,10 @@ log = logging.getLogger(__name__)
 ACK_BYTES, ACK_SECONDS = 32 * 1024, 0.05
 RESIZE_SECONDS = 0.05
 TICK_SECONDS, WAITING_SECONDS = 1.0, 3.0
-ALIVE_SECONDS, RECHECK_SECONDS, RESEND_SECONDS, WARN_SECONDS = 20.0, 60.0, 5.0, 60.0
+ALIVE_SECONDS, RECHECK_SECONDS, WARN_SECONDS = 20.0, 60.0, 60.0
+UNCHECKED_SECONDS = 3 * RECHECK_SECONDS  # for so long the database may be away
 AGAIN_SECONDS = 0.3
+LEAVE_TRIES, LEAVE_AGAIN_SECONDS = 20, 3.0
 GOODBYE_SECONDS = 3.0
 CLOSED_SECONDS = 0.1
 INTERRUPT = b"\x03"
@@ -73,16 +76,14 @@ class SshSession:
         self._next = self._taken = self._acked = 0  # of the output: had, given to the client, acknowledged
         self._acking: asyncio.TimerHandle | None = None
         self._resizing: asyncio.TimerHandle | None = None
-        self._seq = self._waiting_bytes = 0
-        self._waiting: deque[tuple[int, bytes]] = deque()  # input that was not confirmed
-        self._room = asyncio.Event()
+        self._unconfirmed = Unconfirmed()
         now = self._loop.time()
-        self._started = self._last_alive = self._last_check = self._last_sent = now
+        self._started = self._last_alive = self._last_check = self._checked = now
         self._warned = ""
 
     async def serve(self) -> None:
         """From the client's request to its last byte."""
-        tasks = [asyncio.create_task(work) for work in (self._read(), self._watch())]
+        tasks = [asyncio.create_task(work) for work in (self._read(), self._watch(), self._live())]
         code, why = REFUSED, ""
         try:
             await self._open()
@@ -167,7 +168,7 @@ class SshSession:
                 await self._write(said[terminal.OFFSET.size :], error=said[0] == terminal.ERR)
                 self._acknowledge_soon(attachment.next)
             elif said[0] == terminal.INACK:
-                self._confirmed(terminal.unpack(terminal.SEQUENCE, said)[0])
+                self._unconfirmed.confirmed(terminal.unpack(terminal.SEQUENCE, said)[0])
             elif said[0] == terminal.NOTICE:
                 await self._notice(msgspec.json.decode(said[1:], type=terminal.Notice))
             elif said[0] == terminal.EXIT:
@@ -184,9 +185,9 @@ class SshSession:
         assert self._attachment is not None
         if began.skipped:
             await self._gap(began.skipped)
-        self._confirmed(began.last_seq)
-        for sequence, content in self._waiting:
-            self._attachment.write(sequence, content)
+        self._unconfirmed.confirmed(began.last_seq)
+        for number, content in self._unconfirmed.again():
+            self._attachment.write(number, content)
         self._may_type = True
         if not self._began:
             self._began = True
@@ -236,22 +237,10 @@ class SshSession:
         self._left.set()
 
     async def _type(self, content: bytes) -> None:
-        while self._waiting_bytes + len(content) > IN_WINDOW_BYTES:
-            self._room.clear()
-            await self._room.wait()
-        self._seq += 1
-        self._waiting.append((self._seq, content))
-        self._waiting_bytes += len(content)
+        number = await self._unconfirmed.add(content)
         if self._attachment is not None and self._may_type:
-            self._last_sent = self._loop.time()
             with contextlib.suppress(ConnectionLost):
-                self._attachment.write(self._seq, content)
-
-    def _confirmed(self, upto: int) -> None:
-        self._last_sent = self._loop.time()
-        while self._waiting and self._waiting[0][0] <= upto:
-            self._waiting_bytes -= len(self._waiting.popleft()[1])
-        self._room.set()
+                self._attachment.write(number, content)
 
     def resized(self, cols: int, rows: int) -> None:
         self._size = terminal.clamp(cols, rows)
@@ -265,35 +254,53 @@ class SshSession:
             self._pass_on(terminal.SIZE.pack(terminal.RESIZE, *self._size))
 
     def signalled(self, name: str) -> None:
-        if name in terminal.SIGNALS:
+        if name == "PIPE" and self._run.pty:  # nobody sees it any more
+            self._left.set()
+        elif name in terminal.SIGNALS:
             self._pass_on(bytes([terminal.SIGNAL]) + name.encode())
 
     # Time passes, rights change
 
-    async def _watch(self) -> None:
+    async def _live(self) -> None:
+        """What the node has to hear, however long the database takes."""
         while True:
             await asyncio.sleep(TICK_SECONDS)
             now = self._loop.time()
-            if self._is_unapproved:
-                self._started = now
-                continue
-            if not self._began and now - self._started > WAITING_SECONDS:
-                self._warn("waiting", "Waiting for the node.")
-                self._last_check = 0.0
-            if now - self._last_check > RECHECK_SECONDS:
-                await self._recheck()
             if not self._may_type or self._attachment is None:
                 continue
             with contextlib.suppress(ConnectionLost):
                 if now - self._last_alive > ALIVE_SECONDS:
                     self._last_alive = now
                     self._attachment.alive()
-                if self._waiting and now - self._last_sent > RESEND_SECONDS:
-                    self._last_sent = now
-                    for sequence, content in self._waiting:
-                        self._attachment.write(sequence, content)
-            if self._run.pty:
-                await self._watch_idleness(now - self._attachment.last_input)
+                for number, content in self._unconfirmed.again() if self._unconfirmed.overdue else ():
+                    self._attachment.write(number, content)
+
+    async def _watch(self) -> None:
+        while not self._left.is_set():
+            await asyncio.sleep(TICK_SECONDS)
+            try:
+                await self._look()
+            except DatabaseError as error:
+                log.warning("The database: %s; rights are checked again", error)
+                self._last_check = 0.0
+                if self._loop.time() - self._checked > UNCHECKED_SECONDS:
+                    self._end("Whether it may go on could not be checked for some minutes.")
+            except Exception:
+                log.exception("A session by ssh could not be watched")
+                self._end("An error of ours; the log has it.")
+
+    async def _look(self) -> None:
+        now = self._loop.time()
+        if self._is_unapproved:
+            self._started = self._checked = now
+            return
+        if not self._began and now - self._started > WAITING_SECONDS:
+            self._warn("waiting", "Waiting for the node.")
+            self._last_check = 0.0
+        if now - self._last_check > RECHECK_SECONDS:
+            await self._recheck()
+        if self._run.pty and self._may_type and self._attachment is not None:
+            await self._watch_idleness(now - self._attachment.last_input)
 
     async def _watch_idleness(self, seconds: float) -> None:
         assert self._session is not None
@@ -313,6 +320,7 @@ class SshSession:
         self._last_check = self._loop.time()
         if why := await database_sync_to_async(admission.why_not_any_more)(self._guest, self._session.pk):
             self._end(why)
+        self._checked = self._loop.time()
 
     def _end(self, why: str) -> None:
         self._ended = why
@@ -351,38 +359,38 @@ class SshSession:
         for timer in (self._acking, self._resizing):
             if timer is not None:
                 timer.cancel()
-        if self._session is not None:
-            await self._leave(self._session)
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._say_goodbye(code, why), GOODBYE_SECONDS)
-        self._channel.transport.hang_up()
-        for threads in (self._writer, self._reader):
-            threads.shutdown(wait=False)
+        leaving = asyncio.create_task(self._leave())  # for which no client waits
+        try:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._say_goodbye(code, why), GOODBYE_SECONDS)
+        finally:
+            self._channel.transport.hang_up()
+            for threads in (self._writer, self._reader):
+                threads.shutdown(wait=False)
+        await leaving
 
-    async def _leave(self, session: TerminalSession) -> None:
+    async def _leave(self) -> None:
         """A shell waits for its user for a while, on a terminal; a command whose client has gone is ended."""
-        if self._began:
-            await database_sync_to_async(admission.left)(self._guest, session)
-        if not self._exited and not (self._began and self._run.pty):
-            await database_sync_to_async(admission.end)(session, "Its ssh client left.")
-        elif self._attachment is not None:
+        if self._began and self._attachment is not None:
             with contextlib.suppress(ConnectionLost):
                 self._attachment.detach()
                 self._attachment.announce(terminal.Notice(kind="left", text=f"{self._guest.user.username} (owner)"))
+        why = "" if self._exited or (self._began and self._run.pty) else "Its ssh client left."
+        for _ in range(LEAVE_TRIES if self._session is not None else 0):
+            try:
+                await database_sync_to_async(admission.left)(self._guest, self._session, began=self._began, end=why)
+                return
+            except DatabaseError as error:
+                log.warning("The database: %s; that a client left is told again", error)
+                await asyncio.sleep(LEAVE_AGAIN_SECONDS)
 
     async def _say_goodbye(self, code: int, why: str) -> None:
         if why:
             await self._say(f"\r\n{why}" if self._began and self._run.pty else why)
-        await self._loop.run_in_executor(self._writer, self._close, code)
+        await self._loop.run_in_executor(self._writer, end_channel, self._channel, code)
         # Who hangs up first may lose what is still on its way to the other.
         while self._channel.transport.is_active():
             await asyncio.sleep(CLOSED_SECONDS)
-
-    def _close(self, code: int) -> None:
-        with contextlib.suppress(OSError, EOFError, paramiko.SSHException):
-            self._channel.send_exit_status(code)
-            self._channel.shutdown_write()
-            self._channel.close()
 
 
 def _exit_code(exit: terminal.Exit) -> int:

@@ -101,7 +101,11 @@ def test_bad_input_says_what_is_wrong_and_leaves_nothing(owner, machine, version
         ({"hardware_class": "quantum"}, 400, "quantum"),
         ({"replica": 2}, 400, "no such field"),
         ({"options": [1]}, 400, "options"),
-        ({"options": {"thread": 2}}, 400, "no option 'thread' for the format onnx. Known: threads, batching."),
+        (
+            {"options": {"thread": 2}},
+            400,
+            "no option 'thread' for the format onnx. Known: load_timeout, threads, batching.",
+        ),
         ({"options": {"threads": 0}}, 400, "The option threads must be a whole number from 1 to 256, not 0."),
         ({"options": {"batching": "on"}}, 400, 'batching must be "off" or an object with max_size, max_delay_ms'),
         ({"options": {"batching": {"max_size": 0}}}, 400, "max_size that is a whole number from 1 to 65536"),
@@ -247,9 +251,12 @@ def test_a_silent_node_gets_no_traffic_then_its_replicas_go_elsewhere(owner, mac
     silent(61)
     replica = Replica.objects.get()
     assert (replica.node.name, replica.fence, replica.state) == ("other", 2, "placed")
-    assert Allocation.objects.get().device.node.name == "other"
+    assert Allocation.objects.filter(device__node__name="other").exists()
     assert machine.heartbeat(replicas=[held]).replicas == []  # it comes back late, and is told the truth
     assert Replica.objects.get().node.name == "other"
+    assert Allocation.objects.count() == 2  # it has it still
+    machine.heartbeat()
+    assert Allocation.objects.get().device.node.name == "other"
 
 
 def test_an_agent_that_started_anew_is_told_to_load_again(owner, machine, version, empty_redis):

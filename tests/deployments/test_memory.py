@@ -135,19 +135,90 @@ def test_what_takes_more_than_promised_is_counted_at_once(owner, machine, versio
     assert owner.get(f"{URL}first/").json()["replicas"][0]["allocated_bytes"] == ESTIMATE + 300 * MIB
 
 
-def test_a_peak_is_learned_from_one_that_failed_or_was_told_to_stop(owner, machine, version):
+DIED = Failure(code="out_of_memory", message="killed")
+ON_THE_WAY = pytest.mark.parametrize(
+    ("phase", "more"),
+    [("loading", {}), ("failed", {"failure": DIED}), ("stopping", {})],
+    ids=["loading", "failed", "stopping"],
+)
+
+
+@ON_THE_WAY
+def test_what_a_runner_took_on_its_way_to_ready_lowers_no_promise(owner, machine, version, phase, more):
     deploy(owner, "first")
-    failure = Failure(code="runner_died", message="killed")
-    measured(machine, PEAK, phase="failed", failure=failure)
-    assert MeasuredMemory.objects.get().peak_bytes == PEAK
+    measured(machine, 25 * MIB, phase=phase, **more)
+    end(owner, machine, "first")
+    assert [replica["allocated_bytes"] for replica in deploy(owner, "second", replicas=2)] == [ESTIMATE, None]
+
+
+@ON_THE_WAY
+def test_what_a_runner_took_on_its_way_to_ready_raises_what_was_known(owner, machine, version, phase, more):
+    deploy(owner, "first")
     measured(machine, PEAK)
+    end(owner, machine, "first")
+    for peak, known in ((PEAK - MIB, PEAK), (PEAK + 100 * MIB, PEAK + 100 * MIB)):
+        deploy(owner, "next")
+        measured(machine, peak, phase=phase, **more)
+        assert memory.learned(version, {}) == {"cpu": memory.with_margin(known)}
+        end(owner, machine, "next")
+
+
+@ON_THE_WAY
+def test_what_a_runner_took_beyond_the_estimate_before_it_was_ready_counts(owner, machine, version, phase, more):
+    deploy(owner, "first")
+    measured(machine, ESTIMATE + 100 * MIB, phase=phase, **more)
+    end(owner, machine, "first")
+    assert deploy(owner, "second")[0]["allocated_bytes"] == memory.with_margin(ESTIMATE + 100 * MIB)
+
+
+def test_after_it_ran_out_of_memory_the_next_attempt_is_promised_more(owner, machine, version):
+    deploy(owner, "first")
+    measured(machine, ESTIMATE, phase="failed", failure=DIED)
     replica = Replica.objects.get()
+    assert (replica.fence, replica.allocated_bytes) == (2, memory.with_margin(ESTIMATE))
+
+
+def test_what_took_no_more_once_it_was_ready_is_learned_then(owner, machine, version):
+    deploy(owner, "first")
+    measured(machine, PEAK, phase="loading")
+    assert memory.learned(version, {}) == {}
+    measured(machine, PEAK)
+    assert memory.learned(version, {}) == {"cpu": PROMISED}
+
+
+@pytest.mark.parametrize("phase", ["failed", "stopping"])
+def test_a_peak_is_learned_at_the_end_of_one_that_was_ready(owner, machine, version, phase):
+    deploy(owner, "first")
+    measured(machine, None)
+    machine.heartbeat(replicas=on(machine, "ready"))
     owner.post(f"{URL}first/stop")
-    stopping = ReplicaFacts(
-        id=str(replica.pk), fence=replica.fence, phase="stopping", peak=MemoryPeak(host_bytes=PEAK + MIB * 20)
-    )
-    machine.heartbeat(replicas=[stopping])
-    assert MeasuredMemory.objects.get().peak_bytes == PEAK + MIB * 20
+    machine.heartbeat(replicas=on(machine, phase, PEAK))
+    assert memory.learned(version, {}) == {"cpu": PROMISED}
+
+
+def test_what_an_agent_that_started_anew_loads_again_counts_from_when_it_is_ready(owner, machine, version):
+    deploy(owner, "first")
+    measured(machine, PEAK)
+    MeasuredMemory.objects.all().delete()  # as staff may do, to have it learned anew
+    machine.heartbeat(boot_id="boot-2")
+    owner.post(f"{URL}first/stop")
+    machine.heartbeat(boot_id="boot-2", replicas=on(machine, "stopping", 25 * MIB))
+    assert memory.learned(version, {}) == {}
+
+
+def on(machine: Machine, phase: str, peak: int | None = None) -> list[ReplicaFacts]:
+    """All that the node holds, wanted or not."""
+    failure = DIED if phase == "failed" else None
+    return [
+        ReplicaFacts(
+            id=str(replica.pk),
+            fence=replica.fence,
+            phase=phase,  # type: ignore[arg-type]
+            peak=MemoryPeak(host_bytes=peak),
+            failure=failure,
+        )
+        for replica in Replica.objects.filter(node=machine.node)
+    ]
 
 
 def test_options_that_memory_hangs_on_are_learned_apart(owner, machine, version):
@@ -221,7 +292,7 @@ def test_other_programs_take_from_what_may_be_promised_beyond_the_reserve(owner,
 def test_two_hundred_deployments_at_once_never_promise_a_byte_twice(owner, version):
     for name in ("a", "b", "c"):
         Machine(owner, name, memory_bytes=16 * GIB).heartbeat()
-    memory.learn(version, {}, Device.objects.first(), MemoryPeak(host_bytes=PEAK))
+    memory.learn(version, {}, Device.objects.first(), MemoryPeak(host_bytes=PEAK), whole=True)
     answers: list[int] = []
 
     def post(thread: int) -> None:

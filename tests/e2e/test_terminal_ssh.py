@@ -97,8 +97,10 @@ def test_it_is_recorded_and_audited_like_any_other(ssh: SshUser) -> None:
     until(lambda: path.exists() and b'"x"' in path.read_bytes()[-300:], "the recording is whole")
     assert recorded(path) == "between\r\na\r\nb\r\n"
     told = until(lambda: audited(ssh.stack, session, "left"), "the audit is whole")
-    wanted = ("asked", "runs", "opened", "attached", "left")
-    assert [line.split()[0] for line in told if line.split()[0] in wanted] == list(wanted)
+    order = [line.split()[0] for line in told]
+    assert order[0] == "asked"
+    assert {"runs", "opened"} == set(order[1:3])  # the node's and the gateway's word, whichever is sooner
+    assert [what for what in order[3:] if what in ("attached", "left")] == ["attached", "left"]
     assert "be''tween" in "".join(told)
     assert "SHA256:" in "".join(told)
 
@@ -241,3 +243,25 @@ def test_a_command_whose_client_left_is_ended(ssh: SshUser) -> None:
         assert typist.ends() == 255
     until(lambda: not sleeping(mark), "it is gone", seconds=5)
     until(lambda: newest(ssh.stack)["state"] == "ended", "the end is known")
+
+
+@pytest.mark.parametrize("options", [[], ["-tt"]])
+def test_a_command_whose_output_nobody_reads_any_more_ends(ssh: SshUser, options: list[str]) -> None:
+    with ssh.piped(*options, "yes not-read") as client:
+        assert client.stdout
+        assert any(b"not-read" in line for line in client.stdout)
+        client.stdout.close()
+        assert client.wait(20) == (255 if options else 128 + signal.SIGPIPE)
+    session = str(newest(ssh.stack)["id"])
+    if options:  # a terminal waits for its user
+        with ssh.stack.api() as api:
+            api.post(f"{SESSIONS}{session}/end")
+    until(lambda: ssh.stack.session(session)["state"] == "ended", "it has ended")
+
+
+def test_only_who_writes_on_learns_that_nobody_reads(ssh: SshUser) -> None:
+    with ssh.piped("yes; echo still >&2; exit 5") as client:
+        assert client.stdout
+        client.stdout.readline()
+        client.stdout.close()
+        assert client.wait(20) == 5

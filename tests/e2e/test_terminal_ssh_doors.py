@@ -12,14 +12,19 @@ from pathlib import Path
 
 import paramiko
 import pytest
-from paramiko.common import cMSG_USERAUTH_REQUEST
+from paramiko.common import cMSG_IGNORE, cMSG_USERAUTH_REQUEST
 
 from accounts import silence
+from terminal.ssh_gateway import doorkeeper, packets
+from terminal.ssh_gateway.connection import VERSION
 from tests.e2e.quickstarts import free_port
 from tests.e2e.ssh import SshUser, make_key
+from tests.e2e.terminals import NODE, Stack
 from tests.e2e.test_terminal_limits import SILENT, open_still
 from tests.e2e.test_terminal_ssh import newest
 from tests.waiting import until
+
+IGNORED = paramiko.Message(cMSG_IGNORE + bytes(4))
 
 
 @pytest.fixture
@@ -108,6 +113,67 @@ def test_neither_old_algorithms_nor_a_packet_of_gibibytes(ssh: SshUser, attacker
     assert "Traceback" not in ssh.stack.log("ssh")
 
 
+def test_who_floods_before_the_login_is_hung_up_on_and_waits_like_who_failed(ssh: SshUser) -> None:
+    where = ("127.0.0.1", int(ssh.port))
+    for _ in range(doorkeeper.FAILURES):
+        flooding = paramiko.Transport(socket.create_connection(where, source_address=("127.0.0.6", 0)))
+        try:
+            flooding.start_client(timeout=20)
+            with contextlib.suppress(EOFError, OSError, paramiko.SSHException):
+                for _ in range(10 * packets.LOGIN_PACKETS):
+                    flooding._send_message(IGNORED)
+            flooding.join(5)
+            assert not flooding.is_alive()  # it was hung up on
+        finally:
+            flooding.close()
+
+    def is_refused() -> bool:
+        with socket.create_connection(where, timeout=10, source_address=("127.0.0.6", 0)) as more:
+            return more.recv(100).startswith(b"Too many failed logins")
+
+    until(is_refused, "it waits")
+    assert ssh.run("echo in").stdout == b"in\n"
+
+
+def test_a_first_line_without_end_is_not_read(ssh: SshUser) -> None:
+    with socket.create_connection(("127.0.0.1", int(ssh.port)), source_address=("127.0.0.7", 0)) as rude:
+        rude.settimeout(10)
+        with contextlib.suppress(ConnectionError):
+            rude.sendall(bytes(2 * packets.LOGIN_BYTES))
+            while rude.recv(65536):
+                pass
+
+
+def test_who_floods_after_the_login_waits_and_nobody_else(ssh: SshUser, attacker: paramiko.Transport) -> None:
+    attacker.auth_publickey("olga+box", paramiko.Ed25519Key.from_private_key_file(str(ssh.key)))
+    begun = time.monotonic()
+    for _ in range(5 * packets.PACKETS_PER_SECOND):
+        attacker._send_message(IGNORED)
+    assert ssh.run("echo in").stdout == b"in\n"
+    attacker.global_request("answered when all was read", wait=True)
+    assert time.monotonic() - begun > 3
+
+
+def test_who_is_refused_a_node_leaves_a_trace_and_who_has_not_logged_in_none(ssh: SshUser, tmp_path: Path) -> None:
+    before = len(refusals(ssh.stack))
+    eve = SshUser(ssh.stack, tmp_path, "eve")
+    make_key(tmp_path / "strange")
+    assert b"You know no node" in eve.run("true").stderr
+    assert b"You know no node" in ssh.run("true", login="olga+none-such").stderr
+    ssh.run("-b127.0.0.8", "true", key=tmp_path / "strange")
+    told = refusals(ssh.stack)[before:]
+    assert [line.split()[:2] for line in told] == [["eve", NODE], ["olga", "none-such"]]
+    assert all("SHA256:" in line and "127.0.0.1" in line and "You know no node" in line for line in told)
+
+
+def refusals(stack: Stack) -> list[str]:
+    program = (
+        "from terminal.models import AuditEvent\n"
+        "for e in AuditEvent.objects.filter(what='refused').order_by('id'): print(e.user, e.node, e.details)"
+    )
+    return stack.manage("shell", "--no-imports", "-c", program).splitlines()
+
+
 def test_one_shell_or_command_and_nothing_else(ssh: SshUser) -> None:
     """What is refused does no harm to what is allowed."""
     refused_forward = ssh.run("-oExitOnForwardFailure=yes", f"-R{free_port()}:127.0.0.1:22", "true")
@@ -157,6 +223,42 @@ def test_a_second_channel_is_refused(ssh: SshUser, attacker: paramiko.Transport)
     assert ssh.run("echo fine").stdout == b"fine\n"
 
 
+@pytest.mark.parametrize(
+    ("command", "reason", "why"),
+    [
+        (b"echo a\0b", "", b"NUL"),
+        (b"echo a", "x\0y", b"NUL"),
+        (b"echo \xff", "", b"not UTF-8"),
+        (b"echo " + b"a" * 24 * 1024, "", b"at most 24576 bytes"),
+    ],
+)
+def test_what_cannot_be_run_is_refused_in_words(
+    ssh: SshUser, attacker: paramiko.Transport, command: bytes, reason: str, why: bytes
+) -> None:
+    attacker.auth_publickey("olga+box", paramiko.Ed25519Key.from_private_key_file(str(ssh.key)))
+    channel = attacker.open_session(timeout=10)
+    channel.settimeout(10)
+    if reason:
+        channel.set_environment_variable("LC_CYXWIZ_REASON", reason)
+    channel.exec_command(command)
+    assert why in channel.makefile_stderr("rb").read()
+    assert channel.recv_exit_status() == 255
+    assert "Traceback" not in ssh.stack.log("ssh")
+
+
+def test_a_size_of_zero_says_nothing(ssh: SshUser, attacker: paramiko.Transport) -> None:
+    """As a client has it that runs on no terminal. RFC 4254, section 6.2."""
+    assert b"24 80" in ssh.run("-tt", "stty size").stdout
+    attacker.auth_publickey("olga+box", paramiko.Ed25519Key.from_private_key_file(str(ssh.key)))
+    channel = attacker.open_session(timeout=10)
+    channel.settimeout(20)
+    channel.get_pty("xterm", 100, 30)
+    channel.exec_command("until stty size | grep -x '40 100'; do sleep 0.05; done")
+    channel.resize_pty(0, 0)
+    channel.resize_pty(0, 40)
+    assert channel.recv_exit_status() == 0
+
+
 def test_signals_reach_the_command(ssh: SshUser, attacker: paramiko.Transport) -> None:
     attacker.auth_publickey("olga+box", paramiko.Ed25519Key.from_private_key_file(str(ssh.key)))
     channel = attacker.open_session(timeout=10)
@@ -182,7 +284,7 @@ def test_who_only_connects_is_few_and_soon_gone_while_others_log_in(ssh: SshUser
         ]
         for sock in silent:
             with contextlib.suppress(ConnectionError):
-                assert sock.recv(100) in (b"SSH-2.0-CyxWiz\r\n", b"")
+                assert sock.recv(100) in (f"{VERSION}\r\n".encode(), b"")
             sock.setblocking(False)
         until(lambda: open_still(silent) <= silence.OF_ONE_ADDRESS, "few are left")
         assert open_still(silent) > 0

@@ -100,12 +100,31 @@ def test_a_node_that_stops_hands_its_jobs_back(machine, job):
     assert not Allocation.objects.exists()
 
 
-def test_a_lost_node_loses_its_jobs_and_memory(machine, job):
+def test_a_lost_node_loses_its_jobs_and_keeps_their_memory_until_they_have_ended(machine, job):
+    Allocation.objects.update(**ago(created_at=100))
+    old = held(job)
     Node.objects.update(**ago(last_heartbeat_at=30 + 30 + 1))
     heartbeats.sweep()
     job.refresh_from_db()
     assert job.state == "queued"
     assert "node_lost" in job.reason
+    assert machine.heartbeat(jobs=old).jobs == []  # it was cut off, and comes back with a runner
+    assert Allocation.objects.exists()
+    machine.heartbeat()
+    assert not Allocation.objects.exists()
+
+
+def test_a_heartbeat_that_was_overtaken_loses_no_job(machine, job):
+    Job.objects.update(**ago(started_at=leases.SETTLING.total_seconds() + 1))
+    Allocation.objects.update(**ago(created_at=leases.SETTLING.total_seconds() + 1))
+    older = Heartbeat(boot_id="boot-1", number=1)
+    node = machine.node
+    machine.heartbeat(number=2, jobs=held(job))
+    leases.renew(node, older)  # another process, held up in the midst of it
+    assert Job.objects.get().state == "running"
+    assert Allocation.objects.exists()
+    leases.renew(node, Heartbeat(boot_id="boot-1", number=2))
+    assert Job.objects.get().state == "queued"
     assert not Allocation.objects.exists()
 
 

@@ -18,7 +18,7 @@ from protocol.hardware import GIB
 from protocol.messages import Heartbeat, Held, MemoryPeak
 from tests import factories
 from tests.cast import Person
-from tests.jobs.work import URL, accept, accepted, send_failure, send_result, submitted
+from tests.jobs.work import URL, accept, accepted, node_url, send_failure, send_result, submitted
 from tests.nodes.promises import totals
 from tests.nodes.reports import Machine, h200
 
@@ -85,12 +85,34 @@ def test_a_small_node_can_take_it_once_it_is_known_to_be_small(owner, machine, v
     accepted(small, submitted(owner))
 
 
-def test_what_a_failed_attempt_took_is_learned_too(owner, machine, version):
+def test_what_an_attempt_without_a_result_took_lowers_no_promise(owner, machine, version):
     job = submitted(owner)
     accepted(machine, job)
+    machine.heartbeat(**said(job, 25 * MIB, 25 * MIB))  # its model is being loaded
+    assert queueing.need(job).measured == {}
     assert send_failure(machine, job, 1, "run_failed", peak=PEAK).status_code == 204
-    assert MeasuredMemory.objects.get().peak_bytes == PEAK
     assert owner.get(f"{URL}{job.pk}/").json()["peak_bytes"] == PEAK
+    refused = submitted(owner)
+    accepted(machine, refused)
+    answer = machine.client.post(
+        f"{node_url(refused, 'result')}?fence=1&peak_host_bytes={PEAK}", b"{", content_type="application/octet-stream"
+    )
+    assert answer.status_code == 400
+    assert Job.objects.get(pk=refused.pk).state == "failed"
+    assert accepted(machine, submitted(owner)).memory_bytes == ESTIMATE
+
+
+def test_what_an_attempt_without_a_result_took_raises_what_was_known(owner, machine, version):
+    first, second, third = submitted(owner), submitted(owner), submitted(owner)
+    more = ESTIMATE + 100 * MIB
+    accepted(machine, first)
+    send_failure(machine, first, 1, "run_failed", peak=more)  # than the estimate
+    accepted(machine, second)
+    machine.heartbeat(**said(second, PEAK, more + MIB))  # than was measured
+    assert queueing.need(third).measured == {"cpu": memory.with_margin(more + MIB)}
+    accepted(machine, third)
+    send_failure(machine, third, 1, "run_failed", peak=PEAK)
+    assert queueing.need(third).measured == {"cpu": memory.with_margin(more + MIB)}
 
 
 def test_rows_that_go_through_the_model_together_are_learned_apart(owner, machine, version):
@@ -98,12 +120,13 @@ def test_rows_that_go_through_the_model_together_are_learned_apart(owner, machin
     job = submitted(owner)
     Job.objects.filter(pk=job.pk).update(over_rows=over_rows)
     accepted(machine, job)
-    send_failure(machine, job, 1, "run_failed", peak=PEAK)
+    more = ESTIMATE + 100 * MIB
+    send_failure(machine, job, 1, "run_failed", peak=more)
     [row] = MeasuredMemory.objects.all()
     assert row.options["chunk_rows"] == 65536
     alike, other = submitted(owner), submitted(owner)
     alike.over_rows = over_rows
-    assert queueing.need(alike).measured == {"cpu": PROMISED}
+    assert queueing.need(alike).measured == {"cpu": memory.with_margin(more)}
     assert queueing.need(other).measured == {}
 
 
@@ -199,7 +222,7 @@ def test_what_cannot_be_is_neither_shown_nor_learned(owner, machine, version, ab
     assert shown(owner, job) == (None, PEAK, None, None)
     assert send_failure(machine, job, 1, "run_failed", peak=absurd).status_code == 204
     assert shown(owner, job) == (None, PEAK, None, None)
-    assert MeasuredMemory.objects.get().peak_bytes == PEAK
+    assert not MeasuredMemory.objects.exists()
 
 
 def test_on_a_gpu_its_own_memory_counts(owner, version):
@@ -221,7 +244,6 @@ def test_a_job_that_takes_more_than_promised_is_counted_at_once(owner, machine, 
     accepted(machine, job)
     machine.heartbeat(**said(job, PEAK, PEAK))
     assert Allocation.objects.get().memory_bytes == ESTIMATE  # no less while it runs
-    assert MeasuredMemory.objects.get().peak_bytes == PEAK  # and the next one is placed by it
     machine.heartbeat(**said(job, PEAK, ESTIMATE + 300 * MIB))
     assert Allocation.objects.get().memory_bytes == ESTIMATE + 300 * MIB
     assert owner.get(f"{URL}{job.pk}/").json()["allocated_bytes"] == ESTIMATE + 300 * MIB

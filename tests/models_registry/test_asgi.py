@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import shutil
 from collections.abc import AsyncIterator
 
 import httpx2
@@ -73,6 +74,33 @@ def test_an_upload_over_its_limit_is_refused(owner, settings):
         assert answer.headers["content-type"] == "application/problem+json"
         assert answer.json()["code"] == "too_large"
     assert nothing_is_left(settings)
+
+
+def test_an_upload_that_would_fill_the_disk_is_refused_and_leaves_nothing(owner, settings):
+    """Large and small, with its size announced and without, raw and as a form."""
+    disk = shutil.disk_usage(settings.FILE_UPLOAD_TEMP_DIR)
+    settings.KEEP_FREE_BYTES = disk.total
+    small = linear().SerializeToString()
+    for content in (LINEAR, small):
+        for body in ({"content": content}, {"content": pieces(content)}, {"files": {"file": ("m.onnx", content)}}):
+            answer = call(owner.key, "POST", VERSIONS, **body)
+            assert answer.status_code == 507
+            assert answer.json()["code"] == "insufficient_storage"
+            assert answer.json()["missing_bytes"] > disk.used / 2  # others write and delete meanwhile
+            assert f"{answer.json()['missing_bytes']:,} bytes" in answer.json()["detail"]
+    assert nothing_is_left(settings)
+    settings.KEEP_FREE_BYTES = 0
+    assert call(owner.key, "POST", VERSIONS, content=LINEAR).status_code == 201
+
+
+def test_a_large_upload_is_not_read_where_the_disk_has_no_room_for_it(owner, settings):
+    settings.KEEP_FREE_BYTES = shutil.disk_usage(settings.FILE_UPLOAD_TEMP_DIR).total
+
+    async def unread(scope, receive, send):
+        raise AssertionError
+
+    limited = BodyLimit(unread, limit_bytes=MIB, upload_limit_bytes=5 * MIB)
+    assert call(owner.key, "POST", VERSIONS, limited, content=LINEAR).status_code == 507
 
 
 def test_only_who_may_upload_sends_a_large_body(owner, settings):

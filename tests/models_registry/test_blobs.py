@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -23,12 +24,18 @@ from tests import factories
 from tests.models_registry.samples import linear
 
 OLD = blobs.GRACE + timedelta(minutes=1)
+MIB = 1024**2
 LINEAR = linear().SerializeToString()
 
 
 def content_of(blob: Blob) -> bytes:
     with blobs.open(blob) as file:
         return file.read()
+
+
+def fill(incoming: blobs.Incoming) -> None:
+    while incoming.size_bytes < 1024 * MIB:
+        incoming.write(bytes(MIB))
 
 
 def age(blob: Blob) -> None:
@@ -79,6 +86,15 @@ class TestPut:
         os.dup2(os.open("/dev/full", os.O_WRONLY), incoming._fd)
         with pytest.raises(OutOfSpace, match="no disk space"), incoming:
             incoming.write(b"x" * 100)
+        assert files(settings) == []
+
+    def test_what_is_to_stay_free_of_the_disk_stays_free(self, settings):
+        settings.BLOBS_DIR.mkdir()
+        settings.KEEP_FREE_BYTES = shutil.disk_usage(settings.BLOBS_DIR).free - 64 * MIB
+        with blobs.Incoming(keeps_free=True) as incoming, pytest.raises(OutOfSpace) as refused:
+            fill(incoming)
+        assert refused.value.details["missing_bytes"] > 0
+        assert incoming.size_bytes > MIB
         assert files(settings) == []
 
     def test_a_transaction_that_fails_later_leaves_no_row(self):

@@ -14,6 +14,8 @@ import redis
 from protocol.messages import File, ReplicaSpec
 from tests.workers.gateway_side import GatewaySide
 from tests.workers.node_api import NodeApi
+from workers.blobs import BlobCache
+from workers.control_plane import ControlPlane
 
 needs_opencl = pytest.mark.skipif(
     not Path("/etc/OpenCL/vendors/pocl.icd").exists(), reason="no pocl-opencl-icd, an OpenCL device that needs no GPU"
@@ -47,6 +49,18 @@ def node_api(redis_url: str) -> Iterator[NodeApi]:
     api = NodeApi(redis_url)
     yield api
     api.close()
+
+
+@pytest.fixture
+def control_plane(node_api: NodeApi) -> Iterator[ControlPlane]:
+    client = ControlPlane(node_api.url, node_api.token)
+    yield client
+    client.close()
+
+
+@pytest.fixture
+def cache(control_plane: ControlPlane, tmp_path: Path) -> BlobCache:
+    return BlobCache(tmp_path / "cache", control_plane)
 
 
 @pytest.fixture

@@ -252,6 +252,7 @@ def test_sigterm_ends_the_agent_and_its_runners_soon(node_api: NodeApi, home: Pa
         assert not any(process.is_running() for process in processes)
         assert node_api.heartbeats[-1].stopping
         assert node_api.heartbeats[-1].replicas == []
+        assert [beat.number for beat in node_api.heartbeats] == list(range(1, len(node_api.heartbeats) + 1))
         assert list((home / "attempts").iterdir()) == []
 
 

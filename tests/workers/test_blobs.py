@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,20 +16,9 @@ from tests.workers.node_api import NodeApi
 from workers.blobs import BlobCache
 from workers.control_plane import ControlPlane
 from workers.failures import AttemptFailed, Stopped
+from workers.workspace import workspace
 
 CONTENT = os.urandom(3_000_000)
-
-
-@pytest.fixture
-def control_plane(node_api: NodeApi) -> Iterator[ControlPlane]:
-    client = ControlPlane(node_api.url, node_api.token)
-    yield client
-    client.close()
-
-
-@pytest.fixture
-def cache(control_plane: ControlPlane, tmp_path: Path) -> BlobCache:
-    return BlobCache(tmp_path / "cache", control_plane)
 
 
 def fetch(cache: BlobCache, file: File, stopped: threading.Event | None = None) -> Path:
@@ -118,6 +107,32 @@ def test_bytes_that_change_on_disk_are_noticed(node_api: NodeApi, cache: BlobCac
     path.write_bytes(b"x" + CONTENT[1:])
     assert fetch(cache, file).read_bytes() == CONTENT
     assert node_api.requests["blob from 0"] == 2
+
+
+def test_bytes_that_change_and_keep_their_dates_are_noticed(node_api: NodeApi, cache: BlobCache):
+    file = node_api.file(CONTENT)
+    path = fetch(cache, file)
+    before = path.stat()
+    path.chmod(0o600)
+    path.write_bytes(b"x" + CONTENT[1:])
+    path.chmod(0o444)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    after = path.stat()
+    assert (after.st_ino, after.st_size, after.st_mtime_ns) == (before.st_ino, before.st_size, before.st_mtime_ns)
+    assert fetch(cache, file).read_bytes() == CONTENT
+    assert node_api.requests["blob from 0"] == 2
+
+
+def test_what_lends_a_file_does_not_cost_reading_it_again(
+    node_api: NodeApi, cache: BlobCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    file = node_api.file(CONTENT)
+    fetch(cache, file)
+    monkeypatch.setattr(hashlib, "file_digest", None)  # what reads it again needs that
+    with workspace(tmp_path / "attempts", "one", cache) as one, workspace(tmp_path / "attempts", "two", cache) as two:
+        for folder in (one, two):
+            folder.add("m.onnx", fetch(cache, file))
+    assert fetch(cache, file).stat().st_nlink == 1
 
 
 def test_another_agent_start_trusts_only_what_it_has_read(

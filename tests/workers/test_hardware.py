@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 import psutil
@@ -81,6 +82,16 @@ def test_a_container_limit_counts_version_2(groups: Path):
     assert memory.total_bytes() == GIB
     assert memory.available_bytes() == GIB * 3 // 4  # dropped cache is not used
     assert cpu.cores() <= 2
+
+
+def test_a_container_limit_counts_for_what_opencl_says_of_ram(groups: Path):
+    pytest.importorskip("pyopencl")
+    from workers.hardware import opencl
+
+    (groups / "memory.max").write_text(f"{GIB}\n")
+    (groups / "memory.current").write_text(f"{GIB // 2}\n")
+    for told, is_ram, total in ((14 * GIB, True, GIB), (GIB // 2, True, GIB // 2), (14 * GIB, False, 14 * GIB)):
+        assert opencl._total_bytes(SimpleNamespace(global_mem_size=told), is_ram=is_ram) == total
 
 
 def test_a_container_limit_counts_version_1(groups: Path):

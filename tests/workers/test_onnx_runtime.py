@@ -11,6 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 from protocol.errors import BadRequest, LoadFailed
 from protocol.tensors import TensorSpec
 from tests.workers import tiny_models
+from workers.blobs import BlobCache
 from workers.runtimes.base import Artifact, Inputs
 from workers.runtimes.onnx import OnnxRuntime
 from workers.workspace import Workspace
@@ -110,8 +111,8 @@ def in_two_files(location: str) -> bytes:
     return tiny_models.model([helper.make_node("MatMul", ["x", "w"], ["y"])], [x], [y], [weights])
 
 
-def test_weights_beside_the_model_are_found_by_links_to_blobs(tmp_path: Path):
-    folder = Workspace(tmp_path / "attempt")
+def test_weights_beside_the_model_are_found_by_links_to_blobs(tmp_path: Path, cache: BlobCache):
+    folder = Workspace(tmp_path / "attempt", cache)
     for name, content in (("net.onnx", in_two_files("parts/w")), ("parts/w", np.eye(2, dtype="f4").tobytes())):
         blob = tmp_path / name.replace("/", "-")
         blob.write_bytes(content)

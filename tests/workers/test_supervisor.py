@@ -213,6 +213,30 @@ def test_a_runner_that_dies_takes_only_its_own_requests(side: Side, gateway: Gat
     assert side.phase(healthy) == "ready"
 
 
+def test_a_small_file_that_computes_for_minutes_at_loading_is_ended_and_others_serve(
+    side: Side, node_api: NodeApi, gateway: GatewaySide
+):
+    healthy = spec()
+    heavy = spec("onnx", files=(node_api.file(tiny_models.folder(100)),), load_timeout=5)
+    side.ready(healthy)
+    side.want(healthy, heavy)
+    until(lambda: side.phase(heavy) == "loading")
+    for _ in range(20):
+        assert gateway.ask(healthy.id, floats("x", 5)).error_code == ""
+    assert side.phase(heavy) == "loading"
+    assert side.failed(heavy).message == "The model did not load within 5 s."
+    assert gateway.ask(healthy.id, floats("x", 5)).error_code == ""
+    assert len(runner_pids()) == 1
+
+
+def test_how_long_loading_may_take_hangs_on_the_size(side: Side, node_api: NodeApi):
+    small = spec(files=(node_api.file(b"x"),))
+    large = spec(files=(replace(node_api.file(b"y"), size_bytes=50 * 1024**3),))
+    side.want(small, large)
+    seconds = [side.supervisor._replicas[one.id, 1]._load_seconds() for one in (small, large)]
+    assert seconds == [pytest.approx(30, abs=1), 30 + 1024]
+
+
 def test_a_replica_is_stopped_whatever_it_does(side: Side, node_api: NodeApi, gateway: GatewaySide):
     busy, loading = spec(), spec(load_seconds=60)
     fetching = spec("onnx", files=(node_api.file(b"x" * 1000),))

@@ -105,3 +105,15 @@ def filler() -> bytes:
     count = helper.make_tensor_value_info("count", TensorProto.INT64, [1])
     y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["count"])
     return model([helper.make_node("ConstantOfShape", ["count"], ["y"])], [count], [y])
+
+
+def folder(multiplications: int) -> bytes:
+    """y = x + a constant that takes that many products of large matrices to compute, which onnxruntime does when it
+    loads: seconds for each, by a file of some hundred bytes."""
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, [4000, 4000])
+    shape = helper.make_tensor("shape", TensorProto.INT64, [2], [4000, 4000])
+    nodes = [helper.make_node("ConstantOfShape", ["shape"], ["m0"])]
+    nodes += [helper.make_node("MatMul", [f"m{n}", f"m{n}"], [f"m{n + 1}"]) for n in range(multiplications)]
+    nodes.append(helper.make_node("Add", ["x", f"m{multiplications}"], ["y"]))
+    return model(nodes, [x], [y], [shape])

@@ -56,7 +56,7 @@ def pci_address(device: Any) -> str | None:
 def _device(name: str, device: Any) -> DeviceFacts:
     unknown: dict[str, str] = {}
     is_ram = bool(device.type & cl.device_type.CPU or device.host_unified_memory)
-    total = attempt("memory_total_bytes", lambda: int(device.global_mem_size), unknown)
+    total = attempt("memory_total_bytes", lambda: _total_bytes(device, is_ram=is_ram), unknown)
 
     def free() -> int:
         if not is_ram or total is None:
@@ -79,6 +79,12 @@ def _device(name: str, device: Any) -> DeviceFacts:
         peak_gflops=attempt("peak_gflops", lambda: _peak_gflops(device), unknown),
         unknown=unknown,
     )
+
+
+def _total_bytes(device: Any, *, is_ram: bool) -> int:
+    """No more of RAM than this machine has, or its container: PoCL and drivers know of none."""
+    told = int(device.global_mem_size)
+    return min(told, memory.total_bytes()) if is_ram else told
 
 
 def _peak_gflops(device: Any) -> float:

@@ -67,6 +67,7 @@ def probe(level: int | None) -> probes.Outcome:
             scratch=str(scratch),
             secret=str(secret),
             outside=str(outside),
+            home=str(_agents_folder()),
             port=listener.getsockname()[1],
             pid=os.getpid(),
             namespaces={kind: probes.namespace(kind) for kind in probes.KINDS} if kernel.IS_LINUX else {},
@@ -83,3 +84,9 @@ def probe(level: int | None) -> probes.Outcome:
             timeout=ANSWER_SECONDS,
         )
     return msgspec.json.decode(answer.stdout, type=probes.Outcome)
+
+
+def _agents_folder() -> Path:
+    """Before there is one, that in which it will be."""
+    home = settings.default_home()
+    return next(folder for folder in (home, *home.parents) if folder.is_dir())

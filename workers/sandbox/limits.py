@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 import resource
+from pathlib import Path
 
 from confinement import kernel
 
 GIB = 1024**3
 MIB = 1024**2
 
+END_BEFORE_OTHERS = 500  # of 1000: as if it took half of the machine's memory more than it does
 MOST_FILES = 256  # open at once; the libraries were seen to need some twenty
 
 # Two limits, because neither alone holds what a model takes:
@@ -30,6 +32,7 @@ RESERVED_BYTES_PER_CORE = 256 * MIB
 def apply(*, memory_bytes: int | None, file_bytes: int) -> None:
     """`memory_bytes`: None where address space says nothing, as with GPU drivers, which map the GPU's memory and
     reserve terabytes. `file_bytes`: the largest file that may be written."""
+    _end_before_others()
     _set(resource.RLIMIT_CORE, 0)
     _set(resource.RLIMIT_NOFILE, MOST_FILES)
     _set(resource.RLIMIT_FSIZE, file_bytes)
@@ -40,6 +43,13 @@ def apply(*, memory_bytes: int | None, file_bytes: int) -> None:
     if kernel.IS_LINUX:  # elsewhere DATA counts the heap only, or nothing
         _set(resource.RLIMIT_DATA, data)
     _set(resource.RLIMIT_AS, data + memory_bytes + RESERVED_BYTES + cores * RESERVED_BYTES_PER_CORE)
+
+
+def _end_before_others() -> None:
+    """Where the machine's memory, or the container's, does not suffice: which the kernel would else guess."""
+    path = Path("/proc/self/oom_score_adj")
+    with contextlib.suppress(OSError):
+        path.write_text(str(max(END_BEFORE_OTHERS, int(path.read_text()))))
 
 
 def _set(kind: int, value: int) -> None:

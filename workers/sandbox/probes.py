@@ -6,6 +6,7 @@ An attempt that is blocked raises OSError, or MemoryError.
 
 from __future__ import annotations
 
+import fcntl
 import mmap
 import os
 import socket
@@ -33,6 +34,7 @@ class Targets(msgspec.Struct, frozen=True):
     scratch: str
     secret: str  # a file that is none of its business
     outside: str  # a folder that is none of its business
+    home: str  # the agent's, with its secrets
     port: int  # where somebody listens on the loopback interface
     pid: int  # of the process that asks
     namespaces: dict[str, str]  # the asking process's, by kind
@@ -104,6 +106,11 @@ def read_outside(targets: Targets) -> None:
     Path(targets.secret).read_bytes()
 
 
+def read_home(targets: Targets) -> None:
+    """Who may list a folder may read what is in it: both are granted together."""
+    os.listdir(targets.home)
+
+
 def write_outside(targets: Targets) -> None:
     Path(targets.outside, "written").touch()
 
@@ -122,6 +129,13 @@ def trace(targets: Targets) -> None:
 
 def signal(targets: Targets) -> None:
     os.kill(targets.pid, 0)
+
+
+def own_a_pipe(targets: Targets) -> None:
+    """Who owns it gets a signal when it may be read, from the kernel: nobody asks who may signal whom."""
+    for end in os.pipe():
+        fcntl.fcntl(end, fcntl.F_SETOWN, targets.pid)
+        os.close(end)
 
 
 def make_namespace(targets: Targets) -> None:
@@ -147,11 +161,13 @@ ATTEMPTS: dict[str, tuple[int, Callable[[Targets], None]]] = {
     "start a program": (1, execute),
     "start a process": (1, fork),
     "read a file outside": (1, read_outside),
+    "read the agent's own folder": (1, read_home),
     "write a file outside": (1, write_outside),
     "change the mode of a file outside": (1, change_outside),
     "read the agent's environment": (1, read_environment),
     "trace the agent": (1, trace),
     "signal the agent": (1, signal),
+    "have the kernel signal the agent": (1, own_a_pipe),
     "make a namespace": (1, make_namespace),
     "stay in the agent's namespaces": (2, share_namespaces),
 }

@@ -18,6 +18,8 @@ class Pipes(Program):
         output, its_output = os.pipe()
         error, its_error = os.pipe()
         self.outputs = {output: terminal.OUT, error: terminal.ERR}
+        self._output = output
+        self._is_unread = False
         for fd in (its_input, its_output, its_error):
             os.fchown(fd, shell.uid, -1)  # else /dev/stdout could not be opened
         self._start(shell, (its_input, its_output, its_error))
@@ -38,5 +40,14 @@ class Pipes(Program):
         """Pipes have no size."""
 
     def signal(self, name: str) -> None:
-        """To all of its processes; those of ours around it heed none but KILL."""
-        descendants.send(signal.Signals[f"SIG{name}"])
+        """To all of its processes; those of ours around it heed none but KILL. PIPE only who writes on gets."""
+        if name == "PIPE":
+            self._is_unread = True
+        else:
+            descendants.send(signal.Signals[f"SIG{name}"])
+
+    def reap(self) -> None:
+        if self._is_unread and self._output in self.outputs:  # closed here, for this thread polls it
+            del self.outputs[self._output]
+            os.close(self._output)
+        super().reap()

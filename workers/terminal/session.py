@@ -227,6 +227,7 @@ class Session:
                 self._resize(*terminal.unpack(terminal.SIZE, frame))
             case terminal.SIGNAL:
                 self._program.signal(terminal.signal_name(frame))
+                self._poke()
             case terminal.ATTACH:
                 self._attach(*terminal.ATTACH_FRAME.unpack_from(frame)[1:])
             case terminal.ALIVE | terminal.DETACH as kind:

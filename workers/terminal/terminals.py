@@ -134,7 +134,7 @@ class Terminals:
                 self._control_plane.terminal_ended(session_id, ended)
                 return
             except CyxwizError as error:
-                if not error.retryable:
+                if error.status < 500:  # a 500 too may be over soon: the database was started anew
                     log.warning("Terminal %s: its end was not taken: %s", session_id[:8], error.message)
                     return
             time.sleep(backoff.seconds())

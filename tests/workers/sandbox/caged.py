@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import socket
 import subprocess
 import sys
 import textwrap
@@ -38,10 +39,12 @@ def run(program: str, level: int | None, scratch: Path, **told: object) -> dict[
     if level and (reason := why_not(level)):
         pytest.skip(f"level {level} cannot be had here: {reason}")
     scratch.mkdir(exist_ok=True)
-    with namespaces.of_processes() if level == 2 else contextlib.nullcontext():
+    ours, theirs = socket.socketpair()  # a runner has one to its agent
+    with ours, theirs, namespaces.of_processes() if level == 2 else contextlib.nullcontext():
         done = subprocess.run(
             [sys.executable, "-P", "-c", START + textwrap.dedent(program), json.dumps({"level": level, **told})],
             cwd=scratch,
+            stdin=theirs,
             env=settings.runner_environment(scratch),
             check=False,
             capture_output=True,

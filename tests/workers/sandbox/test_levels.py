@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
@@ -27,10 +28,10 @@ def test_a_level_that_is_reached_blocks_all_that_it_promises(level: int):
     assert levels.probe(level) == probes.Outcome()
 
 
-def reached(**environment: str) -> str:
+def reached(python: str = sys.executable, **environment: str) -> str:
     program = "from workers.sandbox import levels; f = levels.reached(); print(f.level, f.why_not_higher)"
     done = subprocess.run(
-        [sys.executable, "-c", program],
+        [python, "-c", program],
         cwd=ROOT,
         env={**os.environ, **environment},
         check=True,
@@ -38,6 +39,23 @@ def reached(**environment: str) -> str:
         text=True,
     )
     return done.stdout.strip()
+
+
+@pytest.mark.parametrize(("home", "readable"), [("node", False), ("lib/node", True)])
+def test_a_home_that_the_cage_would_let_it_read_is_no_sandbox(tmp_path: Path, home: str, readable: bool):
+    """Owners put it into the folder of the virtual environment, of which a runner reads the libraries."""
+    if reason := levels.attempt(1):
+        pytest.skip(f"level 1 cannot be had here: {reason}")
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path], check=True)
+    packages = sysconfig.get_path("purelib", vars={"base": str(tmp_path)})
+    Path(packages, "all.pth").write_text(sysconfig.get_path("purelib"))
+    (tmp_path / home).mkdir()
+    (tmp_path / home / "node.json").write_text("secret")
+    found = reached(str(tmp_path / "bin/python"), NODE_HOME=str(tmp_path / home))
+    if readable:
+        assert found == "0 level 1: from inside one can read the agent's own folder"
+    else:
+        assert found == reached()
 
 
 def test_the_owner_can_lower_it_and_the_reason_says_so():

@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import psutil
 import pytest
 
+from confinement import kernel
 from protocol.tensors import Tensor
 from tests.runtimes.gguf.asking import RHYMES
 from tests.waiting import until
@@ -16,11 +19,11 @@ from tests.workers import tiny_models
 from tests.workers.gateway_side import command, floats
 from tests.workers.sandbox.caged import why_not
 from tests.workers.test_runner import Started
-from workers import runner_process
+from workers import priority, runner_process
 from workers.failures import AttemptFailed
 from workers.runner.orders import Order, Run
 from workers.runner_process import RunnerProcess
-from workers.sandbox import disk
+from workers.sandbox import disk, limits
 
 MIB = 1024**2
 
@@ -82,6 +85,28 @@ def test_a_job_that_takes_too_much_memory_says_so(tmp_path: Path):
         assert failed.value.failure.code == "out_of_memory"
     finally:
         runner.close()
+
+
+@pytest.mark.skipif(not priority.can_be_raised(), reason="this process may not raise what it has lowered")
+def test_a_model_gets_its_full_share_of_the_cores_when_it_is_loaded(tmp_path: Path):
+    (tmp_path / "m.onnx").write_bytes(tiny_models.doubler())
+    started = Started(tmp_path)
+
+    def nice() -> set[int]:
+        threads = psutil.Process(started.process.pid).threads()
+        return {os.getpriority(os.PRIO_PROCESS, thread.id) for thread in threads}
+
+    own = os.getpriority(os.PRIO_PROCESS, 0)
+    assert nice() == {own}
+    try:
+        with ThreadPoolExecutor() as pool:
+            loading = pool.submit(started.load, "onnx", "m.onnx", threads=2)
+            until(lambda: nice() == {own + priority.STEP} or loading.done())
+            assert not loading.done()
+            loading.result()
+        assert nice() == {own}
+    finally:
+        started.process.close()
 
 
 def test_a_full_scratch_folder_ends_it(start):
@@ -164,5 +189,7 @@ def test_models_serve_at_each_level(tmp_path: Path, level: int):
         started.load("onnx", "m.onnx")
         one = Tensor("x", "FP32", [1, 2], floats("", 1, 2).data)
         assert started.ask(one).outputs == [Tensor("y", "FP32", [1, 2], floats("", 2, 4).data)]
+        if kernel.IS_LINUX:
+            assert int(Path(f"/proc/{started.process.pid}/oom_score_adj").read_text()) >= limits.END_BEFORE_OTHERS
     finally:
         started.process.close()

@@ -20,10 +20,10 @@ import time
 from typing import IO
 
 from protocol.chat_templates import FAULTS, MEMORY_BYTES, Refused, prepare, told
+from workers.runtimes.gguf.templates import MOST_LINE_BYTES
 from workers.sandbox.cage import Cage, close
 
 SECONDS = 2.0
-MOST_ANSWER_BYTES = 64 * 1024**2  # JSON writes some characters with six
 PIPE_BYTES = 1024 * 1024
 
 
@@ -31,16 +31,23 @@ def main() -> None:
     words = argparse.ArgumentParser()
     words.add_argument("--level", type=int, required=True)
     level = words.parse_args().level
-    template = sys.stdin.buffer.readline()
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))  # of this process, and of each worker
+    template = _line()
     if not template:
         return
     worker = Worker(level, template)
-    for line in sys.stdin.buffer:
+    while line := _line():
         if not worker.is_alive:
             worker = Worker(level, template)
         sys.stdout.buffer.write(worker.render(line))
         sys.stdout.buffer.flush()
     worker.end()
+
+
+def _line() -> bytes:
+    """Empty: the runner has ended, or means harm."""
+    line = sys.stdin.buffer.readline(MOST_LINE_BYTES)
+    return line if line.endswith(b"\n") else b""
 
 
 class Worker:
@@ -103,7 +110,7 @@ class Worker:
                 return None
             parts.append(os.read(self._from, PIPE_BYTES))
             length += len(parts[-1])
-            if not parts[-1] or length > MOST_ANSWER_BYTES:
+            if not parts[-1] or length > MOST_LINE_BYTES:
                 self.end()
                 return b""
         return b"".join(parts)
@@ -116,7 +123,6 @@ def said(**answer: object) -> bytes:
 def render_all(level: int, lines: IO[bytes], answers: IO[bytes]) -> None:
     """In the worker. Whatever it says is what the model's author wants it to say."""
     close(Cage(level, None, (), MEMORY_BYTES, 0))
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     render = None
     for line in lines:
         try:

@@ -14,6 +14,7 @@ import msgspec
 from protocol.errors import BadRequest, RunFailed
 
 PROGRAM = "workers.runtimes.gguf.template_process"
+MOST_LINE_BYTES = 64 * 1024**2  # either way; JSON writes some characters with six
 UNCAGED = 0
 AT_ONCE = 2
 
@@ -70,11 +71,14 @@ class Renderer:
     def __init__(self, process: subprocess.Popen[bytes], source: str) -> None:
         self._process = process
         self._fault: str | None = None  # of the template itself
-        self._tell({"template": source})
+        self._tell(msgspec.json.encode({"template": source}) + b"\n")
 
     def ask(self, what: dict[str, Any]) -> dict[str, Any]:
         if self._fault is None:
-            self._tell(what)
+            line = msgspec.json.encode(what) + b"\n"
+            if len(line) > MOST_LINE_BYTES:
+                raise BadRequest(f"The messages are longer than {MOST_LINE_BYTES:,} bytes, which a template takes.")
+            self._tell(line)
             answer = self._answer()
             self._fault = answer.get("invalid")
         if self._fault is not None:
@@ -86,17 +90,17 @@ class Renderer:
     def close(self) -> None:
         self._process.communicate()  # by the end of its input it ends
 
-    def _tell(self, what: dict[str, Any]) -> None:
+    def _tell(self, line: bytes) -> None:
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # whoever reads the answer finds out
-            self._process.stdin.write(msgspec.json.encode(what) + b"\n")
+            self._process.stdin.write(line)
             self._process.stdin.flush()
 
     def _answer(self) -> dict[str, Any]:
         """It keeps to a time limit itself."""
         assert self._process.stdout is not None
         try:
-            return msgspec.json.decode(self._process.stdout.readline() or b"{}", type=dict[str, Any])
+            return msgspec.json.decode(self._process.stdout.readline(MOST_LINE_BYTES) or b"{}", type=dict[str, Any])
         except msgspec.DecodeError as error:
             raise BadRequest(f"The model's chat template makes something that is no text: {error}.") from error
 

@@ -1,0 +1,1 @@
+"""Django's PostgreSQL, for servers that are started anew."""
