@@ -19,8 +19,8 @@ class DeploymentsConfig(AppConfig):
         def lost(node: Any, **_: object) -> None:
             reconcile.node_lost(node)
 
-        def holders(user: Any, **_: object) -> object:
-            return previews.stoppable(user)
+        def holders(user: Any, holders: Any, **_: object) -> object:
+            return previews.stoppable(user, holders)
 
         def held(node: Any, **_: object) -> object:
             return previews.held_on(node)

@@ -4,6 +4,7 @@ is written."""
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from accounts.models import User
@@ -50,13 +51,18 @@ def of_waiting(deployment: Deployment) -> Preview:
     return _preview(deployment, [one.index for one in waiting], needs, reconcile.siblings(deployment))
 
 
-def stoppable(user: User) -> dict[str, Stoppable]:
-    """By the allocation that it holds: what of this user's deployments is on nodes."""
-    mine = Replica.objects.filter(deployment__in=Deployment.objects.visible_to(user), state__in=ON_NODE)
-    return {
-        Replica(pk=pk).holder(fence): Stoppable("deployment", name)
-        for pk, fence, name in mine.values_list("pk", "fence", "deployment__name")
-    }
+def stoppable(user: User, holders: Iterable[str]) -> dict[str, Stoppable]:
+    """Of these holders of allocations the attempts at this user's replicas: those that are on nodes, and those that
+    nodes have not yet said the end of."""
+    ids = {holder: holder.split(":")[1] for holder in holders if holder.startswith("replica:")}
+    mine = Replica.objects.filter(pk__in=set(ids.values()), deployment__in=Deployment.objects.visible_to(user))
+    replicas = {str(replica.pk): replica for replica in mine.select_related("deployment")}
+    found = {}
+    for holder, id in ids.items():
+        if replica := replicas.get(id):
+            goes_on = replica.state in ON_NODE and holder == replica.holder(replica.fence)
+            found[holder] = Stoppable("deployment", replica.deployment.name, is_ending=not goes_on)
+    return found
 
 
 def held_on(node: Node) -> dict[str, Held]:

@@ -13,6 +13,7 @@ from uuid import UUID
 from django.db.models import Q, QuerySet
 from django.utils import timezone
 
+from accounts.sweeps import one_of_many
 from deployments.models import Deployment, DeploymentEvent, Replica
 from deployments.states import ON_NODE, ReplicaState
 from deployments.transitions import locked, move
@@ -20,6 +21,7 @@ from models_registry import memory, rechecks
 from nodes import allocations, doorbells, hardware
 from nodes.models import Device, Node
 from nodes.placement import Need, explain
+from protocol.errors import CyxwizError
 from protocol.messages import Failure
 
 log = logging.getLogger(__name__)
@@ -27,6 +29,8 @@ log = logging.getLogger(__name__)
 MOST_FAILURES = 5  # in a row, then the replica is given up until a person starts it again
 STABLE = timedelta(minutes=1)  # being ready for this long makes earlier failures forgotten
 BACKOFF_MOST_SECONDS = 60
+AT_ONCE = 10  # replicas in one transaction: everybody else who places something waits until it ends
+FAILED_TO_PLACE = "The control plane failed to place it; its log says why. It tries again."
 MEASURED = ("memory_bytes", "peak_bytes", "device_memory_bytes", "device_peak_bytes")
 UNMEASURED: dict[str, Any] = dict.fromkeys(MEASURED)
 
@@ -94,62 +98,86 @@ def attempt_failed(replica: Replica, failure: Failure) -> None:
         place(replica)
 
 
-def leave_node(replica: Replica, reason: str) -> None:
-    """Has a replica placed anew; what the old attempt holds is released when its node says that it is gone."""
-    if move(replica, ReplicaState.WAITING, reason=reason, retry_at=None):
-        place(replica)
-
-
 def sweep() -> None:
-    """Ends what is refused since, places what waits and may be tried (again), moves replicas off devices that are gone
-    and off draining nodes."""
+    """Ends what is refused since, moves replicas off devices that are gone, places what waits and may be tried (again),
+    moves replicas off draining nodes."""
     refused = Replica.objects.filter(state__in=ON_NODE).exclude(deployment__version__refused="")
     for deployment_id in _ids(refused):
-        with locked(deployment_id) as deployment:
-            for replica in _of(deployment, refused):
-                _end_refused(replica)
-    for deployment_id in _ids(_waiting()):
-        place_waiting(deployment_id)
+        with one_of_many(log, f"deployment {deployment_id}"):
+            _few_at_a_time(deployment_id, refused, _end_refused)
     gone = Replica.objects.filter(
         state__in=ON_NODE, device__absent_since__lt=hardware.gone_before(), deployment__wanted_running=True
     )
-    for deployment_id in _ids(gone):
-        with locked(deployment_id) as deployment:
-            for replica in _of(deployment, gone):
-                leave_node(replica, f"{replica.device} is gone")
+    _each(gone, lambda one: move(one, ReplicaState.WAITING, reason=f"{one.device} is gone", retry_at=None))
+    place_all_waiting()
     draining = Replica.objects.filter(state__in=ON_NODE, node__draining=True, deployment__wanted_running=True)
     for deployment_id in _ids(draining):
-        with locked(deployment_id) as deployment:
-            for replica in _of(deployment, draining):
-                if _has_room_elsewhere(replica):
-                    leave_node(replica, f"{replica.node} is draining")
+        with one_of_many(log, f"deployment {deployment_id}"):
+            _few_at_a_time(deployment_id, draining, _move_away)
 
 
-def _end_refused(replica: Replica) -> None:
+def _end_refused(replica: Replica) -> bool:
     """Its memory is released when its node says that it is gone."""
     if move(replica, ReplicaState.FAILED, reason=rechecks.why_not_started(replica.deployment.version)) and replica.node:
         doorbells.ring_node(replica.node)
+    return True
+
+
+def _move_away(replica: Replica) -> bool:
+    """False where there is no room, and so none for the others of its deployment. What the old attempt holds is
+    released when its node says that it is gone."""
+    if not _has_room_elsewhere(replica):
+        return False
+    if move(replica, ReplicaState.WAITING, reason=f"{replica.node} is draining", retry_at=None):
+        place(replica)
+    return True
+
+
+def place_all_waiting() -> None:
+    for deployment_id in _ids(_waiting()):
+        place_waiting(deployment_id)
 
 
 def place_waiting(deployment_id: UUID) -> None:
-    with locked(deployment_id) as deployment:
-        for replica in _of(deployment, _waiting()):
-            place(replica)
+    """What is wrong with it is logged and told its owner, not raised. Outside of transactions: it makes several."""
+    waiting = _waiting()
+    with one_of_many(log, f"deployment {deployment_id}"):
+        try:
+            _few_at_a_time(deployment_id, waiting, _place_or_tell_all)
+        except Exception as error:
+            told = error.message if isinstance(error, CyxwizError) else FAILED_TO_PLACE
+            with locked(deployment_id):
+                _tell(waiting.filter(deployment=deployment_id), told)
+            raise
+
+
+def _place_or_tell_all(replica: Replica) -> bool:
+    """Where one finds no room, no other of its deployment does: they need the same, and what they avoid is a wish."""
+    if place(replica) or replica.state != ReplicaState.WAITING:
+        return True
+    _tell(_waiting().filter(deployment=replica.deployment), replica.reason)
+    return False
+
+
+def _tell(waiting: QuerySet[Replica], reason: str) -> None:
+    """Not a move: they waited before. Only the reason may be new."""
+    waiting.exclude(reason=reason).update(reason=reason)
 
 
 def node_offline(node: Node) -> None:
     """Its replicas get no more traffic."""
-    _each_on(node, lambda replica: move(replica, ReplicaState.UNREACHABLE, reason=f"{node} is offline"))
+    there = Replica.objects.filter(node=node, state__in=ON_NODE)
+    _each(there, lambda replica: move(replica, ReplicaState.UNREACHABLE, reason=f"{node} is offline"))
 
 
 def node_lost(node: Node) -> None:
     """It was silent for so long that its own lease has run out: nothing it held serves any more. Memory stays promised:
     the node may have it still when it is heard again."""
-    _each_on(node, lambda replica: leave_node(replica, f"{node} is lost"))
-    for deployment_id in _ids(Replica.objects.filter(node=node, state=ReplicaState.STOPPING)):
-        with locked(deployment_id) as deployment:
-            for replica in _of(deployment, Replica.objects.filter(node=node, state=ReplicaState.STOPPING)):
-                stopped(replica)
+    there = Replica.objects.filter(node=node, state__in=ON_NODE)
+    left = _each(there, lambda one: move(one, ReplicaState.WAITING, reason=f"{node} is lost", retry_at=None))
+    _each(Replica.objects.filter(node=node, state=ReplicaState.STOPPING), stopped)
+    for deployment_id in left:
+        place_waiting(deployment_id)
 
 
 def lock_rows_of(node: Node) -> None:
@@ -171,33 +199,44 @@ def _waiting() -> QuerySet[Replica]:
     return Replica.objects.filter(due, state=ReplicaState.WAITING, deployment__wanted_running=True)
 
 
-def _each_on(node: Node, act: Callable[[Replica], object]) -> None:
-    there = Replica.objects.filter(node=node, state__in=ON_NODE)
-    for deployment_id in _ids(there):
-        with locked(deployment_id) as deployment:
-            for replica in _of(deployment, there):
+def _each(replicas: QuerySet[Replica], act: Callable[[Replica], object]) -> list[UUID]:
+    """A transaction for each deployment; gives these."""
+    deployment_ids = _ids(replicas)
+    for deployment_id in deployment_ids:
+        with one_of_many(log, f"deployment {deployment_id}"), locked(deployment_id) as deployment:
+            for replica in _of(deployment, replicas):
                 act(replica)
+    return deployment_ids
+
+
+def _few_at_a_time(deployment_id: UUID, replicas: QuerySet[Replica], act: Callable[[Replica], bool]) -> None:
+    """Until one gives False. A transaction for a few each: others want the locks that it takes."""
+    after, goes_on = -1, True
+    while goes_on:
+        with locked(deployment_id) as deployment:
+            batch = _of(deployment, replicas.filter(index__gt=after), AT_ONCE)
+            goes_on = all(map(act, batch)) and len(batch) == AT_ONCE
+        after = batch[-1].index if batch else after
 
 
 def _ids(replicas: QuerySet[Replica]) -> list[UUID]:
     return list(replicas.order_by("deployment_id").values_list("deployment_id", flat=True).distinct())
 
 
-def _of(deployment: Deployment | None, replicas: QuerySet[Replica]) -> list[Replica]:
-    """Those of one locked deployment, as they are now."""
+def _of(deployment: Deployment | None, replicas: QuerySet[Replica], most: int | None = None) -> list[Replica]:
+    """The first of those of one locked deployment, as they are now."""
     if deployment is None:
         return []
-    found = list(replicas.filter(deployment=deployment).select_related("node", "device__node").order_by("index"))
+    mine = replicas.filter(deployment=deployment).select_related("node", "device__node")
+    found = list(mine.order_by("index")[:most])
     for replica in found:
         replica.deployment = deployment
     return found
 
 
 def _keep_waiting(replica: Replica, reason: str) -> None:
-    """Not a move: it waited before. Only the reason may be new."""
-    if replica.reason != reason:
-        Replica.objects.filter(pk=replica.pk, state=ReplicaState.WAITING).update(reason=reason)
-        replica.reason = reason
+    _tell(Replica.objects.filter(pk=replica.pk, state=ReplicaState.WAITING), reason)
+    replica.reason = reason
 
 
 def siblings(deployment: Deployment) -> Counter[str]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
+
 from django.db.models import Prefetch
 
+from accounts.sweeps import one_of_many
 from deployments import reconcile
 from deployments.models import DeploymentEvent, Replica
 from deployments.states import ON_NODE, ReplicaState
@@ -15,6 +18,8 @@ from nodes.models import Node
 from protocol.messages import File, Heartbeat, ReplicaFacts, ReplicaSpec
 from protocol.routes import TENSOR_SECONDS, TEXT_SECONDS
 
+log = logging.getLogger(__name__)
+
 
 def receive(node: Node, heartbeat: Heartbeat) -> dict[str, list[ReplicaSpec]]:
     """Moves the node's replicas by what it reports, then says which it should hold."""
@@ -24,11 +29,11 @@ def receive(node: Node, heartbeat: Heartbeat) -> dict[str, list[ReplicaSpec]]:
     there = _there(node)
     if news := [replica for replica in there if _says_something_new(replica, reported.get(str(replica.pk)))]:
         for replica in sorted(news, key=lambda replica: replica.deployment_id):
-            _apply_locked(node, replica, heartbeat, reported.get(str(replica.pk)))
+            with one_of_many(log, f"replica {replica.pk}"):
+                _apply_locked(node, replica, heartbeat, reported.get(str(replica.pk)))
         there = _there(node)
     if _release_what_is_gone(node, heartbeat, held, there):
-        for deployment_id in Replica.objects.filter(state=ReplicaState.WAITING).values_list("deployment_id", flat=True):
-            reconcile.place_waiting(deployment_id)
+        reconcile.place_all_waiting()
         there = _there(node)
     wanted = [replica for replica in there if replica.state in ON_NODE and replica.deployment.wanted_running]
     return {"replicas": [_spec(replica) for replica in wanted if _may_run(replica, reported.get(str(replica.pk)))]}

@@ -49,8 +49,8 @@ def deploy(
         except IntegrityError as error:
             raise _taken(name) from error
         record_creation(deployment)
-        with locked(deployment.pk) as current:
-            _add_replicas(_existing(current), 0, replicas)
+        _add_replicas(deployment, 0, replicas)
+    reconcile.place_waiting(deployment.pk)
     return Deployment.objects.get(pk=deployment.pk)
 
 
@@ -99,8 +99,8 @@ def start(deployment: Deployment) -> None:
         current.wanted_running = True
         for replica in current.replicas.filter(state__in=[ReplicaState.STOPPED, ReplicaState.FAILED]):
             replica.deployment = current
-            if move(replica, ReplicaState.WAITING, reason="started", failures=0, retry_at=None):
-                reconcile.place(replica)
+            move(replica, ReplicaState.WAITING, reason="started", failures=0, retry_at=None)
+    reconcile.place_waiting(deployment.pk)
 
 
 def restart(deployment: Deployment) -> None:
@@ -118,10 +118,10 @@ def restart(deployment: Deployment) -> None:
                     doorbells.ring_node(replica.node)
                 Replica.objects.filter(pk=replica.pk).update(failures=0)
                 replica.failures = 0
-                reconcile.leave_node(replica, "restarted")
+                move(replica, ReplicaState.WAITING, reason="restarted", retry_at=None)
             elif replica.state == ReplicaState.FAILED:
                 move(replica, ReplicaState.WAITING, reason="restarted", failures=0, retry_at=None)
-                reconcile.place(replica)
+    reconcile.place_waiting(deployment.pk)
 
 
 def scale(deployment: Deployment, replicas: int) -> None:
@@ -141,6 +141,7 @@ def scale(deployment: Deployment, replicas: int) -> None:
         if any(index in kept for index in range(before, replicas)):
             raise Conflict(f"{current.name} is still being scaled down. Try again in a moment.")
         _add_replicas(current, before, replicas)
+    reconcile.place_waiting(deployment.pk)
 
 
 def delete(deployment: Deployment) -> None:
@@ -174,11 +175,9 @@ def _stop(deployment: Deployment, replica: Replica) -> None:
 
 
 def _add_replicas(deployment: Deployment, start: int, end: int) -> None:
-    for index in range(start, end):
-        replica = Replica.objects.create(deployment=deployment, index=index)
-        if deployment.wanted_running:
-            reconcile.place(replica)
-        else:
+    made = Replica.objects.bulk_create([Replica(deployment=deployment, index=index) for index in range(start, end)])
+    if not deployment.wanted_running:
+        for replica in made:
             move(replica, ReplicaState.STOPPED)
 
 

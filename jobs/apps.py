@@ -16,8 +16,8 @@ class JobsConfig(AppConfig):
         def lost(node: Any, **_: object) -> None:
             leases.node_lost(node)
 
-        def holders(user: Any, **_: object) -> object:
-            return queueing.stoppable(user)
+        def holders(user: Any, holders: Any, **_: object) -> object:
+            return queueing.stoppable(user, holders)
 
         def held(node: Any, **_: object) -> object:
             return queueing.held_on(node)

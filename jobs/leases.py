@@ -16,6 +16,7 @@ import msgspec
 from django.db import transaction
 from django.utils import timezone
 
+from accounts.sweeps import one_of_many
 from jobs import progress, queueing, results
 from jobs.models import Job, JobEvent
 from jobs.states import JobState
@@ -102,7 +103,8 @@ def renew(node: Node, heartbeat: Heartbeat) -> list[Held]:
     if (forgotten or ended) and heartbeats.is_newest(node, heartbeat):
         reason = "the node no longer has it; it was stopped, or never heard that it had it"
         for job in forgotten:
-            lose(job, code="forgotten", reason=reason)
+            with one_of_many(log, f"job {job.pk}"):
+                lose(job, code="forgotten", reason=reason)
         for holder in ended:
             _release(node, holder)
     return [Held(id=str(job.pk), fence=job.fence) for job in right]
@@ -215,13 +217,14 @@ def expire() -> None:
     now = timezone.now()
     running = Job.objects.filter(state=JobState.RUNNING).select_related(*RELATED)
     for job in running.filter(lease_until__lt=now):
-        lose(job, code="lease_expired", reason=f"no heartbeat named it for {LEASE_SECONDS} s")
+        with one_of_many(log, f"job {job.pk}"):
+            lose(job, code="lease_expired", reason=f"no heartbeat named it for {LEASE_SECONDS} s")
     for job in running.filter(started_at__lt=now - OVERTIME):
         assert job.started_at is not None
         if job.started_at + timedelta(seconds=job.timeout_seconds) > now - OVERTIME:
             continue
         reason = f"It ran for longer than its {job.timeout_seconds} s, and its node did not end it."
-        with transaction.atomic():
+        with one_of_many(log, f"job {job.pk}"), transaction.atomic():
             if move(job, JobState.FAILED, reason=reason, error_code=TimedOut.code, fence=job.fence + 1) and job.node:
                 doorbells.ring_node(job.node)
 
@@ -231,7 +234,7 @@ def end_refused() -> None:
     open_still = Job.objects.filter(state__in=[JobState.QUEUED, JobState.RUNNING]).exclude(version__refused="")
     for job in open_still.select_related(*RELATED):
         node, reason = job.node, rechecks.why_not_started(job.version)
-        with transaction.atomic():
+        with one_of_many(log, f"job {job.pk}"), transaction.atomic():
             if move(job, JobState.FAILED, reason=reason, error_code=ModelRefused.code, fence=job.fence + 1) and node:
                 doorbells.ring_node(node)
 
@@ -239,7 +242,8 @@ def end_refused() -> None:
 def node_lost(node: Node) -> None:
     """What ran on it runs elsewhere. Its memory stays promised: the node may have it still when it is heard again."""
     for job in Job.objects.filter(node=node, state=JobState.RUNNING).select_related(*RELATED):
-        lose(job, code="node_lost", reason="the node fell silent")
+        with one_of_many(log, f"job {job.pk}"):
+            lose(job, code="node_lost", reason="the node fell silent")
 
 
 def leave_absent() -> None:
@@ -247,7 +251,7 @@ def leave_absent() -> None:
     there = Job.objects.filter(state=JobState.RUNNING, device__absent_since__lt=hardware.gone_before())
     for job in there.select_related(*RELATED):
         name, node = str(job.device), job.node
-        with transaction.atomic():
+        with one_of_many(log, f"job {job.pk}"), transaction.atomic():
             if lose(job, code="device_gone", reason=f"{name} is gone") and node:
                 doorbells.ring_node(node)
 

@@ -6,6 +6,7 @@ owner. Then the job is handed on: the node that placement would choose is rung o
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
@@ -17,6 +18,7 @@ from django.utils import timezone
 
 from accounts import live
 from accounts.models import User
+from accounts.sweeps import one_of_many
 from jobs.models import Job, JobEvent
 from jobs.states import JobState
 from models_registry import memory, rechecks
@@ -29,6 +31,8 @@ from protocol import names
 from protocol.errors import Conflict
 from protocol.hardware import CLASSES
 from protocol.messages import JOBS_AT_ONCE
+
+log = logging.getLogger(__name__)
 
 RING_AGAIN = timedelta(seconds=3)
 RING_AGAIN_LATER = timedelta(seconds=10)
@@ -91,7 +95,8 @@ def ring_again() -> None:
         most = min(slots[hardware_class], total - unheard, MOST_RINGS)
         if most > 0:
             for job in due.filter(hardware_class=hardware_class).order_by(*LONGEST_SILENT)[:most]:
-                ring(job)
+                with one_of_many(log, f"job {job.pk}"):
+                    ring(job)
 
 
 LONGEST_SILENT = (F("rung_at").asc(nulls_first=True), "created_at")
@@ -139,11 +144,13 @@ def explain_all() -> None:
     for alike in fresh.order_by().values("owner", "version", "hardware_class").distinct():
         group = fresh.filter(**alike)
         if job := group.select_related("version__model", "owner").first():
-            reason = why_waiting(job)
-            group.exclude(reason=reason).update(reason=reason)
+            with one_of_many(log, f"job {job.pk}"):
+                reason = why_waiting(job)
+                group.exclude(reason=reason).update(reason=reason)
     tried = Job.objects.filter(state=JobState.QUEUED, attempts__gt=0).select_related("version__model", "owner")
     for job in tried.order_by("created_at")[:EXPLAINED_ONE_BY_ONE]:
-        explain_one(job)
+        with one_of_many(log, f"job {job.pk}"):
+            explain_one(job)
 
 
 def lost_attempts(job: Job) -> QuerySet[JobEvent]:
@@ -157,10 +164,17 @@ def rows(job: Job) -> list[Row]:
     return [] if isinstance(found, Choice) else planning.explained(wanted, offers, found, user=job.owner)
 
 
-def stoppable(user: User) -> dict[str, Stoppable]:
-    """By the allocation that it holds: which of this user's jobs run."""
-    mine = Job.objects.visible_to(user).filter(state=JobState.RUNNING).values_list("pk", "fence")
-    return {Job(pk=pk, fence=fence).holder: Stoppable("job", str(pk)) for pk, fence in mine}
+def stoppable(user: User, holders: Iterable[str]) -> dict[str, Stoppable]:
+    """Of these holders of allocations the attempts at this user's jobs: those that run, and those that nodes have not
+    yet said the end of."""
+    ids = {holder: holder.split(":")[1] for holder in holders if holder.startswith("job:")}
+    jobs = {str(job.pk): job for job in Job.objects.visible_to(user).filter(pk__in=set(ids.values()))}
+    found = {}
+    for holder, id in ids.items():
+        if job := jobs.get(id):
+            goes_on = job.state == JobState.RUNNING and holder == job.holder
+            found[holder] = Stoppable("job", id, is_ending=not goes_on)
+    return found
 
 
 def held_on(node: Node) -> dict[str, Held]:

@@ -96,7 +96,7 @@ def estimate_bytes(version: Version, options: Mapping[str, Any], *, on_device: b
     else:
         held = _device_bytes(version) if on_device else _host_bytes(version)
         size = held + (_text_bytes if version.format == gguf.NAME else _computing_bytes)(version, options)
-    return min(max(size, 0), activations.MOST_BYTES)
+    return min(max(size, 1), activations.MOST_BYTES)  # a promise of nothing is none
 
 
 def estimate_for(version: Version, options: Mapping[str, Any], kind: str) -> int:

@@ -10,6 +10,7 @@ import logging
 import time
 from pathlib import Path
 
+from accounts.sweeps import one_of_many
 from models_registry import blobs, checker, formats, memory
 from models_registry.models import Version
 from protocol.errors import CyxwizError, ModelRefused, Unavailable
@@ -37,10 +38,11 @@ def sweep() -> None:
             continue
         if time.monotonic() > until:
             return
-        try:
-            check_again(version)
-        except (Unavailable, OSError) as error:
-            log.warning("%s cannot be checked again now: %s", version, error)
+        with one_of_many(log, f"version {pk}, {version}"):
+            try:
+                check_again(version)
+            except (Unavailable, OSError) as error:
+                log.warning("%s cannot be checked again now: %s", version, error)
 
 
 def check_again(version: Version) -> None:

@@ -10,6 +10,7 @@ from django.db import transaction
 from django.utils import timezone
 from msgspec import structs
 
+from accounts.sweeps import one_of_many
 from nodes import benchmarks, broker_users, celery_events, hardware, joining, signals
 from nodes.models import Device, Node
 from protocol import credentials
@@ -108,7 +109,8 @@ def sweep() -> None:
     """Marks silent nodes offline at once; after a grace says they are lost, unless too many fell silent together."""
     now = timezone.now()
     for node in Node.objects.filter(state=Node.State.ONLINE, last_heartbeat_at__lt=now - LEASE):
-        _mark_offline(node, f"no heartbeat since {node.last_heartbeat_at}")
+        with one_of_many(log, f"node {node.pk}"):
+            _mark_offline(node, f"no heartbeat since {node.last_heartbeat_at}")
     lost = Node.objects.filter(
         state=Node.State.OFFLINE, last_heartbeat_at__lt=now - LEASE - GRACE, devices__allocations__isnull=False
     ).distinct()
@@ -118,7 +120,8 @@ def sweep() -> None:
         log.error("Nothing is placed elsewhere: %s", reason)
         return
     for node in lost:
-        signals.node_lost.send(Node, node=node)
+        with one_of_many(log, f"node {node.pk}"):
+            signals.node_lost.send(Node, node=node)
 
 
 def _mark_offline(node: Node, why: str) -> None:

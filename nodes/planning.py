@@ -87,7 +87,8 @@ def _holdings(offers: Sequence[NodeOffer], refusals: Sequence[Refusal], user: Us
     devices = [device.id for offer in offers if offer.name in full for device in offer.devices]
     if not devices:
         return []
-    parts: list[Any] = signals.holders_wanted.send(Node, user=user)
+    held = list(Allocation.objects.filter(device__in=devices).values_list("device", "holder", "memory_bytes"))
+    holders = [holder for _, holder, _ in held]
+    parts: list[Any] = signals.holders_wanted.send(Node, user=user, holders=holders)
     names: dict[str, Stoppable] = {holder: one for _, part in parts for holder, one in part.items()}
-    held = Allocation.objects.filter(device__in=devices).values_list("device", "holder", "memory_bytes")
     return [Holding(device, size, names.get(holder)) for device, holder, size in held]

@@ -17,8 +17,8 @@ node_lost = Signal()
 # name the node, before those of nodes and devices are locked.
 node_goes = Signal()
 
-# Sent with `user`, to name what holds memory. A receiver returns a dict: the holder of an allocation -> the
-# nodes.why_not.Stoppable that this user could stop to free it. What others hold is in nobody's answer.
+# Sent with `user` and `holders`, to name what holds memory. A receiver returns a dict: of these holders of allocations
+# those that are this user's -> the nodes.why_not.Stoppable. What others hold is in nobody's answer.
 holders_wanted = Signal()
 
 # Sent with `node`, for its page. A receiver returns a dict: the holder of an allocation there -> a nodes.planning.Held.

@@ -6,16 +6,18 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import accumulate, combinations, islice
 from typing import Literal, NamedTuple
 
 from nodes.placement import Choice, Need, NodeOffer, Refusal, choose, gib, missing_bytes, suitable
 
 
 class Stoppable(NamedTuple):
-    """Something that holds memory and that the person who asks may stop."""
+    """Something that holds memory and that the person who asks may stop, or has."""
 
     kind: Literal["deployment", "job"]
     name: str  # of a job its id
+    is_ending: bool = False  # stopped already: what it holds comes back by itself
 
 
 class Holding(NamedTuple):
@@ -41,6 +43,7 @@ class Row(NamedTuple):
     way_out: WayOut
 
 
+MOST_TRIED = 500  # ways to stop several, for each device
 NOTHING = "nothing else would help"
 WITHOUT_STOPPING = {
     "offline": "start its agent",
@@ -97,11 +100,8 @@ def _way_out(
     for device in suitable(need, node):
         if device.free_bytes is None:
             continue
-        stoppable = [holding for holding in held.get(device.id, []) if holding.to != own]
-        if stop := _fewest(missing_bytes(need, device), stoppable):
-            names = " and ".join(f"`{one.name}`" for one in stop)
-            freed = sum(holding.memory_bytes for holding in held[device.id] if holding.to in stop)
-            found.append(WayOut(f"stop {names} on {node.name}: frees {gib(freed)}", stop, freed))
+        if way := _room(missing_bytes(need, device), node, held.get(device.id, []), own):
+            found.append(way)
     if found:
         return min(found, key=lambda way: (len(way.stop), way.frees_bytes, way.text))
     nearest = next(device for device in node.devices if device.name == refusal.device)
@@ -114,21 +114,50 @@ def _way_out(
     replicas = sum(holding.memory_bytes for holding in there if own is not None and holding.to == own)
     used_by = [f"its own other replicas use {gib(replicas)}"] if replicas else []
     used_by += [f"{gib(others)} is used by others"] if others else []
+    used_by += [_told(ending)] if (ending := _ending(there)) else []
     return WayOut(f"{NOTHING}: of {nearest.name}, {' and '.join(used_by)}")
 
 
+def _room(missing: int, node: NodeOffer, holdings: list[Holding], own: Stoppable | None) -> WayOut | None:
+    """How a device could get it, if at all."""
+    ending = _ending(holdings)
+    coming = sum(holding.memory_bytes for holding in ending)
+    if coming >= missing:
+        return WayOut(f"wait: {_told(ending)}", frees_bytes=coming)
+    others = [holding for holding in holdings if holding not in ending and holding.to != own]
+    stop = _fewest(missing - coming, others)
+    if not stop:
+        return None
+    freed = sum(holding.memory_bytes for holding in others if holding.to in stop)
+    and_wait = f"; {_told(ending)}" if ending else ""
+    return WayOut(f"stop {_names(stop)} on {node.name}: frees {gib(freed)}{and_wait}", stop, freed)
+
+
+def _ending(holdings: Iterable[Holding]) -> list[Holding]:
+    return [holding for holding in holdings if holding.to is not None and holding.to.is_ending]
+
+
+def _told(ending: list[Holding]) -> str:
+    which = {holding.to: None for holding in ending if holding.to is not None}
+    verbs = "is stopping, frees" if len(which) == 1 else "are stopping, free"
+    return f"{_names(which)} {verbs} {gib(sum(holding.memory_bytes for holding in ending))}"
+
+
+def _names(some: Iterable[Stoppable]) -> str:
+    return " and ".join(f"`{one.name}`" for one in some)
+
+
 def _fewest(missing: int, holdings: Iterable[Holding]) -> tuple[Stoppable, ...]:
-    """The smallest one that suffices, else the largest ones together; none where all would not do."""
+    """The fewest that suffice together, and of so many those that free least; none where all would not do."""
     mine: Counter[Stoppable] = Counter()
     for holding in holdings:
         if holding.to is not None:
             mine[holding.to] += holding.memory_bytes
-    if enough := [(size, one) for one, size in mine.items() if size >= missing]:
-        return (min(enough)[1],)
-    stop: list[Stoppable] = []
-    for one, size in sorted(mine.items(), key=lambda item: (-item[1], item[0])):
-        stop.append(one)
-        missing -= size
-        if missing <= 0:
-            return tuple(stop)
-    return ()
+    largest = sorted(mine, key=lambda one: (-mine[one], one))
+    together = accumulate(mine[one] for one in largest)
+    count = next((number for number, freed in enumerate(together, 1) if freed >= missing), None)
+    if count is None:
+        return ()
+    # The first that is tried are the largest, which suffice: some answer is found even where not all can be tried.
+    tried = ((sum(mine[one] for one in some), some) for some in islice(combinations(largest, count), MOST_TRIED))
+    return min((freed, some) for freed, some in tried if freed >= missing)[1]

@@ -36,11 +36,41 @@ class WholeNumber:
 
 
 @dataclass(frozen=True)
-class Anything:
+class Seconds:
+    meaning: str
+    most: int
+
+    def read(self, value: Any) -> float:
+        if value is None:
+            return 0.0
+        # Also no NaN, which is not between any two numbers.
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= self.most:
+            raise ValueError(f"must be a number of seconds from 0 to {self.most}")
+        return float(value)
+
+
+@dataclass(frozen=True)
+class Words:
+    meaning: str
+    longest: int
+
+    def read(self, value: Any) -> str | None:
+        if value is None:
+            return None
+        # Printable: columns of the database take neither NUL nor half a character.
+        if not isinstance(value, str) or len(value) > self.longest or not value.isprintable():
+            raise ValueError(f"must be at most {self.longest} printable characters")
+        return value
+
+
+@dataclass(frozen=True)
+class YesOrNo:
     meaning: str
 
-    def read(self, value: Any) -> Any:
-        return value
+    def read(self, value: Any) -> bool:
+        if value is not None and not isinstance(value, bool):
+            raise ValueError("must be true or false")
+        return bool(value)
 
 
 @dataclass(frozen=True)
@@ -102,11 +132,11 @@ BY_FORMAT: dict[str, dict[str, Option]] = {
     },
     "fake": {
         **_OF_ALL,
-        "load_seconds": Anything("how long loading takes"),
-        "sleep_seconds": Anything("how long every request takes"),
-        "fail_load": Anything("loading fails with these words"),
-        "exit_on_load": Anything("the process ends while loading, with this code"),
-        "out_of_memory": Anything("loading fails for want of memory"),
+        "load_seconds": Seconds("how long loading takes", 86_400),
+        "sleep_seconds": Seconds("how long every request takes", 86_400),
+        "fail_load": Words("loading fails with these words", 1000),
+        "exit_on_load": WholeNumber("the process ends while loading, with this code", 0, 255, None),
+        "out_of_memory": YesOrNo("loading fails for want of memory"),
     },
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
@@ -10,12 +11,15 @@ from django.db import transaction
 from django.db.models import Q
 from django.utils import timezone
 
+from accounts.sweeps import one_of_many
 from nodes.models import Node
 from protocol.errors import Conflict, NotFound
 from protocol.messages import Heartbeat, TerminalEnded, TerminalSpec
 from terminal import audit, doors, permissions, services
 from terminal.models import TerminalSession
 from terminal.states import LIVE, UNENDED, SessionState
+
+log = logging.getLogger(__name__)
 
 OPENING_LIFE = timedelta(seconds=60)  # since it was rung; a node that has not asked by then will not
 APPROVAL_LIFE = timedelta(hours=1)
@@ -84,4 +88,5 @@ def sweep() -> None:
     }
     for why, which in stale.items():
         for session in TerminalSession.objects.filter(which, state__in=UNENDED):
-            services.end(session, why)
+            with one_of_many(log, f"terminal {session.pk}"):
+                services.end(session, why)

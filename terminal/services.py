@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from datetime import timedelta
 
 from django.db import transaction
@@ -9,6 +10,7 @@ from django.db.models import F
 from django.utils import timezone
 
 from accounts.models import ApiKey, User
+from accounts.sweeps import one_of_many
 from nodes.models import Node
 from protocol import terminal
 from protocol.errors import BadRequest, Conflict, Forbidden, Unavailable
@@ -16,6 +18,8 @@ from protocol.terminal import Mode
 from terminal import audit, doors, permissions, refusals, tickets
 from terminal.models import TerminalGrant, TerminalPolicy, TerminalSession
 from terminal.states import LIVE, UNENDED, SessionState
+
+log = logging.getLogger(__name__)
 
 RULES = ("approval_required", "reason_required", "idle_seconds", "longest_seconds", "keep_seconds")
 PER_NODE, PER_USER = 64, 32  # live sessions
@@ -153,8 +157,9 @@ def end_unauthorised(*, user: User | None = None) -> int:
         sessions = sessions.filter(owner=user)
     count = 0
     for session in sessions:
-        if why := permissions.why_not_any_more(session):
-            count += end(session, why)
+        with one_of_many(log, f"terminal {session.pk}"):
+            if why := permissions.why_not_any_more(session):
+                count += end(session, why)
     return count
 
 

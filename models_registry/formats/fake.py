@@ -8,11 +8,12 @@ What else stands in it is between its author and `workers.runtimes.fake`.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
 from models_registry.formats import specs
+from models_registry.formats.activations import MOST_BYTES
 from protocol.errors import ModelRefused
 from protocol.tensors import TensorSpec
 
@@ -27,7 +28,7 @@ class FakeModel(msgspec.Struct, kw_only=True):
     cyxwiz_fake: Literal[1]
     inputs: list[TensorSpec]
     outputs: list[TensorSpec]
-    memory_bytes: int | None = None
+    memory_bytes: Annotated[int, msgspec.Meta(ge=1, le=MOST_BYTES)] | None = None
 
 
 def matches(head: bytes) -> bool:

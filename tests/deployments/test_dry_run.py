@@ -92,6 +92,26 @@ def test_what_waits_is_not_told_to_stop_itself(owner, machine, version):
     assert row["way_out"]["text"] == "nothing else would help: of cpu, its own other replicas use 1.07 GiB"
 
 
+@pytest.mark.parametrize("verb", ["stop", "restart"])
+def test_what_is_stopping_is_waited_for(owner, machine, version, verb):
+    """Stopped, or to be loaded anew, but the node has not yet said that its process has ended."""
+    owner.post(URL, wish("held"))
+    owner.post(f"{URL}held/{verb}")
+    [row] = dry_run(owner).json()["why_not"]
+    assert row["way_out"] == {"text": "wait: `held` is stopping, frees 1.07 GiB", "stop": [], "frees_bytes": NEEDED}
+    machine.heartbeat()
+    if verb == "stop":
+        assert dry_run(owner).json()["why_not"] == []
+
+
+def test_a_job_that_was_cancelled_is_waited_for(owner, machine, version):
+    job = work.submitted(owner)
+    work.accepted(machine, job)
+    owner.post(f"{work.URL}{job.pk}/cancel")
+    [row] = dry_run(owner).json()["why_not"]
+    assert row["way_out"]["text"] == f"wait: `{job.pk}` is stopping, frees 1.07 GiB"
+
+
 def test_a_job_may_be_the_way_out(owner, machine, version):
     job = work.submitted(owner)
     work.accepted(machine, job)

@@ -101,7 +101,11 @@ def test_bad_input_says_what_is_wrong_and_leaves_nothing(owner, machine, version
         ({"hardware_class": "quantum"}, 400, "quantum"),
         ({"replica": 2}, 400, "no such field"),
         ({"options": [1]}, 400, "options"),
-        ({"options": {"thread": 2}}, 400, "no option 'thread' for the format onnx. Known: threads, batching."),
+        (
+            {"options": {"thread": 2}},
+            400,
+            "no option 'thread' for the format onnx. Known: load_timeout, threads, batching.",
+        ),
         ({"options": {"threads": 0}}, 400, "The option threads must be a whole number from 1 to 256, not 0."),
         ({"options": {"batching": "on"}}, 400, 'batching must be "off" or an object with max_size, max_delay_ms'),
         ({"options": {"batching": {"max_size": 0}}}, 400, "max_size that is a whole number from 1 to 65536"),

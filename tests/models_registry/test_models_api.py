@@ -16,6 +16,7 @@ from tests import factories
 from tests.models_registry.samples import linear
 
 LINEAR = linear().SerializeToString()
+OUTPUT = '{"name": "y", "datatype": "FP32", "shape": [-1]}'  # of a fake model
 DIGEST = hashlib.sha256(LINEAR).hexdigest()
 VERSIONS = "/api/v1/models/linear/versions/"
 
@@ -156,9 +157,19 @@ def test_what_is_no_model_is_refused_with_the_reason(owner, settings, content, w
     assert nothing_is_left(settings)
 
 
+@pytest.mark.parametrize("size", ["-5", "0", "1.5", "true", '"5"', "NaN", "1e400", str(2**50 + 1), "[5]"])
+def test_a_fake_model_of_impossible_size_is_refused(owner, settings, size):
+    content = f'{{"cyxwiz_fake": 1, "inputs": [], "outputs": [{OUTPUT}], "memory_bytes": {size}}}'
+    answer = push(owner, content.encode())
+    assert (answer.status_code, answer.json()["code"]) == (422, "model_refused")
+    assert "not a model of the fake runtime" in answer.json()["detail"]
+    assert nothing_is_left(settings)
+    assert push(owner, content.replace(size, "5").encode()).status_code == 201
+
+
 def test_the_fake_runtimes_format_is_taken(owner):
-    content = b'{"cyxwiz_fake": 1, "inputs": [], "outputs": [{"name": "y", "datatype": "FP32", "shape": [-1]}]}'
-    body = push(owner, content).json()
+    content = f'{{"cyxwiz_fake": 1, "inputs": [], "outputs": [{OUTPUT}]}}'
+    body = push(owner, content.encode()).json()
     assert body["format"] == "fake"
     assert body["outputs"] == [{"name": "y", "datatype": "FP32", "shape": [-1]}]
 

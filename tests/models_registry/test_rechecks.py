@@ -132,3 +132,22 @@ def test_what_the_control_plane_lacks_refuses_nothing(owner, monkeypatch, strict
     assert after_the_sweep(other) == (formats.CHECKS, "")
     away.rename(file)
     assert after_the_sweep(unlucky) == (formats.CHECKS, "")
+
+
+def test_one_that_cannot_be_checked_keeps_no_other_from_it(owner, stricter, caplog):
+    broken, fine = pushed(owner), pushed(owner)
+    Version.objects.update(checked_by=0)
+    Version.objects.filter(pk=broken.pk).update(metadata={"declared": True})
+    assert after_the_sweep(broken) == (0, "")
+    assert f"version {broken.pk}, linear@1" in caplog.text
+    fine.refresh_from_db()
+    assert fine.checked_by == formats.CHECKS
+
+
+def test_a_fake_model_of_impossible_size_is_refused_now(owner, stricter):
+    about = b'{"cyxwiz_fake": 1, "inputs": [], "outputs": [{"name": "y", "datatype": "FP32", "shape": [-1]}]'
+    version = pushed(owner, about + b"}")
+    exchange_file(version, about + b', "memory_bytes": -5}')
+    Version.objects.update(checked_by=0)
+    assert after_the_sweep(version)[0] == formats.CHECKS
+    assert ">= 1" in version.refused

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from nodes.placement import Choice, Need, choose
-from nodes.why_not import Holding, Stoppable, plan, rows
+from nodes.why_not import Holding, Stoppable, WayOut, plan, rows
 from protocol.hardware import GIB
 from tests.nodes.test_placement import NEED, cpu, cuda, node
 
 
 def mine(name: str, gib: float, device: int = 1) -> Holding:
     return Holding(device, int(gib * GIB), Stoppable("deployment", name))
+
+
+def ending(name: str, gib: float, device: int = 1) -> Holding:
+    return Holding(device, int(gib * GIB), Stoppable("deployment", name, is_ending=True))
 
 
 def others(gib: float, device: int = 1) -> Holding:
@@ -40,6 +46,52 @@ def test_several_where_none_alone_suffices_the_largest_first():
     found = way_out(NEED, node("a", cpu(0)), mine("s", 0.4), mine("m", 0.9), mine("l", 1.2))
     assert [one.name for one in found.stop] == ["l", "m"]
     assert found.text == "stop `l` and `m` on a: frees 2.10 GiB"
+
+
+@pytest.mark.parametrize(
+    ("missing", "sizes", "stop"),
+    [
+        (5, {"big": 4, "mid": 3, "two": 2}, ("mid", "two")),  # not big and mid, which free 2 GiB more than needed
+        (6, {"big": 4, "mid": 3, "two": 2}, ("big", "two")),
+        (9, {"big": 4, "mid": 3, "two": 2}, ("big", "mid", "two")),
+        (5, {"a": 3, "b": 3, "c": 3}, ("a", "b")),  # of those alike the first by name
+        (5, {"a": 4, "b": 3, "c": 2, "d": 1}, ("a", "d")),  # and of pairs alike
+        (3, {"a": 2, "b": 2, "c": 1, "all": 3}, ("all",)),  # one rather than two
+        (9, {"a": 2, "b": 2, "c": 1, "d": 3}, ()),
+    ],
+)
+def test_the_fewest_and_of_these_what_frees_least(missing, sizes, stop):
+    need = replace(NEED, memory_bytes=missing * GIB)
+    holdings = [mine(name, gib) for name, gib in reversed(sizes.items())]
+    found = way_out(need, node("a", cpu(0)), *holdings, others(20))
+    assert tuple(one.name for one in found.stop) == stop
+    assert found.frees_bytes == sum(sizes[name] for name in stop) * GIB
+
+
+def test_of_very_many_it_finds_some_without_trying_all():
+    holdings = [mine(f"n-{number:03}", 1 + number / 1000) for number in range(200)]
+    found = way_out(replace(NEED, memory_bytes=100 * GIB), node("a", cpu(0)), *holdings)
+    least = min(number for number in range(1, 200) if sum(1 + (199 - n) / 1000 for n in range(number)) >= 100)
+    assert len(found.stop) == least
+    assert found.frees_bytes >= 100 * GIB
+
+
+def test_what_is_stopping_already_is_waited_for():
+    place = node("a", cpu(0))
+    found = way_out(NEED, place, ending("old", 2), mine("other", 2), others(9))
+    assert found == WayOut("wait: `old` is stopping, frees 2.00 GiB", (), 2 * GIB)
+    found = way_out(NEED, place, ending("old", 0.5), ending("old", 0.5), ending("older", 1))
+    assert found.text == "wait: `old` and `older` are stopping, free 2.00 GiB"
+
+
+def test_what_is_stopping_leaves_less_to_stop():
+    found = way_out(NEED, node("a", cpu(0)), ending("old", 1), mine("s", 1), mine("l", 2), others(9))
+    assert found.text == "stop `s` on a: frees 1.00 GiB; `old` is stopping, frees 1.00 GiB"
+    assert found.stop == (Stoppable("deployment", "s"),)
+    found = way_out(NEED, node("a", cpu(0)), ending("old", 1), others(9))
+    assert found.text == (
+        "nothing else would help: of cpu, 9.00 GiB is used by others and `old` is stopping, frees 1.00 GiB"
+    )
 
 
 def test_what_others_hold_is_never_named():

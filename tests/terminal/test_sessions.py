@@ -18,6 +18,7 @@ from terminal.models import AuditEvent, TerminalGrant, TerminalPolicy, TerminalS
 from terminal.tasks import sweep_terminals
 from tests.cast import Person, person
 from tests.nodes.reports import Machine
+from tests.stuck import stuck
 from tests.terminal.conftest import GRANTS, POLICY, SESSIONS, TerminalMachine, grant, opened
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -164,6 +165,19 @@ def test_times_run_out(owner, machine):
     Node.objects.update(state="offline", last_heartbeat_at=timezone.now() - timedelta(minutes=5))
     reports.sweep()
     assert TerminalSession.objects.get(pk=ids[2]).end_reason == "The node was lost."
+
+
+@pytest.mark.postgres
+def test_one_that_cannot_be_ended_keeps_no_other_from_its_end(owner, team_mate, machine, caplog):
+    grant(owner, team_mate, "operator")
+    stale, unauthorised = [opened(owner)["id"] for _ in range(2)], [opened(team_mate)["id"] for _ in range(2)]
+    kept = stale[0], unauthorised[0]
+    TerminalSession.objects.filter(pk__in=stale).update(created_at=timezone.now() - timedelta(minutes=2))
+    TerminalGrant.objects.all()._raw_delete(using="default")  # of which no signal tells
+    with stuck(TerminalSession, "state = 'ended' AND id IN (%s, %s)", *kept):
+        reports.sweep()
+    assert [state(id) for id in stale + unauthorised] == ["opening", "ended"] * 2
+    assert all(f"terminal {id}" in caplog.text for id in kept)
 
 
 def test_a_heartbeat_names_what_is_held_and_is_answered_what_may_be(owner, machine):

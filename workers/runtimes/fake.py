@@ -12,6 +12,7 @@ import threading
 import time
 from pathlib import Path
 
+from protocol import options as known_options
 from protocol.errors import BadRequest, LoadFailed, RunFailed
 from protocol.tensors import TensorSpec
 from workers.runtimes.base import Arrays, Artifact, Inputs
@@ -29,16 +30,16 @@ class FakeRuntime:
         self._sleep_seconds = 0.0
 
     def load(self, artifact: Artifact) -> None:
-        options = artifact.options
-        self._sleep_seconds = float(str(options.get("sleep_seconds", 0)))
+        options = {name: known_options.read("fake", artifact.options, name) for name in known_options.BY_FORMAT["fake"]}
+        self._sleep_seconds = options["sleep_seconds"]
         print(f"fake model loading from {len(artifact.files)} files", flush=True)
-        time.sleep(float(str(options.get("load_seconds", 0))))
-        if "exit_on_load" in options:
-            os._exit(int(str(options["exit_on_load"])))
-        if options.get("out_of_memory"):
+        time.sleep(options["load_seconds"])
+        if options["exit_on_load"] is not None:
+            os._exit(options["exit_on_load"])
+        if options["out_of_memory"]:
             raise MemoryError("The fake model wants more memory than there is.")
-        if "fail_load" in options:
-            raise LoadFailed(str(options["fail_load"]))
+        if options["fail_load"] is not None:
+            raise LoadFailed(options["fail_load"])
 
     def run(self, batch: list[Inputs]) -> list[Arrays]:
         return [self._run(inputs) for inputs in batch]
