@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from protocol.errors import CyxwizError, NotAuthenticated, RunFailed, TimedOut, TooLarge, Unavailable
+from protocol.errors import CyxwizError, NotAuthenticated, RunFailed, TimedOut, TooLarge
 from protocol.messages import JOBS_AT_ONCE, Failure, Held, JobFailure, JobSpec, MemoryPeak
 from workers import warm
 from workers.backoff import Backoff
@@ -31,9 +31,6 @@ log = logging.getLogger(__name__)
 MOST_WAITING = 64  # doorbells remembered; the control plane rings again for what we forget
 
 PROGRESS_SECONDS = 2.0  # how often progress alone is worth a heartbeat
-
-# The control plane may take the same result later; any other answer to it is final.
-LATER = (Unavailable, NotAuthenticated)
 
 
 class Jobs:
@@ -172,9 +169,6 @@ class Jobs:
                 self._control_plane.send_result(
                     outcome.job_id, outcome.fence, entry.result, outcome.header_bytes, outcome.peak
                 )
-        except LATER as error:
-            log.warning("The result of job %s waits: %s", outcome.job_id[:8], error.message)
-            return False
         except TooLarge as error:
             refused = Failure(code=error.code, message=f"The result is too large. {error.message}")
             self._journal.remove(entry)
@@ -184,6 +178,10 @@ class Jobs:
                 )
             )
         except CyxwizError as error:
+            # Whatever is amiss with the control plane may be over soon, and tokens are renewed.
+            if error.status >= 500 or isinstance(error, NotAuthenticated):
+                log.warning("The result of job %s waits: %s", outcome.job_id[:8], error.message)
+                return False
             log.warning("The control plane does not want the result of job %s: %s", outcome.job_id[:8], error.message)
         except FileNotFoundError:  # cancelled meanwhile
             pass

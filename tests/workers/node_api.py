@@ -36,7 +36,7 @@ class NodeApi:
         self.down = False  # cuts every connection
         self.knows_ranges = True
         self.cut_after: int | None = None  # bytes of a blob, once per blob request
-        self.results_down = False
+        self.results_down = 0  # or the status with which they are refused
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"api": self}))
         self._server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._server.server_port}"
@@ -145,7 +145,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(spec)
             return
         if self.api.results_down:
-            self._problem(503, "unavailable", "Come back later.")
+            self._send(self.api.results_down, b"", "text/plain")
             return
         if action == "result":
             about = {key: int(value) for key, value in parse_qsl(query)}

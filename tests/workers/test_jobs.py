@@ -206,25 +206,26 @@ def test_a_doorbell_that_rings_twice_runs_once(side: Side, node_api: NodeApi):
     assert node_api.asked == [job.id]
 
 
-def test_a_result_waits_for_the_control_plane(side: Side, node_api: NodeApi):
-    node_api.results_down = True
+@pytest.mark.parametrize("status", [401, 500, 503, 507])
+def test_a_result_waits_for_the_control_plane(side: Side, node_api: NodeApi, status: int):
+    node_api.results_down = status
     job = waiting_job(node_api, pair(1, 2))
     side.jobs.doorbell(job.id)
     until(lambda: node_api.requests[f"/jobs/{job.id}/result"] >= 2)
     assert side.jobs.held() == [Held(id=job.id, fence=1)]  # so its lease goes on
-    node_api.results_down = False
+    node_api.results_down = 0
     until(lambda: job.id in node_api.results)
     until(lambda: side.jobs.held() == [])
 
 
 def test_a_result_survives_the_agent(node_api: NodeApi, tmp_path: Path):
-    node_api.results_down = True
+    node_api.results_down = 503
     first = Side(node_api, tmp_path)
     job = waiting_job(node_api, pair(1, 2))
     first.jobs.doorbell(job.id)
     until(lambda: node_api.requests[f"/jobs/{job.id}/result"])
     first.close()
-    node_api.results_down = False
+    node_api.results_down = 0
     second = Side(node_api, tmp_path)
     until(lambda: job.id in node_api.results)
     until(lambda: second.jobs.held() == [])
@@ -232,7 +233,7 @@ def test_a_result_survives_the_agent(node_api: NodeApi, tmp_path: Path):
 
 
 def test_a_result_that_nobody_wants_any_more_is_dropped(side: Side, node_api: NodeApi):
-    node_api.results_down = True
+    node_api.results_down = 503
     job = waiting_job(node_api, pair(1, 2))
     side.jobs.doorbell(job.id)
     until(lambda: node_api.requests[f"/jobs/{job.id}/result"])
