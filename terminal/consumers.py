@@ -357,7 +357,8 @@ class TerminalConsumer(AsyncConsumer):
         self._is_open = False
         _silence.leave(self)
         broker().attached.discard(self)
-        for task in self._tasks - {asyncio.current_task()}:
+        self._tasks -= {asyncio.current_task()}  # which comes to its end, also if we are here again before
+        for task in self._tasks:
             task.cancel()
         attachment, self._attachment = self._attachment, None
         if attachment is None:

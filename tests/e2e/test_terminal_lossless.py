@@ -4,23 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import os
 import random
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import msgspec
-import psycopg
-import redis
-from psycopg import sql
-from websockets.asyncio.client import connect
 
-from protocol import names
-from protocol.terminal import READY, RING_BYTES
-from tests.e2e.raw_websocket import address, closed_with, headers, hello
+from protocol.terminal import RING_BYTES
 from tests.e2e.terminal_client import Client, in_loop
 from tests.e2e.terminals import Stack
 from tests.waiting import until
@@ -163,40 +153,3 @@ async def test_the_recorder_may_be_killed_and_output_waits_for_it(stack: Stack) 
     numbers = re.findall(r"^(\d+)\r$", recorded(path), re.MULTILINE)
     assert [int(number) for number in numbers] == list(range(1, 200_001))
     assert "are as they were written" in stack.manage("verify_audit")
-
-
-@contextmanager
-def without_database(stack: Stack) -> Iterator[None]:
-    """Nobody gets a connection to it, and who has one loses it."""
-    name = urlsplit(stack.env["DATABASE_URL"]).path[1:]
-    allow = sql.SQL("ALTER DATABASE {} WITH ALLOW_CONNECTIONS {}").format
-    with psycopg.connect(os.environ["DATABASE_URL"], autocommit=True) as server:
-        server.execute(allow(sql.Identifier(name), sql.SQL("false")))
-        try:
-            server.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name])
-            yield
-        finally:
-            server.execute(allow(sql.Identifier(name), sql.SQL("true")))
-
-
-@in_loop
-async def test_where_the_database_does_not_answer_a_websocket_is_asked_to_come_again(stack: Stack) -> None:
-    session = stack.open()
-    with psycopg.connect(stack.env["DATABASE_URL"]) as database:
-        (olga,) = database.execute("SELECT id FROM accounts_user WHERE username = 'olga'").fetchone() or (0,)
-    async with connect(address(stack, session["id"]), additional_headers=headers(stack), compression=None) as client:
-        await client.send(hello(ticket=session["ticket"]))
-        while (await client.recv())[:1] != bytes([READY]):
-            pass
-        with without_database(stack), redis.Redis.from_url(stack.redis_url) as told:
-            told.publish(names.TERMINAL_RIGHTS, str(olga))  # so that it looks whether it may stay
-            assert await closed_with(client) == (1012, "The database does not answer.")
-            until(
-                lambda: "olga left is not in the audit" in stack.log("web"), "that it left is not lost without a word"
-            )
-    assert "websocket failed" not in stack.log("web")
-    assert "Exception in ASGI" not in stack.log("web")
-    with stack.api() as api:
-        ticket = api.post(f"/api/v1/terminal/sessions/{session['id']}/tickets").json()["ticket"]
-    async with Client(stack.url, stack.keys["olga"], {**session, "ticket": ticket}) as again:
-        assert await again.run("echo st''ill") == "still"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import random
 import re
 import shutil
@@ -11,7 +10,6 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-import psycopg
 import pytest
 from playwright.sync_api import Browser, WebSocketRoute, expect
 
@@ -348,68 +346,6 @@ def test_from_the_admin_it_is_two_clicks_to_a_shell(browser: Browser, stack: Sta
     ada.context.close()
     assert ada.complaints == []
     assert ada.foreign == []
-
-
-def test_a_recording_plays_seeks_and_is_searched(olga: Person, stack: Stack) -> None:
-    screen = opened(olga)
-    screen.run("PS1=; stty -echo; clear; for i in $(seq 300); do echo line $i; done; clear; sleep 3; echo the e''nd")
-    screen.shows("the end")
-    session = screen.session
-    end(screen)
-    page = olga.page
-    page.goto("/terminal/")
-    row = page.locator(f'li:has(a[href="/terminal/{session}/recording"])')
-    row.get_by_role("link", name="Play").click()
-    page.get_by_label("Speed").fill("50")
-    played = Screen(page)
-    played.shows("the end")
-    assert "line 300" not in played.text
-    page.get_by_role("button", name="Search").click()
-    page.get_by_label("Search", exact=True).fill("line 300")
-    page.keyboard.press("Enter")
-    played.shows("line 300")
-    expect(page.locator("#hint")).to_contain_text("Number 1 of the 1 places")
-    page.get_by_label("Position").fill("0")
-    until(lambda: "line 300" not in played.text, "the screen is that of the beginning")
-    page.get_by_role("button", name="Play", exact=True).click()
-    played.shows("the end")
-    with page.expect_download() as downloading:
-        page.get_by_role("link", name="Download").click()
-    assert re.match(rb'\{"version":3', Path(downloading.value.path()).read_bytes())
-    with psycopg.connect(stack.env["DATABASE_URL"]) as database:
-        audited = "SELECT count(*) FROM terminal_auditevent WHERE session = %s AND what = 'recording_read'"
-        assert database.execute(audited, [session]).fetchone() == (2,)
-
-
-def test_the_end_of_a_large_recording_is_reached_and_searched(olga: Person, stack: Stack) -> None:
-    screen = opened(olga)
-    screen.run("exit")
-    screen.page.wait_for_selector("body[data-state=ended]")
-    until(lambda: stack.session(screen.session)["state"] == "ended", "the end is known")
-    page, path = olga.page, Path(stack.env["CYXWIZ_HOME"]) / "recordings" / f"{screen.session}.cast"
-    until(lambda: b'"x"' in path.read_bytes()[-300:], "the recording is whole")
-    line = json.dumps([0.01, "o", ("x" * 78 + "\r\n") * 400]) + "\n"
-    with path.open("w") as file:
-        file.write('{"version":3,"term":{"cols":80,"rows":24}}\n[0.01,"o","the first words"]\n[1,"r","100x30"]\n')
-        file.writelines(line for _ in range(60_000_000 // len(line)))
-        file.write('[0.5,"o","\\u001b[2J\\u001b[Hthe last "]\n[0.5,"o","words"]\n[0.1,"x","0"]\n')
-    page.goto(f"/terminal/{screen.session}/recording")
-    page.get_by_role("button", name="Pause").click()
-    played, position = Screen(page), page.get_by_label("Position")
-    end_of_it = position.get_attribute("max") or ""
-    position.fill(end_of_it)
-    expect(page.locator("#status")).to_contain_text("%")
-    position.fill("0.5")  # which is not kept waiting
-    expect(page.locator("#status")).to_have_text(re.compile("^00:00 of"))
-    until(lambda: played.text.strip() == "the first words", "it shows the beginning")
-    position.fill(end_of_it)
-    played.shows("the last words", 60)
-    assert "x" not in played.text
-    page.get_by_role("button", name="Search").click()
-    page.get_by_label("Search", exact=True).fill("the last")
-    page.keyboard.press("Enter")
-    expect(page.locator("#hint")).to_contain_text("Number 1 of the 1 places", timeout=60_000)
-    until(lambda: played.text.strip() == "the last", "it shows no more than that")
 
 
 def test_pages_fit_a_phone_and_a_keyboard(olga: Person) -> None:
