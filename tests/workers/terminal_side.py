@@ -71,11 +71,13 @@ class TerminalSide:
         """(replayed from, head, last sequence, columns, rows)"""
         self.attachment = attachment or self.attachment
         frame = terminal.ATTACH_FRAME.pack(terminal.ATTACH, self.attachment, writer, wanted, 0, 0)
+        self.read()
+        heard = len(self.frames)  # of earlier answers, perhaps to this attachment too
         self.push(frame + (msgspec.json.encode(run) if run else b""))
 
         def answer() -> tuple[int, ...] | None:
             self.read()
-            for frame in reversed(self.frames):
+            for frame in reversed(self.frames[heard:]):
                 if frame[0] == terminal.ATTACHED and frame[1:17] == self.attachment:
                     return terminal.ATTACHED_FRAME.unpack(frame)[3:-2]
             return None
