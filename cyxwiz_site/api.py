@@ -8,6 +8,7 @@ from typing import Any
 
 import redis
 from django.core.exceptions import PermissionDenied
+from django.db import InterfaceError, OperationalError
 from django.http import Http404, HttpRequest, JsonResponse
 from rest_framework import exceptions
 from rest_framework.pagination import PageNumberPagination
@@ -39,6 +40,9 @@ def _describe(error: Exception) -> tuple[dict[str, Any] | None, dict[str, str]]:
     if isinstance(error, redis.RedisError):
         log.error("Redis does not answer: %s", error)
         error = Unavailable("Redis does not answer; nothing was changed. Try again shortly.")
+    if isinstance(error, OperationalError | InterfaceError):
+        log.error("The database: %s", error)
+        error = Unavailable("The database does not answer. Try again shortly.")
     if isinstance(error, CyxwizError):
         headers = {"Retry-After": str(error.retry_after_seconds)} if isinstance(error, Unavailable) else {}
         return problem_body(error.status, error.code, error.message) | error.details, headers

@@ -101,8 +101,8 @@ class RunnerProcess:
         self._most_scratch_bytes = disk.most_bytes(self._folder, serving=order.serve)
         give_up = threading.Timer(timeout_seconds, self.kill)
         give_up.daemon = True
-        give_up.start()
         started = time.monotonic()
+        give_up.start()
         try:
             with priority.lowered(self.pid):
                 self.send(orders.encode(order))

@@ -69,6 +69,10 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 
 @pytest.fixture(scope="package")
 def ssh(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> SshUser:
+    return olga_by_ssh(stack, tmp_path_factory)
+
+
+def olga_by_ssh(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> SshUser:
     """The owner of the stack's node, with a key of hers and a gateway that runs."""
     if shutil.which("ssh") is None:
         pytest.skip("There is no ssh client here (openssh-client).")

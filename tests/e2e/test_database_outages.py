@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import pwd
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -10,17 +12,35 @@ from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
 import psycopg
+import pytest
 import redis
 from psycopg import sql
+from websockets.asyncio.client import connect
 
-from protocol import names
+from protocol import names, terminal
+from tests.e2e.conftest import olga_by_ssh, own_database
+from tests.e2e.raw_websocket import address, closed_with, headers, hello
 from tests.e2e.ssh import SshUser, make_key
-from tests.e2e.terminals import Stack
+from tests.e2e.terminal_client import Client, in_loop
+from tests.e2e.terminals import Stack, running
 from tests.e2e.test_terminal_ssh import audited, newest
 from tests.e2e.typist import typing
 from tests.waiting import until
 
 ID_OF_OLGA = "from accounts.models import User; print(User.objects.get(username='olga').pk)"
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """One of its own: of what happens here the logs of all its processes speak."""
+    me = pwd.getpwuid(os.getuid()).pw_name
+    with own_database() as url, running(tmp_path_factory.mktemp("outages") / "stack", url, user=me) as stack:
+        yield stack
+
+
+@pytest.fixture(scope="module")
+def ssh(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> SshUser:
+    return olga_by_ssh(stack, tmp_path_factory)
 
 
 @contextmanager
@@ -65,6 +85,15 @@ def test_no_request_fails_for_a_connection_that_was_lost(stack: Stack) -> None:
             assert time.monotonic() - begun < 5
 
 
+def test_in_an_outage_requests_are_asked_to_come_again(stack: Stack) -> None:
+    with stack.api() as api:
+        with outage(stack):
+            answer = api.get("/api/v1/terminal/sessions/", timeout=30)
+            assert (answer.status_code, answer.json()["code"]) == (503, "unavailable")
+            assert "Retry-After" in answer.headers
+        assert "Traceback" not in stack.log("web")
+
+
 def test_after_an_outage_rights_are_checked_on(ssh: SshUser, tmp_path: Path) -> None:
     public = make_key(tmp_path / "own")
     with ssh.stack.api() as api, redis.Redis.from_url(ssh.stack.redis_url) as broker:
@@ -94,3 +123,27 @@ def test_a_command_that_ends_in_an_outage_ends_for_its_client_and_is_told_afterw
             until(lambda: "is told again" in ssh.stack.log("ssh"), "the gateway noticed")
     until(lambda: ssh.stack.session(session).get("exit_code") == 3, "its end is known", seconds=60)
     until(lambda: audited(ssh.stack, session, "left"), "that its client left is known", seconds=30)
+
+
+@in_loop
+async def test_where_the_database_does_not_answer_a_websocket_is_asked_to_come_again(stack: Stack) -> None:
+    session = stack.open()
+    olga = stack.manage("shell", "--no-imports", "-c", ID_OF_OLGA).strip()
+    async with connect(address(stack, session["id"]), additional_headers=headers(stack), compression=None) as client:
+        await client.send(hello(ticket=session["ticket"]))
+        while (await client.recv())[:1] != bytes([terminal.READY]):
+            pass
+        with outage(stack), redis.Redis.from_url(stack.redis_url) as told:
+            told.publish(names.TERMINAL_RIGHTS, olga)  # so that it looks whether it may stay
+            assert await closed_with(client, 30) == (1012, "The database does not answer.")
+            until(
+                lambda: "olga left is not in the audit" in stack.log("web"), "that it left is not lost without a word"
+            )
+    assert "websocket failed" not in stack.log("web")
+    assert "Exception in ASGI" not in stack.log("web")
+    with stack.api() as api:
+        tickets = f"/api/v1/terminal/sessions/{session['id']}/tickets"
+        until(lambda: api.post(tickets).status_code == 201, "the database answers again")
+        ticket = api.post(tickets).json()["ticket"]
+    async with Client(stack.url, stack.keys["olga"], {**session, "ticket": ticket}) as again:
+        assert await again.run("echo st''ill") == "still"

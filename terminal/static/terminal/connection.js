@@ -22,6 +22,11 @@ export function pauseAfter(failures) {
   return Math.min(LONGEST_PAUSE_MS, FIRST_PAUSE_MS * 2 ** failures) * (0.1 + 0.9 * Math.random());
 }
 
+// The server may have closed it by now, of which we are told only later.
+function sendOn(socket, frame) {
+  if (socket.readyState === WebSocket.OPEN) socket.send(frame);
+}
+
 export class Connection {
   // `newTicket` promises {ticket, websocket}; `check` promises nothing, or fails when the session is out of reach for
   // good; `output(bytes, isOld, shown)` shows bytes and then calls `shown`; `size` returns {cols, rows}; `tell` has the
@@ -88,7 +93,7 @@ export class Connection {
     const socket = (this.socket = new WebSocket(address));
     socket.binaryType = "arraybuffer";
     socket.onopen = () => {
-      socket.send(frames.hello({ ...secret, ...this.size() }));
+      sendOn(socket, frames.hello({ ...secret, ...this.size() }));
       this.heard = Date.now();
       this.pulse = setInterval(() => this.lookAfter(socket), PING_MS / 4);
     };
@@ -225,13 +230,13 @@ export class Connection {
   }
 
   send(frame) {
-    if (this.ready && this.socket.readyState === WebSocket.OPEN) this.socket.send(frame);
+    if (this.ready) sendOn(this.socket, frame);
   }
 
   lookAfter(socket) {
     const silent = Date.now() - this.heard;
     if (silent > SILENT_MS) this.lost({ code: 1006 }); // a close frame would wait for an answer
-    else if (silent > PING_MS && socket.readyState === WebSocket.OPEN) socket.send(frames.ping());
+    else if (silent > PING_MS) sendOn(socket, frames.ping());
     if (this.unconfirmed.length && Date.now() - this.confirmedAt > UNCONFIRMED_MS) this.sendAgain();
   }
 
