@@ -102,6 +102,7 @@ def test_ctrl_c_is_the_commands_and_twice_leaves(stack: Stack) -> None:
     trapping = "trap 'echo trapped' INT; echo ready; sleep 956789012; sleep 956789012"
     with typing(command("exec", NODE, trapping), env(stack)) as typist:
         typist.says(b"ready")
+        until(lambda: sleeping(956789012), "it is what the shell waits for")  # else it would not hear the signal
         typist.process.send_signal(signal.SIGINT)
         typist.says(b"trapped")
         typist.process.send_signal(signal.SIGINT)
