@@ -243,7 +243,10 @@ def test_tmux_and_htop_draw_as_they_should_and_follow_the_size(olga: Person) -> 
     screen.page.keyboard.press("q")
     until(lambda: "F1Help" not in screen.text, "htop has ended")
     screen.page.keyboard.press("Control+b")
-    screen.type(":kill-server")
+    screen.type(":")
+    # What comes before tmux asks goes to the shell.
+    until(lambda: screen.text.splitlines()[-1].startswith(":"), "tmux asks for a command", context=lambda: screen.text)
+    screen.type("kill-server")
     screen.page.keyboard.press("Enter")
     screen.shows("[server exited]")
     end(screen)
