@@ -54,6 +54,7 @@ def root(
 
 
 def main() -> None:
+    _have_standard_streams()
     try:
         # Not standalone: Typer would print a usage error in four lines, and end a refused prompt with 1.
         sys.exit(app(prog_name="cyxwiz", standalone_mode=False) or ExitCode.OK)
@@ -73,6 +74,16 @@ def main() -> None:
         note(f"Error: this is a fault of the command: {type(error).__name__}: {without_keys(str(error))}")
         note("Set CYXWIZ_DEBUG=1 to see where, and report it.")
         sys.exit(ExitCode.ERROR)
+
+
+def _have_standard_streams() -> None:
+    """Of those that are closed (`<&-`) the next socket would have the number."""
+    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(fd)
+    sys.stdin = sys.stdin or open(0, closefd=False)  # noqa: SIM115 - for as long as this process lives
+    sys.stdout = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115
+    sys.stderr = sys.stderr or open(2, "w", closefd=False)  # noqa: SIM115
 
 
 def _usage(error: typer.TyperException) -> str:

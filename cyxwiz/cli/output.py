@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import sys
 from collections.abc import Iterable, Sequence
@@ -37,7 +38,8 @@ def say(text: str = "") -> None:
 
 
 def note(text: str) -> None:
-    print(printable(text), file=sys.stderr, flush=True)
+    with contextlib.suppress(BrokenPipeError):  # nobody wants to know
+        print(printable(text), file=sys.stderr, flush=True)
 
 
 def without_keys(text: str) -> str:

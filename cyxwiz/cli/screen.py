@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import select
 import shutil
 import signal
 import sys
@@ -22,6 +23,7 @@ from cyxwiz.terminal.sessions import Ticket
 
 LOST = 255  # as ssh has it: the exit status is not the command's
 READ_BYTES = 4096
+LOOK_MS = 200  # whether it is to end, while nobody takes what it writes
 TOLD = ("waiting", "idle", "expires", "gap")
 
 
@@ -63,6 +65,8 @@ class Screen(Terminal):
         self._escapes = Escapes() if self._pty and sys.stdin.isatty() else None
         self._was_connected = False
         self._interrupts = 0
+        self._told_unread: object = None  # the connection on which the node was told
+        self._gone = threading.Event()
 
     async def carry(self) -> str:
         """How it ended: "left" where the person wanted to."""
@@ -78,6 +82,7 @@ class Screen(Terminal):
         if serving.done():
             serving.result()
             return "ended"
+        self._gone.set()
         serving.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await serving
@@ -86,10 +91,16 @@ class Screen(Terminal):
     async def shown(self, content: bytes, *, error: bool) -> None:
         # In a thread: a terminal that was stopped with Ctrl-S, or a slow pipe, may take its time.
         try:
-            await asyncio.to_thread(_write_all, 2 if error else 1, content)
+            await asyncio.to_thread(_write_all, 2 if error else 1, content, self._gone)
         except BrokenPipeError:  # nobody reads any more, as behind `| head`
-            self._leave()
-            await asyncio.Event().wait()
+            if self._pty:
+                await self._leave_for_good()
+            if not error and self._told_unread is not self._connection:
+                self._told_unread = self._connection
+                await self.signal("PIPE")  # what it makes of that is its end, and its exit status
+        except OSError as fault:
+            self._note(f"Error: what came could not be written: {fault.strerror}")
+            await self._leave_for_good()
 
     async def noticed(self, notice: Notice) -> None:
         if notice.kind in TOLD or notice.text.endswith("(observer)"):
@@ -105,8 +116,8 @@ class Screen(Terminal):
         note(f"\r\n[cyxwiz] {text}\r" if self._pty else text)
 
     def _read(self, loop: asyncio.AbstractEventLoop) -> None:
-        with contextlib.suppress(RuntimeError, OSError):  # the loop has ended, or there is no standard input
-            while content := os.read(0, READ_BYTES):
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            while content := _read_some():
                 asyncio.run_coroutine_threadsafe(self._typed(content), loop).result()
             if not self._pty:
                 asyncio.run_coroutine_threadsafe(self.end_input(), loop).result()
@@ -126,7 +137,7 @@ class Screen(Terminal):
     def _signalled(self, number: signal.Signals) -> None:
         """The first Ctrl-C is the command's; who presses it again wants to go."""
         self._interrupts += 1
-        if number == signal.SIGINT and self._interrupts == 1:
+        if number == signal.SIGINT and self._interrupts == 1 and self.ready is not None:
             self._signalling = asyncio.ensure_future(self.signal("INT"))
         else:
             self._leave()
@@ -134,6 +145,10 @@ class Screen(Terminal):
     def _leave(self) -> None:
         if not self._leaving.done():
             self._leaving.set_result(None)
+
+    async def _leave_for_good(self) -> None:
+        self._leave()
+        await asyncio.Event().wait()
 
 
 class Escapes:
@@ -160,6 +175,21 @@ class Escapes:
         return bytes(passed), False
 
 
-def _write_all(fd: int, content: bytes) -> None:
-    while content:
-        content = content[os.write(fd, content) :]
+def _read_some() -> bytes:
+    """Of standard input. What cannot be read is at its end."""
+    with contextlib.suppress(OSError):
+        while True:
+            select.select([0], [], [])  # another program that has it too may have made it not wait
+            with contextlib.suppress(BlockingIOError):
+                return os.read(0, READ_BYTES)
+    return b""
+
+
+def _write_all(fd: int, content: bytes, gone: threading.Event) -> None:
+    """Until `gone`: who has left need not wait for a reader that does not read."""
+    room = select.poll()
+    room.register(fd, select.POLLOUT)
+    while content and not gone.is_set():
+        if room.poll(LOOK_MS):
+            with contextlib.suppress(BlockingIOError):
+                content = content[os.write(fd, content[: select.PIPE_BUF]) :]

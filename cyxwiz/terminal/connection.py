@@ -52,6 +52,7 @@ class Terminal(ABC):
         self.next = 0  # offset up to which all was shown
         self.seq = 0
         self.unconfirmed: deque[tuple[int, bytes]] = deque()
+        self._signals: list[str] = []  # for when it may speak again
         self.exit: Exit | None = None
         self.closed: tuple[int, str] | None = None  # for good, and why
 
@@ -91,7 +92,10 @@ class Terminal(ABC):
             await self.say(frames.SIZE.pack(frames.RESIZE, cols, rows))
 
     async def signal(self, name: str) -> None:
-        await self.say(bytes([frames.SIGNAL]) + name.encode())
+        if self._may_type:
+            await self.say(bytes([frames.SIGNAL]) + name.encode())
+        else:
+            self._signals.append(name)
 
     async def say(self, frame: bytes) -> None:
         await self._keep_pace()
@@ -181,6 +185,8 @@ class Terminal(ABC):
         self._confirmed(ready.last_seq)
         await self._send_again()
         self._may_type = True
+        while self._signals:
+            await self.signal(self._signals.pop(0))
 
     async def _output(self, frame: bytes) -> None:
         _, offset = frames.OFFSET.unpack_from(frame)

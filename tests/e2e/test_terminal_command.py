@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import shlex
 import signal
 import subprocess
 import sys
+import termios
 import threading
 from collections.abc import Sequence
 
@@ -18,6 +21,8 @@ from tests.e2e.test_terminal_doors import sleeping
 from tests.e2e.test_terminal_ssh import GRANTS, POLICY, SESSIONS, newest, pour
 from tests.e2e.typist import typing
 from tests.waiting import until
+
+PIPE_BYTES = 64 * 1024  # what one holds
 
 
 def command(*words: str) -> list[str]:
@@ -32,6 +37,17 @@ def run(stack: Stack, *words: str, given: bytes = b"", name: str = "olga") -> su
     return subprocess.run(
         command(*words), input=given, capture_output=True, cwd=PROJECT, env=env(stack, name), timeout=60, check=False
     )
+
+
+def piped(stack: Stack, line: str) -> subprocess.CompletedProcess[bytes]:
+    """By a shell."""
+    return subprocess.run(
+        ["bash", "-c", line], capture_output=True, cwd=PROJECT, env=env(stack), timeout=60, check=False
+    )
+
+
+def _waiting_bytes(pipe: int) -> int:
+    return int.from_bytes(fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)), sys.byteorder)
 
 
 def test_a_command_has_its_own_streams_and_exit_status(stack: Stack) -> None:
@@ -109,6 +125,70 @@ def test_ctrl_c_is_the_commands_and_twice_leaves(stack: Stack) -> None:
         assert typist.ends() == 255
     until(lambda: not sleeping(956789012), "it is gone", seconds=5)
     assert newest(stack)["state"] == "ended"
+
+
+@pytest.mark.parametrize("closed", ["head -c 100", "true"])
+def test_where_nobody_reads_on_the_command_ends_as_in_a_local_pipe(stack: Stack, closed: str) -> None:
+    line = f"{shlex.join(command('exec', NODE, 'yes'))} | {closed}; echo ${{PIPESTATUS[0]}}"
+    done = piped(stack, line)
+    assert done.stdout.splitlines()[-1] == b"141"
+    assert done.stderr == b""
+    assert newest(stack)["state"] == "ended"
+
+
+def test_where_nobody_reads_errors_either_it_is_the_same(stack: Stack) -> None:
+    loud = shlex.join(command("exec", NODE, "yes >&2 & exec yes"))
+    assert piped(stack, f"{loud} 2>&1 | head -c 100; exit ${{PIPESTATUS[0]}}").returncode == 141
+    content = shlex.join(command("exec", NODE, "yes | head -c 9000000 >&2; echo out"))
+    done = piped(stack, f"{content} 2> >(true); exit $?")  # its errors are nobody's, its output is not
+    assert (done.returncode, done.stdout) == (0, b"out\n")
+
+
+@pytest.mark.parametrize("given", ["<&-", "< /dev/null"])
+def test_without_standard_input_the_command_is_at_its_end(stack: Stack, given: str) -> None:
+    done = piped(stack, f"{shlex.join(command('exec', NODE, 'cat; echo done'))} {given}")
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"done\n", b"")
+    shell = piped(stack, f"{shlex.join(command('ssh', NODE))} {given}")
+    assert (shell.returncode, shell.stderr) == (0, b"")
+
+
+def test_what_cannot_be_written_is_an_error(stack: Stack) -> None:
+    full = piped(stack, f"{shlex.join(command('exec', NODE, 'yes'))} > /dev/full")
+    assert (full.returncode, full.stderr.splitlines()[-1:]) == (
+        255,
+        [b"Error: what came could not be written: No space left on device"],
+    )
+    assert newest(stack)["state"] == "ended"
+    closed = piped(stack, f"{shlex.join(command('exec', NODE, 'echo out; exit 7'))} >&-")
+    assert closed.returncode == 7
+
+
+def test_ctrl_c_twice_leaves_also_where_nobody_takes_the_output(stack: Stack) -> None:
+    read, write = os.pipe()
+    trapping = "trap '' INT; yes"
+    with subprocess.Popen(
+        command("exec", NODE, trapping), stdin=subprocess.DEVNULL, stdout=write, cwd=PROJECT, env=env(stack)
+    ) as process:
+        try:
+            os.close(write)
+            until(lambda: _waiting_bytes(read) == PIPE_BYTES, "nothing more has room")
+            process.send_signal(signal.SIGINT)
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(10) == 255
+        finally:
+            process.kill()
+            os.close(read)
+    assert newest(stack)["state"] == "ended"
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 255), (signal.SIGHUP, 255)])
+def test_signals_end_a_command(stack: Stack, number: signal.Signals, status: int) -> None:
+    with typing(command("exec", NODE, "echo ready; exec sleep 978901234"), env(stack)) as typist:
+        typist.says(b"ready")
+        until(lambda: sleeping(978901234), "it sleeps")
+        typist.process.send_signal(number)
+        assert typist.ends() == status
+    until(lambda: not sleeping(978901234), "it is gone", seconds=5)
 
 
 def test_what_is_refused_is_explained(stack: Stack) -> None:
