@@ -25,7 +25,7 @@ from django.db import Error as DatabaseError
 from accounts.redis_connection import ConnectionLost
 from accounts.silence import Silence
 from protocol import terminal
-from protocol.errors import CyxwizError
+from protocol.errors import CyxwizError, Unavailable
 from protocol.terminal import BAD_FRAME, REFUSED, TAKEN_OVER, TIMED_OUT, BadFrame
 from terminal import admission, permissions, time_limits
 from terminal.attachment import Attachment, Began, BeyondOutput, Gap, TakenOver
@@ -80,7 +80,7 @@ class TerminalConsumer(AsyncConsumer):
         except Closed as closed:
             await self._close(closed)
         except DatabaseError as error:
-            if not self._is_open:  # nobody is in yet
+            if message["type"] == "websocket.connect":  # `websocket` answers, for it is not open yet
                 raise
             await self._close(_without_database(error))
 
@@ -385,4 +385,15 @@ def _gap(gap: Gap) -> terminal.Notice:
     return terminal.Notice(kind="gap", text=f"{gap.skipped} bytes of output were skipped: the node has them no more.")
 
 
-websocket = AuthMiddlewareStack(TerminalConsumer.as_asgi())
+_websocket = AuthMiddlewareStack(TerminalConsumer.as_asgi())
+
+
+async def websocket(scope: dict[str, Any], receive: Any, send: Any) -> None:
+    """While the database is away, who asks for one is told so as by every other address."""
+    try:
+        await _websocket(scope, receive, send)
+    except DatabaseError as error:
+        log.warning("The database: %s; a websocket is asked to come again", error)
+        headers = [(b"content-type", b"text/plain"), (b"retry-after", str(Unavailable.retry_after_seconds).encode())]
+        await send({"type": "websocket.http.response.start", "status": Unavailable.status, "headers": headers})
+        await send({"type": "websocket.http.response.body", "body": b"The database does not answer."})

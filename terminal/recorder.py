@@ -14,6 +14,7 @@ import hiredis
 import msgspec
 from asgiref.sync import sync_to_async
 from django.conf import settings
+from django.db import Error as DatabaseError
 from django.db import close_old_connections
 from django.db.models import Q
 from django.utils import timezone
@@ -63,7 +64,9 @@ class Recorder:
         while True:
             try:
                 await self._look()
-            except Exception:  # PostgreSQL or Redis is away; what is being recorded goes on
+            except (DatabaseError, OSError, TimeoutError, hiredis.HiredisError) as error:  # what is recorded goes on
+                log.warning("Looking for sessions: %s; it is tried again", error or "no answer")
+            except Exception:
                 log.exception("Looking for sessions failed; it is tried again")
             await asyncio.sleep(LOOK_SECONDS)
 

@@ -16,14 +16,15 @@ import pytest
 import redis
 from psycopg import sql
 from websockets.asyncio.client import connect
+from websockets.exceptions import InvalidStatus
 
 from protocol import names, terminal
 from tests.e2e.conftest import olga_by_ssh, own_database
 from tests.e2e.raw_websocket import address, closed_with, headers, hello
 from tests.e2e.ssh import SshUser, make_key
 from tests.e2e.terminal_client import Client, in_loop
-from tests.e2e.terminals import Stack, running
-from tests.e2e.test_terminal_ssh import audited, newest
+from tests.e2e.terminals import NODE, Stack, running
+from tests.e2e.test_terminal_ssh import SESSIONS, audited, newest
 from tests.e2e.typist import typing
 from tests.waiting import until
 
@@ -72,6 +73,17 @@ def _allow(stack: Stack, connections: bool) -> None:
     with server(stack) as (connection, name):
         change = sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS {}")
         connection.execute(change.format(sql.Identifier(name), sql.Literal(connections)))
+
+
+def opened(stack: Stack) -> dict[str, str]:
+    """Once the recorder has the database again: without one no terminal opens."""
+    with stack.api() as api:
+        asked = {"node": NODE}
+        return until(
+            lambda: answer.json() if (answer := api.post(SESSIONS, json=asked)).status_code == 201 else None,
+            "a terminal opens",
+            seconds=60,
+        )
 
 
 def test_no_request_fails_for_a_connection_that_was_lost(stack: Stack) -> None:
@@ -126,8 +138,37 @@ def test_a_command_that_ends_in_an_outage_ends_for_its_client_and_is_told_afterw
 
 
 @in_loop
+async def test_in_an_outage_a_handshake_is_asked_to_come_again(stack: Stack) -> None:
+    session = opened(stack)
+    browser = {"Cookie": stack.cookie("olga"), "Origin": stack.url}
+    with outage(stack):
+        for given in (headers(stack), browser):
+            with pytest.raises(InvalidStatus) as refused:
+                async with connect(address(stack, session["id"]), additional_headers=given, open_timeout=30):
+                    pass
+            assert (refused.value.response.status_code, refused.value.response.headers["Retry-After"]) == (503, "1")
+    assert stack.log("web").count("a websocket is asked to come again") == 2
+    assert "Traceback" not in stack.log("web")
+    assert "Traceback" not in stack.log("recorder")
+    with stack.api() as api:
+        ticket = api.post(f"{SESSIONS}{session['id']}/tickets").json()["ticket"]
+    async with Client(stack.url, stack.keys["olga"], {**session, "ticket": ticket}) as client:
+        assert await client.run("echo he''re") == "here"
+
+
+@in_loop
+async def test_in_an_outage_a_first_frame_is_asked_to_come_again(stack: Stack) -> None:
+    session = opened(stack)
+    async with connect(address(stack, session["id"]), additional_headers=headers(stack), compression=None) as client:
+        with outage(stack):
+            await client.send(hello(ticket=session["ticket"]))
+            assert await closed_with(client, 30) == (1012, "The database does not answer.")
+    assert "Traceback" not in stack.log("web")
+
+
+@in_loop
 async def test_where_the_database_does_not_answer_a_websocket_is_asked_to_come_again(stack: Stack) -> None:
-    session = stack.open()
+    session = opened(stack)
     olga = stack.manage("shell", "--no-imports", "-c", ID_OF_OLGA).strip()
     async with connect(address(stack, session["id"]), additional_headers=headers(stack), compression=None) as client:
         await client.send(hello(ticket=session["ticket"]))
