@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+from django.dispatch import Signal
 from rest_framework.permissions import SAFE_METHODS, BasePermission
 from rest_framework.request import Request
 
 from accounts import scopes
 from accounts.models import ApiKey
+
+# With `key`, `scope`, `message`: an API key was used for what it is not for.
+scope_lacked = Signal()
 
 
 class HasScope(BasePermission):
@@ -23,4 +27,7 @@ class HasScope(BasePermission):
             return True
         wanted = f"{area}:{'read' if request.method in SAFE_METHODS else 'write'}"
         self.message = f"This API key lacks the scope {wanted}."
-        return scopes.allows(request.auth.scopes, wanted)
+        allowed = scopes.allows(request.auth.scopes, wanted)
+        if not allowed:
+            scope_lacked.send(sender=type(view), key=request.auth, scope=wanted, message=self.message)
+        return allowed

@@ -18,7 +18,7 @@ from django.utils.safestring import SafeString
 from accounts.models import User
 from accounts.staff_admin import UNKNOWN, ReadOnlyAdmin, StaffAdmin, badge, size
 from protocol.errors import NotFound
-from terminal import recordings, services, ssh_admin
+from terminal import recordings, refusals, services, ssh_admin
 from terminal.models import AuditEvent, TerminalGrant, TerminalPolicy, TerminalSession
 from terminal.states import LIVE
 
@@ -71,6 +71,7 @@ class TerminalSessionAdmin(ReadOnlyAdmin):
         """Only for who may act on sessions: what a terminal showed is more than that there was one."""
         assert isinstance(request.user, User)
         if not self.has_act_permission(request):
+            refusals.refused("They may not read this recording.", request.user, session_id=id)
             raise PermissionDenied
         try:
             return recordings.download(get_object_or_404(TerminalSession, pk=id), request.user)

@@ -9,10 +9,11 @@ class TerminalConfig(AppConfig):
     name = "terminal"
 
     def ready(self) -> None:
+        from accounts import permissions
         from accounts.models import ApiKey, SshKey, User
         from nodes import signals
         from nodes.models import Node
-        from terminal import doors, reports, services, ssh_keys
+        from terminal import doors, refusals, reports, services, ssh_keys
         from terminal.models import SshNode, TerminalGrant, TerminalSession
 
         def heartbeat(node: Any, heartbeat: Any, **_: object) -> dict[str, object]:
@@ -36,9 +37,14 @@ class TerminalConfig(AppConfig):
             for session in TerminalSession.objects.filter(node=instance).select_related("node"):
                 services.end(session, "The node was removed.")
 
+        def scope_lacked(key: Any, scope: str, message: str, **_: object) -> None:
+            if scope.startswith("terminal:"):
+                refusals.refused(message, key.owner, key=key.key_id)
+
         def ssh_node_gone(instance: Any, **_: object) -> None:
             ssh_keys.forget(instance.pk)
 
+        permissions.scope_lacked.connect(scope_lacked, weak=False)
         user_logged_out.connect(logged_out, weak=False)
         signals.heartbeat_received.connect(heartbeat, weak=False)
         for model in (User, ApiKey, TerminalGrant):

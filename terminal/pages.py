@@ -22,8 +22,8 @@ from django.views.decorators.http import require_GET, require_http_methods, requ
 from accounts.models import User
 from nodes.models import Node
 from protocol.errors import CyxwizError
-from terminal import doors, permissions, refusals, services
-from terminal.models import SessionQuerySet, TerminalSession
+from terminal import doors, finding, permissions, refusals, services
+from terminal.models import TerminalSession
 from terminal.states import LIVE, SessionState
 
 PAST_ON_A_PAGE = 25
@@ -50,7 +50,7 @@ class Offer:
 @require_GET
 def terminals(request: HttpRequest) -> HttpResponse:
     user = _user(request)
-    visible = _visible(user)
+    visible = finding.visible_sessions(user)
     live = visible.filter(state__in=LIVE)
     waiting = visible.filter(state=SessionState.UNAPPROVED)
     past = Paginator(visible.filter(state=SessionState.ENDED), PAST_ON_A_PAGE).get_page(request.GET.get("page"))
@@ -74,7 +74,7 @@ def terminals(request: HttpRequest) -> HttpResponse:
 def ask(request: HttpRequest, name: str) -> HttpResponse:
     """What a terminal is for, where the node asks for it; then the terminal."""
     user = _user(request)
-    node: Node = get_object_or_404(permissions.known_nodes(user), name=name)
+    node = finding.node(user, name)
     reason = request.POST.get("reason", "")[:500]
     error = None
     if request.method == "POST":
@@ -109,15 +109,14 @@ def terminal(request: HttpRequest, id: UUID) -> HttpResponse:
 def playback(request: HttpRequest, id: UUID) -> HttpResponse:
     """The page reads the recording from the API, or from the admin for staff: either puts that into the audit."""
     user = _user(request)
-    session = _visible(user).filter(pk=id).first()
+    session = finding.visible_sessions(user).filter(pk=id).first()
     if session is not None and permissions.may_read_recording(session, user):
         source = reverse("terminal-recording", args=[id])
     elif user.is_staff and user.has_perm("terminal.change_terminalsession"):
         session = get_object_or_404(TerminalSession.objects.select_related("owner", "node"), pk=id)
         source = reverse("admin:terminal_recording", args=[id])
     else:
-        if session is not None:
-            refusals.refused("They may not play this recording.", user, session=session)
+        refusals.refused("They may not play this recording.", user, session=_find(request, id))
         raise Http404
     context = {"session": session, "source": source, "days": settings.RECORDING_DAYS}
     return _with_screen(render(request, "terminal/playback.html", context))
@@ -173,14 +172,8 @@ def _may_end(session: TerminalSession, user: User) -> bool:
     return session.owner_id == user.pk or (session.node is not None and permissions.may_manage(session.node, user))
 
 
-def _visible(user: User) -> SessionQuerySet:
-    rows = TerminalSession.objects.visible_to(user)
-    return rows.select_related("node", "owner", "api_key", "approved_by")
-
-
 def _find(request: HttpRequest, id: UUID) -> TerminalSession:
-    found: TerminalSession = get_object_or_404(_visible(_user(request)), pk=id)
-    return found
+    return finding.session(_user(request), id)
 
 
 def _user(request: HttpRequest) -> User:

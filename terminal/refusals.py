@@ -36,15 +36,16 @@ def refused(
     session: TerminalSession | None = None,
     session_id: UUID | None = None,
     node: str = "",
+    **details: str,
 ) -> None:
-    about = hashlib.sha256(f"{session.pk if session else session_id} {node} {why}".encode()).hexdigest()
+    about = f"{session.pk if session else session_id} {node} {why} {details}"
     try:
-        left_out = _left_out(user, about)
+        left_out = _left_out(user, hashlib.sha256(about.encode()).hexdigest())
     except redis.RedisError as error:
         log.warning("Redis: %s; refusals are not counted", error)
         left_out = 0
     if left_out is not None:
-        more = {"left_out": left_out} if left_out else {}
+        more = details | ({"left_out": left_out} if left_out else {})
         audit.write("refused", session=session, session_id=session_id, node=node, user=user, reason=why, **more)
 
 

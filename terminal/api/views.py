@@ -18,7 +18,7 @@ from accounts.models import ApiKey, User
 from nodes.models import Node
 from protocol import ssh
 from protocol.errors import NotFound
-from terminal import permissions, recordings, refusals, services
+from terminal import finding, permissions, recordings, refusals, services
 from terminal.api import serializers
 from terminal.models import SessionQuerySet, TerminalSession
 from terminal.ssh_gateway import host_key
@@ -34,7 +34,7 @@ class SessionsView(generics.ListAPIView[TerminalSession]):
     filterset_fields = ["state", "node_name"]
 
     def get_queryset(self) -> SessionQuerySet:
-        return _visible(self.request)
+        return finding.visible_sessions(caller(self.request))
 
     @extend_schema(request=serializers.NewSessionSerializer, responses={201: serializers.SessionWithTicketSerializer})
     def post(self, request: Request) -> Response:
@@ -43,7 +43,7 @@ class SessionsView(generics.ListAPIView[TerminalSession]):
         wanted.is_valid(raise_exception=True)
         fields = dict(wanted.validated_data)
         user = caller(request)
-        node = get_object_or_404(permissions.known_nodes(user), name=fields.pop("node"))
+        node = finding.node(user, fields.pop("node"))
         key = request.auth if isinstance(request.auth, ApiKey) else None
         session = services.open_session(node=node, user=user, api_key=key, **fields)
         ticket = None if session.state == SessionState.UNAPPROVED else services.new_ticket(session, user)[0]
@@ -55,11 +55,9 @@ class SessionView(generics.RetrieveAPIView[TerminalSession]):
     scope = "terminal"
     serializer_class = serializers.SessionSerializer
     queryset = TerminalSession.objects.none()
-    lookup_field = "pk"
-    lookup_url_kwarg = "id"
 
-    def get_queryset(self) -> SessionQuerySet:
-        return _visible(self.request)
+    def get_object(self) -> TerminalSession:
+        return _find(self.request, self.kwargs["id"])
 
 
 class TicketsView(APIView):
@@ -148,7 +146,7 @@ class PolicyView(APIView):
     @extend_schema(responses=serializers.PolicySerializer)
     def get(self, request: Request, name: str) -> Response:
         """The rules for terminals on a node."""
-        node = get_object_or_404(permissions.known_nodes(caller(request)), name=name)
+        node = finding.node(caller(request), name)
         return Response(serializers.PolicySerializer(services.policy_of(node)).data)
 
     @extend_schema(request=serializers.PolicySerializer, responses=serializers.PolicySerializer)
@@ -179,19 +177,13 @@ def caller(request: Request) -> User:
     return request.user
 
 
-def _visible(request: Request) -> SessionQuerySet:
-    rows = TerminalSession.objects.visible_to(caller(request))
-    return rows.select_related("node", "owner", "api_key", "approved_by")
-
-
 def _find(request: Request, id: UUID) -> TerminalSession:
-    found: TerminalSession = get_object_or_404(_visible(request), pk=id)
-    return found
+    return finding.session(caller(request), id)
 
 
 def managed_node(request: Request, name: str) -> Node:
     user = caller(request)
-    node: Node = get_object_or_404(permissions.known_nodes(user), name=name)
+    node = finding.node(user, name)
     if not permissions.may_manage(node, user):
         raise refusals.forbidden(f"Only an owner of {name} manages terminals on it.", user, node=name)
     return node

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from uuid import uuid4
+
 import pytest
 
-from accounts import live
+from accounts import keys, live
+from accounts.models import User
 from protocol import names
 from terminal import refusals
 from terminal.models import AuditEvent
+from tests.cast import person
 from tests.terminal.conftest import SESSIONS, grant, opened
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -45,6 +49,45 @@ def test_on_the_pages_too(owner, outsider, machine):
     outsider.client.post(f"/terminal/{session}/end")
     assert outsider.client.get(f"/terminal/{session}/recording").status_code == 404
     assert [row[1] for row in rows()] == ["", session, session]
+
+
+def test_what_somebody_may_not_even_see_too(owner, outsider, machine):
+    """They are answered as if there were nothing. Of what there is not nobody was refused it."""
+    name, session = outsider.user.username, opened(owner)["id"]
+    for refused in (
+        lambda: outsider.get(f"{SESSIONS}{session}/"),
+        lambda: outsider.post(f"{SESSIONS}{session}/tickets"),
+        lambda: outsider.get(f"{SESSIONS}{session}/recording"),
+    ):
+        assert refused().json()["detail"] == outsider.get(f"{SESSIONS}{uuid4()}/").json()["detail"]
+        assert rows() == [(name, session, "box", "They may not see this terminal.")]
+    assert outsider.post(SESSIONS, {"node": "box"}).status_code == 404
+    assert outsider.post(SESSIONS, {"node": "no-such-node"}).status_code == 404
+    assert rows()[1:] == [(name, "", "box", "They may not see this node.")]
+    live.connection().delete(names.terminal_refusals(outsider.user.pk))  # as a minute does
+    outsider.client.force_login(outsider.user)
+    assert outsider.client.get(f"/terminal/{session}/recording").status_code == 404
+    assert rows()[2:] == [(name, session, "box", "They may not see this terminal.")]
+
+
+def test_an_api_key_that_is_not_for_terminals_too(owner, machine):
+    key, text = keys.issue(user=owner.user, name="models only", wanted=["models:read", "terminal:read"])
+    for _ in range(2):
+        refused = owner.client.post(SESSIONS, headers={"Authorization": f"Bearer {text}"})
+        assert refused.status_code == 403
+    assert rows() == [(owner.user.username, "", "", "This API key lacks the scope terminal:write.")]
+    assert AuditEvent.objects.get(what="refused").details["key"] == key.key_id
+    owner.client.post("/api/v1/models/", headers={"Authorization": f"Bearer {text}"})
+    assert len(rows()) == 1
+
+
+def test_staff_who_may_not_read_recordings_too(owner, machine):
+    clerk = person("clerk").user
+    User.objects.filter(pk=clerk.pk).update(is_staff=True)
+    session = opened(owner)["id"]
+    owner.client.force_login(clerk)
+    assert owner.client.get(f"/admin/terminal/terminalsession/{session}/recording", headers={}).status_code == 403
+    assert rows() == [("clerk", session, "", "They may not read this recording.")]
 
 
 def test_a_loop_of_refusals_has_a_row_a_minute_which_counts_the_others(owner, outsider, machine):
