@@ -7,6 +7,7 @@ from typing import Any
 from uuid import UUID
 
 from channels.db import database_sync_to_async
+from django.db import transaction
 
 from accounts import keys, scopes
 from accounts.models import ApiKey, User
@@ -79,15 +80,18 @@ def choose_program(session: TerminalSession, user: User, mode: Mode, run: Run) -
 
 def began(caller: Caller, session: TerminalSession, mode: Mode, line: UUID) -> str:
     """The token for the next time."""
-    audit.write("attached", session=session, user=caller.user, mode=mode)
-    return tickets.issue(session, caller.user, mode, line=line)
+    with transaction.atomic():
+        token = tickets.issue(session, caller.user, mode, line=line)
+        audit.write("attached", session=session, user=caller.user, mode=mode)
+    return token
 
 
-def left(caller: Caller, session: TerminalSession, mode: Mode, refusal: str) -> None:
+def left(caller: Caller, session: TerminalSession, mode: Mode, began: bool, refusal: str) -> None:
     """`refusal`: why it had to, if it was refused something."""
     if refusal:
         refusals.refused(refusal, caller.user, session=session)
-    audit.write("left", session=session, user=caller.user, mode=mode)
+    if began:
+        audit.write("left", session=session, user=caller.user, mode=mode)
 
 
 def why_not_any_more(caller: Caller, session_id: UUID, mode: Mode) -> str:

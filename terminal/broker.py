@@ -7,6 +7,8 @@ import asyncio
 import logging
 from typing import Any, Protocol
 
+from django.conf import settings
+
 from accounts.redis_connection import ConnectionLost, RedisConnection, connect
 from protocol import names
 
@@ -94,3 +96,16 @@ class Broker:
 def _pushed(answer: asyncio.Future[Any]) -> None:
     if (error := answer.exception()) and not isinstance(error, ConnectionLost):
         log.error("Redis refused a frame: %s", error)
+
+
+_brokers: dict[asyncio.AbstractEventLoop, Broker] = {}
+
+
+def broker() -> Broker:
+    """That of this loop."""
+    loop = asyncio.get_running_loop()
+    if loop not in _brokers:
+        for ended in [other for other in _brokers if other.is_closed()]:
+            del _brokers[ended]
+        _brokers[loop] = Broker(settings.REDIS_URL)
+    return _brokers[loop]

@@ -15,22 +15,21 @@ from typing import Any
 from uuid import UUID
 
 import hiredis
-from channels.auth import AuthMiddlewareStack
 from channels.consumer import AsyncConsumer
 from channels.db import database_sync_to_async
 from channels.exceptions import StopConsumer
-from django.conf import settings
 from django.db import Error as DatabaseError
 
 from accounts.redis_connection import ConnectionLost
 from accounts.silence import Silence
 from protocol import terminal
-from protocol.errors import CyxwizError, Unavailable
+from protocol.errors import CyxwizError
 from protocol.terminal import BAD_FRAME, REFUSED, TAKEN_OVER, TIMED_OUT, BadFrame
 from terminal import admission, permissions, time_limits
 from terminal.attachment import Attachment, Began, BeyondOutput, Gap, TakenOver
-from terminal.broker import Broker
+from terminal.broker import broker
 from terminal.client_pace import FRAMES_PER_SECOND, FrameCount, Sizes
+from terminal.presence import Presence
 
 log = logging.getLogger(__name__)
 
@@ -48,17 +47,6 @@ RESIZE = bytes([terminal.RESIZE])
 
 _silence = Silence(HELLO_SECONDS)
 _refused = count(1)  # handshakes, since this process began
-_brokers: dict[asyncio.AbstractEventLoop, Broker] = {}
-
-
-def broker() -> Broker:
-    """That of this loop."""
-    loop = asyncio.get_running_loop()
-    if loop not in _brokers:
-        for ended in [other for other in _brokers if other.is_closed()]:
-            del _brokers[ended]
-        _brokers[loop] = Broker(settings.REDIS_URL)
-    return _brokers[loop]
 
 
 class Closed(Exception):
@@ -73,6 +61,27 @@ class TerminalConsumer(AsyncConsumer):
     user_id = 0
     key_digest = ""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._attachment: Attachment | None = None
+        self._is_open = False
+        self._began = False
+        self._presence = Presence()
+        self._leaving: asyncio.Task[None] | None = None
+        self._is_idle = False
+        self._final: int | None = None  # offset of the end, once the shell has ended
+        self._frames = FrameCount()
+        self._in_flight: deque[tuple[int, int]] = deque()
+        self._in_flight_bytes = 0
+        self._highest_seq = 0
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:  # also where the server cancels us
+            await self._leave()
+
     async def dispatch(self, message: dict[str, Any]) -> None:
         """Without the look at database connections that Channels takes for every message, in a thread."""
         try:
@@ -85,16 +94,6 @@ class TerminalConsumer(AsyncConsumer):
             await self._close(_without_database(error))
 
     async def websocket_connect(self, message: dict[str, Any]) -> None:
-        self._tasks: set[asyncio.Task[Any]] = set()
-        self._attachment: Attachment | None = None
-        self._is_open = False
-        self._began = False
-        self._is_idle = False
-        self._final: int | None = None  # offset of the end, once the shell has ended
-        self._frames = FrameCount()
-        self._in_flight: deque[tuple[int, int]] = deque()
-        self._in_flight_bytes = 0
-        self._highest_seq = 0
         self._session_id: UUID = self.scope["url_route"]["kwargs"]["session_id"]
         address = (self.scope.get("client") or ("?", 0))[0]
         try:
@@ -219,7 +218,7 @@ class TerminalConsumer(AsyncConsumer):
 
     async def _ready(self, attachment: Attachment, began: Began) -> None:
         session = self._session
-        resume = await database_sync_to_async(admission.began)(self._caller, session, self._mode, self._line)
+        resume = await self._presence.begin(admission.began, self._caller, session, self._mode, self._line)
         ready = terminal.Ready(
             session=str(session.pk),
             mode=self._mode,
@@ -361,17 +360,22 @@ class TerminalConsumer(AsyncConsumer):
         for task in self._tasks:
             task.cancel()
         attachment, self._attachment = self._attachment, None
-        if attachment is None:
-            return
-        self._sizes.close()
+        if attachment is not None:
+            self._sizes.close()
+            self._leaving = asyncio.create_task(self._tell_that_it_left(attachment, refusal))
+        if self._leaving is not None:
+            await asyncio.shield(self._leaving)
+
+    async def _tell_that_it_left(self, attachment: Attachment, refusal: str) -> None:
         with contextlib.suppress(ConnectionLost):
             if self._mode == "owner":
                 attachment.detach()
             if self._began:
                 attachment.announce(terminal.Notice(kind="left", text=f"{self._caller.user.username} ({self._mode})"))
-        if self._began or refusal:
+        began = await self._presence.has_begun()
+        if began or refusal:
             try:
-                await database_sync_to_async(admission.left)(self._caller, self._session, self._mode, refusal)
+                await database_sync_to_async(admission.left)(self._caller, self._session, self._mode, began, refusal)
             except DatabaseError as error:
                 log.error("The database: %s; that %s left is not in the audit", error, self._caller.user.username)
 
@@ -383,17 +387,3 @@ def _without_database(error: DatabaseError) -> Closed:
 
 def _gap(gap: Gap) -> terminal.Notice:
     return terminal.Notice(kind="gap", text=f"{gap.skipped} bytes of output were skipped: the node has them no more.")
-
-
-_websocket = AuthMiddlewareStack(TerminalConsumer.as_asgi())
-
-
-async def websocket(scope: dict[str, Any], receive: Any, send: Any) -> None:
-    """While the database is away, who asks for one is told so as by every other address."""
-    try:
-        await _websocket(scope, receive, send)
-    except DatabaseError as error:
-        log.warning("The database: %s; a websocket is asked to come again", error)
-        headers = [(b"content-type", b"text/plain"), (b"retry-after", str(Unavailable.retry_after_seconds).encode())]
-        await send({"type": "websocket.http.response.start", "status": Unavailable.status, "headers": headers})
-        await send({"type": "websocket.http.response.body", "body": b"The database does not answer."})

@@ -26,6 +26,7 @@ from terminal import time_limits
 from terminal.attachment import Attachment, Began, Gap, TakenOver
 from terminal.broker import Broker
 from terminal.models import TerminalSession
+from terminal.presence import Presence
 from terminal.ssh_gateway import admission
 from terminal.ssh_gateway.admission import Guest
 from terminal.ssh_gateway.connection import REFUSED, end_channel
@@ -40,9 +41,7 @@ TICK_SECONDS, WAITING_SECONDS = 1.0, 3.0
 ALIVE_SECONDS, RECHECK_SECONDS = 20.0, 60.0
 UNCHECKED_SECONDS = 3 * RECHECK_SECONDS  # for so long the database may be away
 AGAIN_SECONDS = 0.3
-LEAVE_TRIES, LEAVE_AGAIN_SECONDS = 20, 3.0
-GOODBYE_SECONDS = 3.0
-CLOSED_SECONDS = 0.1
+LEAVE_TRIES, LEAVE_AGAIN_SECONDS, GOODBYE_SECONDS, CLOSED_SECONDS = 20, 3.0, 3.0, 0.1
 INTERRUPT = b"\x03"
 
 
@@ -72,6 +71,7 @@ class SshSession:
         self._left = asyncio.Event()
         self._ended = ""  # why
         self._began = False  # ever
+        self._presence = Presence()
         self._exited = False
         self._may_type = False  # on this attachment
         self._next = self._taken = self._acked = 0  # of the output: had, given to the client, acknowledged
@@ -192,7 +192,7 @@ class SshSession:
         self._may_type = True
         if not self._began:
             self._began = True
-            await database_sync_to_async(admission.began)(self._guest, self._session)
+            await self._presence.begin(admission.began, self._guest, self._session)
             self._attachment.announce(terminal.Notice(kind="joined", text=f"{self._guest.user.username} (owner)"))
         self._told_size = (began.cols, began.rows)
         self._resize()
@@ -377,7 +377,8 @@ class SshSession:
         why = "" if self._exited or (self._began and self._run.pty) else "Its ssh client left."
         for _ in range(LEAVE_TRIES if self._session is not None else 0):
             try:
-                await database_sync_to_async(admission.left)(self._guest, self._session, began=self._began, end=why)
+                began = await self._presence.has_begun()
+                await database_sync_to_async(admission.left)(self._guest, self._session, began=began, end=why)
                 return
             except DatabaseFault as error:
                 log.warning("The database: %s; that a client left is told again", error)
