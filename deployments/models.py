@@ -1,4 +1,4 @@
-"""Deployment, Replica, DeploymentEvent, DeploymentMetric. Only `transitions` writes a state."""
+"""Deployment, Replica, EndingReplica, DeploymentEvent, DeploymentMetric. Only `transitions` writes a state."""
 
 from __future__ import annotations
 
@@ -95,6 +95,16 @@ class Replica(models.Model):
     def holder(self, fence: int) -> str:
         """Under which name an attempt holds its allocation."""
         return f"replica:{self.pk}:{fence}"
+
+
+class EndingReplica(Owned):
+    """One that has no row any more, and may still hold memory on a node."""
+
+    id = models.UUIDField(primary_key=True, editable=False, help_text="Of the replica.")
+    deployment_name = models.CharField(max_length=63, editable=False)
+
+    def __str__(self) -> str:
+        return f"{self.deployment_name} ({self.pk})"
 
 
 class DeploymentEvent(models.Model):

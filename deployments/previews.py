@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from accounts.models import User
-from deployments import reconcile
+from deployments import endings, reconcile
 from deployments.models import Deployment, Replica
 from deployments.states import ON_NODE, ReplicaState
 from nodes import planning
@@ -53,13 +53,16 @@ def of_waiting(deployment: Deployment) -> Preview:
 
 def stoppable(user: User, holders: Iterable[str]) -> dict[str, Stoppable]:
     """Of these holders of allocations the attempts at this user's replicas: those that are on nodes, and those that
-    nodes have not yet said the end of."""
+    nodes have not yet said the end of, though their deployment may be deleted."""
     ids = {holder: holder.split(":")[1] for holder in holders if holder.startswith("replica:")}
     mine = Replica.objects.filter(pk__in=set(ids.values()), deployment__in=Deployment.objects.visible_to(user))
     replicas = {str(replica.pk): replica for replica in mine.select_related("deployment")}
+    deleted = endings.names(user, set(ids.values()) - replicas.keys())
     found = {}
     for holder, id in ids.items():
-        if replica := replicas.get(id):
+        if id in deleted:
+            found[holder] = Stoppable("deployment", deleted[id], is_ending=True)
+        elif replica := replicas.get(id):
             goes_on = replica.state in ON_NODE and holder == replica.holder(replica.fence)
             found[holder] = Stoppable("deployment", replica.deployment.name, is_ending=not goes_on)
     return found

@@ -14,6 +14,7 @@ from django.db.models import Q, QuerySet
 from django.utils import timezone
 
 from accounts.sweeps import one_of_many
+from deployments import endings
 from deployments.models import Deployment, DeploymentEvent, Replica
 from deployments.states import ON_NODE, ReplicaState
 from deployments.transitions import locked, move
@@ -191,6 +192,7 @@ def stopped(replica: Replica) -> None:
     gone: dict[str, Any] = {"node": None, "device": None, "allocated_bytes": None, "progress": {}, **UNMEASURED}
     move(replica, ReplicaState.STOPPED, **gone)
     if replica.index >= replica.deployment.replica_count:
+        endings.remember(replica.deployment, [replica])
         replica.delete()
 
 

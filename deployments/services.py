@@ -8,7 +8,7 @@ from typing import Any
 from django.db import IntegrityError, transaction
 
 from accounts.models import User
-from deployments import previews, published_routes, reconcile
+from deployments import endings, previews, published_routes, reconcile
 from deployments.models import Deployment, Replica
 from deployments.previews import Preview
 from deployments.states import ON_NODE, ReplicaState
@@ -136,6 +136,7 @@ def scale(deployment: Deployment, replicas: int) -> None:
         for replica in current.replicas.filter(index__gte=replicas).select_related("node"):
             _stop(current, replica)
             if replica.pk and ReplicaState(replica.state).is_final:
+                endings.remember(current, [replica])
                 replica.delete()
         kept = set(current.replicas.values_list("index", flat=True))
         if any(index in kept for index in range(before, replicas)):
@@ -153,6 +154,7 @@ def delete(deployment: Deployment) -> None:
         for node in Node.objects.filter(replicas__deployment=current).distinct():
             doorbells.ring_node(node)
         transaction.on_commit(lambda: published_routes.publish(deployment), robust=True)
+        endings.remember(current, current.replicas.all())
         current.delete()
 
 

@@ -2,12 +2,13 @@
 
 from celery import shared_task
 
-from deployments import metrics, published_routes, reconcile
+from deployments import endings, metrics, published_routes, reconcile
 
 
 @shared_task
 def sweep_deployments() -> None:
     reconcile.sweep()
+    endings.forget()
 
 
 @shared_task

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
 from collections.abc import Sequence
 from datetime import datetime
@@ -9,6 +10,7 @@ from datetime import datetime
 from django.db import transaction
 from django.db.models import BigIntegerField, Case, F, Value, When
 
+from accounts.sweeps import one_of_many
 from jobs.models import Job
 from jobs.states import JobState
 from models_registry import memory
@@ -16,6 +18,8 @@ from nodes import allocations
 from nodes.models import Node
 from protocol.hardware import HOST
 from protocol.messages import Held, MemoryPeak
+
+log = logging.getLogger(__name__)
 
 NOW = ("memory_bytes", "device_memory_bytes")
 PEAKS = ("peak_bytes", "device_peak_bytes")
@@ -36,7 +40,8 @@ def take(node: Node, told: Sequence[tuple[Job, Held]], *, lease_until: datetime)
     mine = Job.objects.filter(pk__in=[job.pk for job, _ in told], node=node, state=JobState.RUNNING)
     mine.update(lease_until=lease_until, **changes)
     for job, peak in grown:
-        _follow(job, peak)
+        with one_of_many(log, f"job {job.pk}"):
+            _follow(job, peak)
 
 
 def peaks(job: Job, peak: MemoryPeak) -> dict[str, int]:

@@ -12,6 +12,7 @@ from msgspec import structs
 
 from accounts.sweeps import one_of_many
 from nodes import benchmarks, broker_users, celery_events, hardware, joining, signals
+from nodes.allocations import placement_lock
 from nodes.models import Device, Node
 from protocol import credentials
 from protocol.errors import Conflict
@@ -35,7 +36,7 @@ def receive(node: Node, heartbeat: Heartbeat) -> DesiredState:
     new_boot = node.boot_id != heartbeat.boot_id
     if heartbeat.hardware:
         before = node.hardware_classes
-        with transaction.atomic():  # online only with the hardware that it has now
+        with transaction.atomic(), placement_lock():  # online only with the hardware that it has now
             came_online = _take(node, heartbeat)
             hardware.store(node, heartbeat.hardware)
         if node.hardware_classes != before:

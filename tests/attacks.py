@@ -150,6 +150,21 @@ ONNX = (
         ),
     )
     + of(
+        f"{MODELS}/test_onnx_constants.py",
+        (
+            "constants that take minutes or terabytes to compute at loading: by products, by their shape; in the "
+            "graph, in branches, in functions",
+            CHECK,
+            "test_constants_that_take_for_ever_to_compute_are_refused",
+        ),
+        (
+            "functions that call each other ten times each",
+            CHECK,
+            "test_functions_are_counted_as_often_as_they_are_called",
+        ),
+        ("a function that calls itself", CHECK, "test_a_function_that_calls_itself_is_refused"),
+    )
+    + of(
         f"{WORKERS}/test_onnx_runtime.py",
         (
             "weights at `..`, `/dev/zero`, by a symbolic link, past the check",
@@ -179,7 +194,7 @@ ONNX = (
     + of(
         f"{WORKERS}/test_supervisor.py",
         (
-            "constants that take minutes to compute at loading, in some hundred bytes",
+            "constants that take minutes to compute at loading, past the check",
             "a time for loading by the size of the files; models that serve come first",
             "test_a_small_file_that_computes_for_minutes_at_loading_is_ended_and_others_serve",
         ),

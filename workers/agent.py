@@ -53,11 +53,9 @@ class Agent:
         self._logs = LogShipper(identity.broker_url, identity.node_id)
         workspace.clear(home.attempts)
         blobs = BlobCache(home.blobs, self._control_plane)
-        self._watch = Watch(home, self.sync)
+        self._watch = Watch(home, self._hardware_changed)
         self._readings = Readings()
-        devices = self._watch.hardware.devices
-        capacities = {device.name: allocatable_bytes(device.memory_total_bytes) for device in devices}
-        self._warm = Warm(capacities, machine.available_bytes)
+        self._warm = Warm(_capacities(self._watch.hardware), machine.available_bytes)
         self._supervisor = Supervisor(
             attempts=home.attempts,
             blobs=blobs,
@@ -114,6 +112,11 @@ class Agent:
 
     def terminal_waits(self, session_id: str) -> None:
         self._terminals.open(session_id)
+
+    def _hardware_changed(self, renamed: dict[str, str]) -> None:
+        runner_process.rename(renamed)
+        self._warm.devices_changed(_capacities(self._watch.hardware), renamed)
+        self.sync()
 
     def _told_to_stop(self, number: int, frame: FrameType | None) -> None:
         self._stop.put(None)
@@ -216,3 +219,7 @@ class Agent:
         except CyxwizError as error:
             log.info("The control plane could not be told: %s", error.message)
         log.info("Stopped.")
+
+
+def _capacities(hardware: HardwareFacts) -> dict[str, int | None]:
+    return {device.name: allocatable_bytes(device.memory_total_bytes) for device in hardware.devices}

@@ -116,6 +116,9 @@ class Jobs:
         except CyxwizError as error:  # another node has it, it was cancelled, …: nothing to do here
             log.info("Job %s is not for this node: %s", job_id[:8], error.message)
             return
+        except Exception:  # of ours: those that wait behind it are asked for all the same
+            log.exception("Job %s could not be asked for", job_id[:8])
+            return
         attempt = _Attempt(
             spec,
             self._attempts,
@@ -185,6 +188,9 @@ class Jobs:
             log.warning("The control plane does not want the result of job %s: %s", outcome.job_id[:8], error.message)
         except FileNotFoundError:  # cancelled meanwhile
             pass
+        except Exception:  # of ours, or of the disk: the others are sent all the same
+            log.exception("The result of job %s waits", outcome.job_id[:8])
+            return False
         self._journal.remove(entry)
         self._changed()
         return True
@@ -243,23 +249,32 @@ class _Attempt:
 
     def _run(self) -> None:
         spec = self.spec
-        failure = None
-        with workspace(self._attempts, f"job-{spec.id}-{spec.fence}", self._blobs) as folder:
-            result = folder.scratch / "result"
-            header_bytes = 0
-            try:
-                header_bytes = self._outcome(folder, result)
-            except Stopped:
-                pass
-            except Exception as error:
-                failure = describe(error, RunFailed.code)
-            if not self._stopped.is_set():
-                outcome = Outcome(
-                    job_id=spec.id, fence=spec.fence, header_bytes=header_bytes, failure=failure, peak=self._peak
-                )
-                self._journal.add(outcome, None if failure else result)
-                self._say(f"failed: {failure.message}" if failure else "finished")
-        self._over(self)
+        try:
+            with workspace(self._attempts, f"job-{spec.id}-{spec.fence}", self._blobs) as folder:
+                result = folder.scratch / "result"
+                self._note(self._outcome(folder, result), result)
+        except Stopped:
+            pass
+        except Exception as error:
+            # What this node's disk does wrong, another's may not.
+            self._note_failure(describe(error, "disk_failed" if isinstance(error, OSError) else RunFailed.code))
+        finally:  # whatever was amiss: else it would keep its place among those that run for ever
+            self._over(self)
+
+    def _note_failure(self, failure: Failure) -> None:
+        try:
+            self._note(0, None, failure)
+        except OSError:  # a full disk, say. The control plane sees that it is gone
+            log.exception("How job %s failed cannot be written down: %s", self.spec.id[:8], failure.message)
+
+    def _note(self, header_bytes: int, result: Path | None, failure: Failure | None = None) -> None:
+        if self._stopped.is_set():
+            return
+        outcome = Outcome(
+            job_id=self.spec.id, fence=self.spec.fence, header_bytes=header_bytes, failure=failure, peak=self._peak
+        )
+        self._journal.add(outcome, result)
+        self._say(f"failed: {failure.message}" if failure else "finished")
 
     def _outcome(self, folder: Workspace, result: Path) -> int:
         """Writes `result`; returns how long its JSON is."""

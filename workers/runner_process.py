@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -45,6 +45,12 @@ def uses() -> list[tuple[str, use.Use]]:
     """(device, what it takes) of every runner there is."""
     found = [(runner.device, runner.measure()) for runner in list(_running)]
     return [(device, taken) for device, taken in found if taken is not None]
+
+
+def rename(devices: Mapping[str, str]) -> None:
+    """Runners stay on the card that they are on, whatever it is called by now."""
+    for runner in list(_running):
+        runner.device = devices.get(runner.device, runner.device)
 
 
 class RunnerProcess:

@@ -37,7 +37,6 @@ class Loaded:
     """A runner with its model, and the folder it lives in."""
 
     key: str
-    device: str
     memory_bytes: int
     runner: RunnerProcess
     folder: Workspace
@@ -55,8 +54,13 @@ class Loaded:
         except BaseException:
             stack.close()
             raise
-        loaded = cls(key(spec), spec.device, spec.memory_bytes, runner, folder, _stack=stack)
+        loaded = cls(key(spec), spec.memory_bytes, runner, folder, _stack=stack)
         return loaded
+
+    @property
+    def device(self) -> str:
+        """Once the model is loaded."""
+        return self.runner.device
 
     def listen(self, listener: Callable[[str, str], None]) -> None:
         """From now on lines that it prints are for `listener`."""
@@ -69,10 +73,10 @@ class Loaded:
 
 
 def key(spec: JobSpec) -> str:
-    """The same for jobs that may share a loaded model: the same files, run in the same way, for the same tenant. (A
-    model might remember something of its inputs.)"""
+    """The same for jobs that may share a loaded model, where it is on their device: the same files, run in the same
+    way, for the same tenant. (A model might remember something of its inputs.)"""
     files = sorted((file.path, file.sha256) for file in spec.files)
-    described = [spec.tenant, spec.format, spec.device, files, spec.options, spec.signature]
+    described = [spec.tenant, spec.format, files, spec.options, spec.signature]
     return hashlib.sha256(msgspec.json.encode(described, order="deterministic")).hexdigest()
 
 
@@ -87,6 +91,12 @@ class Warm:
         self._idle: list[Loaded] = []  # the least recently used first
         self._closed = False
 
+    def devices_changed(self, capacities: Mapping[str, int | None], renamed: Mapping[str, str]) -> None:
+        """What is claimed on a card stays there, whatever it is called by now."""
+        with self._lock:
+            self._capacities = capacities
+            self._claims = {one: (renamed.get(name, name), size) for one, (name, size) in self._claims.items()}
+
     @contextmanager
     def claim(self, device: str, memory_bytes: int, key: str = "") -> Iterator[Loaded | None]:
         """Before anything is loaded: makes room, and keeps it until the end of the block. Gives a runner that holds the
@@ -94,7 +104,8 @@ class Warm:
         block."""
         claim = object()
         with self._lock:
-            found = next((one for one in reversed(self._idle) if one.key == key and one.runner.is_alive), None)
+            alike = (one for one in reversed(self._idle) if (one.key, one.device) == (key, device))
+            found = next((one for one in alike if one.runner.is_alive), None)
             if found is not None:
                 self._idle.remove(found)
             self._claims[claim] = device, memory_bytes

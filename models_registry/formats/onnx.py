@@ -16,6 +16,7 @@ from typing import Any
 from models_registry.formats import onnx_activations, specs
 from models_registry.formats.activations import MOST_BYTES, Activations
 from models_registry.formats.mapped import mapped
+from models_registry.formats.onnx_constants import NODES_LIMIT, Constants
 from models_registry.formats.onnx_external import ExternalData
 from models_registry.formats.wire import LENGTH, VARINT, Malformed, Wire, signed
 from protocol.errors import ModelRefused
@@ -28,7 +29,6 @@ ENDING = ".onnx"
 
 SIZE_LIMIT_BYTES = 2 * 1024**3 - 1  # protobuf's own limit for one message
 PARTS_LIMIT = 2_000_000  # large exports and lists of labels have some hundred thousand; it takes two seconds to walk
-NODES_LIMIT = 100_000
 DEPTH_LIMIT = 16  # graphs within graphs
 TEXT_LIMIT = 4096
 
@@ -104,7 +104,7 @@ class _Header:
         self.nodes = 0
         self._in_graphs: set[tuple[str, str]] = set()  # operators by domain
         self._in_functions: set[tuple[str, str]] = set()
-        self._functions: set[tuple[str, str]] = set()  # the model's own operators
+        self._functions: dict[tuple[str, str], tuple[int, int]] = {}  # the model's own operators, and where they are
         self.weight_bytes = self.half_bytes = 0
         self._values: list[tuple[int, int]] = []  # where the tensors between the nodes are described
         self._initializers: set[str] = set()
@@ -119,6 +119,7 @@ class _Header:
                 producer[number] = wire.text(a, b, TEXT_LIMIT)
             elif number == 7 and kind == LENGTH:
                 graphs += 1
+                self._graph_at = a, b
                 self._graph(a, b)
             elif number == 8 and kind == LENGTH:
                 domain, version = self._operator_set(a, b)
@@ -132,6 +133,9 @@ class _Header:
         if not self.opset:
             raise Malformed("it names no operator set (opset_import); perhaps its end is missing")
         self._check_operators()
+        constants = Constants(Wire(wire.data, PARTS_LIMIT), ELEMENT_BITS, self._functions)
+        shapes = {name: shape for name, _, shape in self._inputs if shape is not None}
+        constants.check(*self._graph_at, shapes, self.weight_bytes)
         self.producer = "".join(c for c in " ".join(filter(None, producer.values())) if c.isprintable())
         self.inputs = [self._input(*entry) for entry in self._inputs if entry[0] not in self._initializers]
         self.activations = Activations()
@@ -224,7 +228,7 @@ class _Header:
                 domain = self._wire.text(a, b, TEXT_LIMIT)
             elif number == 11:
                 self._attribute(a, b, 0, self._in_functions)
-        self._functions.add((domain or "ai.onnx", name))
+        self._functions[domain or "ai.onnx", name] = start, end
 
     def _check_operators(self) -> None:
         imported = set(self.opset)  # a function has imports of its own, which are the runtime's business
@@ -233,7 +237,7 @@ class _Header:
                 f"it uses operators of {', '.join(missing)} without importing them; perhaps its end is missing"
             )
         used = self._in_graphs | self._in_functions
-        if foreign := sorted(one for one in used - self._functions if one[0] not in DOMAINS):
+        if foreign := sorted(one for one in used - self._functions.keys() if one[0] not in DOMAINS):
             domain = foreign[0][0]
             names = ", ".join(name for place, name in foreign if place == domain)
             raise ModelRefused(

@@ -22,7 +22,7 @@ class NodeAuthentication(BaseAuthentication):
         text = request.headers.get("Authorization", "").removeprefix("Bearer ").strip()
         node = find_node(text)
         if node is None:
-            raise AuthenticationFailed("This node token is not valid. If the node was removed, join it again.")
+            raise unknown_node()
         return node.owner, node
 
     def authenticate_header(self, request: Request) -> str:
@@ -32,6 +32,10 @@ class NodeAuthentication(BaseAuthentication):
 class IsNode(BasePermission):
     def has_permission(self, request: Request, view: object) -> bool:
         return isinstance(request.auth, Node)
+
+
+def unknown_node() -> AuthenticationFailed:
+    return AuthenticationFailed("This node token is not valid. If the node was removed, join it again.")
 
 
 def find_node(token: str) -> Node | None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from django.db import InterfaceError, OperationalError
 from django.http import HttpResponse
 from rest_framework.request import Request
+from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from nodes import benchmarks, heartbeats, joining
 from nodes.models import Node
-from nodes.node_api.authentication import IsNode, NodeAuthentication
+from nodes.node_api.authentication import IsNode, NodeAuthentication, unknown_node
 from protocol import messages
 
 
@@ -18,6 +20,14 @@ class NodeView(APIView):
     schema = None
     authentication_classes = [NodeAuthentication]
     permission_classes = [IsNode]
+
+    def handle_exception(self, exc: Exception) -> Response:
+        """A node that is removed while it is answered hears that, whatever else became of what it said."""
+        node = self.request.auth
+        database_is_away = isinstance(exc, OperationalError | InterfaceError)
+        if isinstance(node, Node) and not database_is_away and not Node.objects.filter(pk=node.pk).exists():
+            exc = unknown_node()
+        return super().handle_exception(exc)
 
 
 class RegisterView(NodeView):

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from accounts.models import User
-from deployments import reconcile
-from deployments.models import Deployment, DeploymentEvent, Replica
+from deployments import endings, reconcile
+from deployments.models import Deployment, DeploymentEvent, EndingReplica, Replica
+from deployments.tasks import sweep_deployments
 from nodes.models import Allocation, Node
 from protocol.hardware import GIB
 from tests import factories
@@ -102,6 +103,30 @@ def test_what_is_stopping_is_waited_for(owner, machine, version, verb):
     machine.heartbeat()
     if verb == "stop":
         assert dry_run(owner).json()["why_not"] == []
+
+
+def test_what_is_deleted_is_waited_for_until_its_node_says_that_it_is_gone(owner, outsider, machine, version):
+    owner.post(URL, wish("held"))
+    owner.delete(f"{URL}held/")
+    sweep_deployments()
+    [row] = dry_run(owner).json()["why_not"]
+    assert row["way_out"]["text"] == "wait: `held` is stopping, frees 1.07 GiB"
+    assert endings.names(outsider.user, EndingReplica.objects.values_list("pk", flat=True)) == {}
+    machine.heartbeat()
+    sweep_deployments()
+    assert dry_run(owner).json()["why_not"] == []
+    assert not EndingReplica.objects.exists()
+
+
+def test_a_replica_that_was_scaled_away_is_waited_for_even_if_its_node_is_lost(owner, machine, version):
+    Machine(owner, "other", memory_bytes=2 * GIB).heartbeat()
+    owner.post(URL, wish("held", replicas=2))
+    owner.post(f"{URL}held/scale", {"replicas": 1})
+    [stopping] = Replica.objects.filter(state="stopping")
+    reconcile.node_lost(stopping.node)
+    assert not Replica.objects.filter(pk=stopping.pk).exists()
+    ways = {row["node"]: row["way_out"]["text"] for row in dry_run(owner).json()["why_not"]}
+    assert ways[stopping.node.name] == "wait: `held` is stopping, frees 1.07 GiB"
 
 
 def test_a_job_that_was_cancelled_is_waited_for(owner, machine, version):

@@ -6,11 +6,11 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from datetime import timedelta
+from typing import Any
 
 import pytest
-from django.db import IntegrityError, connection
+from django.db import connection
 from django.utils import timezone
 
 from deployments import reconcile
@@ -54,10 +54,9 @@ def forget_its_gpu(machine: Machine) -> None:
     hardware.forget_absent()
 
 
-def _last_words(say: Callable[..., object], *what: object) -> None:
-    """Of a node that is removed while they are taken: they come to nothing."""
-    with suppress(IntegrityError):
-        say(*what)
+def _last_words(say: Callable[..., Any], *what: object) -> None:
+    """Of a node that is removed while they are taken."""
+    assert say(*what).status_code in (204, 401, 409)
 
 
 def remove(machine: Machine) -> None:
@@ -104,6 +103,47 @@ def test_a_replica_that_is_started_again_against_the_removal_of_its_node(owner):
     assert set(Replica.objects.values_list("state", "node")) == {("waiting", None), ("failed", None)}
 
 
+def test_what_a_node_says_while_it_is_removed_is_answered_as_what_it_says_after_that(owner):
+    """And nothing of it is written."""
+    factories.version(owner.user)
+    benchmarked = Benchmarks(asked="", devices=[BenchmarkFacts(device="cpu", method="m", seconds=1)])
+    for say in (
+        lambda machine, job: send_result(machine, job, 1),
+        lambda machine, job: send_failure(machine, job, 1, "node_is_full"),
+        lambda machine, job: machine.send_heartbeat(hardware=reports.hardware(gpus=[h200()])),
+        lambda machine, job: machine.send_benchmarks(benchmarked),
+    ):
+        machine = Machine(owner)
+        node = machine.node
+        machine.heartbeat()
+        job = submitted(owner)
+        accepted(machine, job)
+        removing = threading.Event()
+
+        def remove_once_it_speaks(node: Node = node, removing: threading.Event = removing) -> None:
+            with allocations.to_itself(node):
+                removing.set()
+                until_somebody_waits_for_a_lock()
+                node.delete()
+
+        def speak(
+            say: Callable[..., Any] = say,
+            machine: Machine = machine,
+            job: Job = job,
+            removing: threading.Event = removing,
+        ) -> None:
+            assert removing.wait(20)
+            answer = say(machine, job)
+            assert answer.status_code == 401, answer.content
+            assert "removed" in answer.json()["detail"]
+
+        meanwhile(remove_once_it_speaks, speak)
+        job.refresh_from_db()
+        assert (job.state, job.result_inline, job.error_code) == ("running", None, "")
+        assert list(job.events.values_list("went_to", flat=True).order_by("id")) == ["queued", "running"]
+        assert not Device.objects.exists()
+
+
 def test_replicas_that_leave_against_the_end_of_their_device(owner):
     factories.version(owner.user)
     other = Machine(owner, "other", gpus=[h200()])
@@ -142,7 +182,7 @@ def test_all_at_once_against_the_removal_of_their_node(owner):
             lambda machine=machine, jobs=jobs: _last_words(send_result, machine, jobs[0], 1),
             lambda machine=machine, jobs=jobs: _last_words(send_failure, machine, jobs[1], 1, "node_is_full"),
             lambda jobs=jobs: accept(other, jobs[3]),
-            lambda machine=machine, told=told: machine.send_benchmarks(told),
+            lambda machine=machine, told=told: _last_words(machine.send_benchmarks, told),
             lambda: owner.post(f"{URL}a/restart"),
         )
         assert not Node.objects.filter(name="box").exists()

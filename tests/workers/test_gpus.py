@@ -9,13 +9,15 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from msgspec.structs import replace
 
 from protocol.messages import DeviceFacts
 from tests.workers.conftest import build_nvml, needs_opencl
 from workers import settings
-from workers.hardware import amd, cpu, libraries, machine, outside, pci, words
+from workers.hardware import amd, cpu, libraries, machine, outside, pci, watch, words
 from workers.hardware.probing import CannotTell, attempt
 from workers.runtimes import catalogue
+from workers.settings import Home
 
 
 @pytest.fixture
@@ -92,6 +94,18 @@ class TestNvidia:
         nvml("-DLOST")
         [card] = ask_nvml()
         assert (card.name, card.uuid) == ("cuda:0", "GPU-5f1c")
+
+    def test_one_that_is_called_otherwise_is_known_by_its_uuid(self, nvml, tmp_path):
+        nvml()
+        facts = machine.facts(tmp_path)
+        devices = [replace(one, name="cuda:1") if one.kind == "cuda" else one for one in facts.devices]
+        watch.remember(Home(tmp_path), replace(facts, devices=devices))
+        heard: list[dict[str, str]] = []
+        watched = watch.Watch(Home(tmp_path), heard.append)
+        watched._look()
+        assert heard == [{"cuda:1": "cuda:0"}]
+        watched._look()
+        assert len(heard) == 1
 
     def test_no_format_runs_on_it_before_its_library_says_so(self, nvml, tmp_path, monkeypatch):
         """The libraries of the tests are built for the CPU, so in the end none does."""

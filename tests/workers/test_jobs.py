@@ -12,7 +12,7 @@ import pytest
 from msgspec.structs import replace
 
 from protocol import oip
-from protocol.messages import Held, JobSpec
+from protocol.messages import JOBS_AT_ONCE, Held, JobSpec
 from protocol.tensors import Tensor
 from tests import processes
 from tests.waiting import until
@@ -240,6 +240,43 @@ def test_a_result_that_nobody_wants_any_more_is_dropped(side: Side, node_api: No
     side.jobs.keep(allowed=[], told=side.jobs.held())
     assert side.jobs.held() == []
     assert list((side.home / "results").iterdir()) == []
+
+
+def test_a_disk_that_fails_jobs_keeps_no_place_of_theirs(side: Side, node_api: NodeApi):
+    """In place of each folder lies a file: nothing can be written there, not even by root."""
+    for name in ("attempts", "results"):
+        folder, aside = side.home / name, side.home / "aside"
+        folder.mkdir(exist_ok=True)
+        folder.rename(aside)
+        folder.touch()
+        for _ in range(JOBS_AT_ONCE + 1):
+            job = waiting_job(node_api, pair(1, 2))
+            side.jobs.doorbell(job.id)
+            until(lambda: side.jobs.held() == [])
+            if name == "attempts":
+                assert node_api.failures[job.id].code == "disk_failed"
+        folder.unlink()
+        aside.rename(folder)
+    job = waiting_job(node_api, pair(1, 2))
+    side.jobs.doorbell(job.id)
+    until(lambda: job.id in node_api.results)
+
+
+def test_a_result_that_cannot_be_read_holds_up_no_other(side: Side, node_api: NodeApi):
+    node_api.results_down = 503
+    jobs = [waiting_job(node_api, pair(1, 2)) for _ in range(2)]
+    for job in jobs:
+        side.jobs.doorbell(job.id)
+    until(lambda: all(node_api.requests[f"/jobs/{job.id}/result"] for job in jobs))
+    broken = side.home / "results" / f"{jobs[0].id}-1" / "result"
+    broken.unlink()
+    broken.mkdir()
+    node_api.results_down = 0
+    until(lambda: jobs[1].id in node_api.results)
+    assert attempts(side.jobs.held()) == [(jobs[0].id, 1)]
+    later = waiting_job(node_api, pair(1, 2))
+    side.jobs.doorbell(later.id)
+    until(lambda: later.id in node_api.results)
 
 
 def test_lines_of_a_job_reach_the_log(side: Side, node_api: NodeApi, gateway: GatewaySide):

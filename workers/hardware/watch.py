@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import msgspec
 
@@ -22,8 +22,8 @@ LOOK_SECONDS = 60.0
 
 
 class Watch:
-    def __init__(self, home: Home, changed: Callable[[], None]) -> None:
-        """`changed` is called when something was built in, out or over."""
+    def __init__(self, home: Home, changed: Callable[[dict[str, str]], None]) -> None:
+        """`changed` is called when something was built in, out or over; with the new names of devices, by the old."""
         self._home = home
         self._changed = changed
         before = _recall(home)
@@ -55,9 +55,16 @@ class Watch:
         found = machine.facts(self._home.path, self.hardware)
         self._latest = found.devices
         if machine.lasting(found) != machine.lasting(self.hardware):
-            self.hardware = found
+            before, self.hardware = self.hardware, found
             remember(self._home, found)
-            self._changed()
+            self._changed(renamed(before.devices, found.devices))
+
+
+def renamed(before: Iterable[DeviceFacts], now: Iterable[DeviceFacts]) -> dict[str, str]:
+    """A driver numbers its cards; one that is put in, or falls off the bus, changes the numbers of others."""
+    names = {device.uuid: device.name for device in now if device.uuid}
+    found = {device.name: names[device.uuid] for device in before if device.uuid in names}
+    return {old: new for old, new in found.items() if old != new}
 
 
 def remember(home: Home, hardware: HardwareFacts) -> None:
