@@ -15,12 +15,13 @@ def show_preview(preview: Preview) -> None:
     known = "".join(f", {size(bytes_)} by measurement on {kind}" for kind, bytes_ in preview.measured_bytes.items())
     say(f"A replica needs {size(preview.estimated_bytes)} by estimate{known}.")
     rows: list[tuple[object, ...]] = [
-        (place["replica"], place["node"], place["device"], size(place["memory_bytes"])) for place in preview.places
+        (place["replica"], place["node"], place["device"], size(place["memory_bytes"]), size(place["ram_bytes"]))
+        for place in preview.places
     ]
     if preview.waiting:  # those after the first that finds no place, for the same reasons
         first, last = preview.waiting[0], preview.waiting[-1]
-        rows.append((str(first) if first == last else f"{first} to {last}", "waits", None, None))
-    table(("REPLICA", "NODE", "DEVICE", "MEMORY"), rows)
+        rows.append((str(first) if first == last else f"{first} to {last}", "waits", None, None, None))
+    table(("REPLICA", "NODE", "DEVICE", "MEMORY", "RAM BESIDE"), rows)
     if preview.waiting:
         say()
         show_why_not(preview.why_not)

@@ -166,7 +166,22 @@ def test_memory_that_is_really_short_ends_them(node_api: NodeApi, tmp_path: Path
     available["cpu"] = 10**8
     finished(side, node_api, waiting_job(node_api, pair(1, 2), memory_bytes=10**9))  # uses what is there
     assert len(side.warm.idle()) == 1
-    with side.warm.claim("cpu", 10**9):
+    with side.warm.claim(waiting_job(node_api, memory_bytes=10**9)):
+        assert runner_pids() == []
+    side.close()
+
+
+def test_one_on_a_gpu_ends_where_its_ram_is_needed(node_api: NodeApi, tmp_path: Path):
+    """To the control plane the RAM of an idle runner is free, on whichever device its model is."""
+    side = Side(node_api, tmp_path, Warm({"cpu": 10**9, "cuda:0": 10**9}, dict))
+    on_gpu = {"device": "cuda:0", "memory_bytes": 10**8, "ram_bytes": 6 * 10**8}
+    finished(side, node_api, waiting_job(node_api, pair(1, 2), **on_gpu))
+    with side.warm.claim(waiting_job(node_api, memory_bytes=3 * 10**8)):
+        assert len(runner_pids()) == 1
+    with side.warm.claim(waiting_job(node_api, memory_bytes=5 * 10**8)):
+        assert runner_pids() == []
+    finished(side, node_api, waiting_job(node_api, pair(1, 2), memory_bytes=6 * 10**8))
+    with side.warm.claim(waiting_job(node_api, **on_gpu)):
         assert runner_pids() == []
     side.close()
 
