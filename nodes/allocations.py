@@ -69,12 +69,11 @@ def find_soon(nodes: QuerySet[Node], need: Need, siblings: Mapping[str, int]) ->
 
 def _with_hosts(few: list[NodeOffer]) -> list[NodeOffer]:
     """Those that came without, and with other devices."""
-    without = [offer.id for offer in few if offer.host is None]
+    without = [UUID(offer.id) for offer in few if offer.host is None]
     if not without:
         return few
-    free = dict(_hosts().filter(node__in=without).values_list("node", "free_bytes"))
-    hosts = {id: NO_HOST._replace(free_bytes=free.get(UUID(id))) for id in without}
-    return [replace(offer, host=offer.host or hosts[offer.id]) for offer in few]
+    free = {str(pk): size for pk, size in _hosts().filter(node__in=without).values_list("node", "free_bytes")}
+    return [replace(one, host=one.host or NO_HOST._replace(free_bytes=free.get(one.id))) for one in few]
 
 
 def has_room(*, nodes: QuerySet[Node], need: Need) -> bool:

@@ -144,10 +144,10 @@ def show(
             say(f"Refused since it was admitted, and runs no more: {chosen.refused}")
         for row in chosen.measured:
             given = ", ".join(f"{name}={value}" for name, value in row["options"].items())
-            beside = f", {size(row['ram_peak_bytes'])} of RAM beside it" if row["ram_peak_bytes"] else ""
-            say(
-                f"Took {size(row['peak_bytes'])} at most on {row['device_kind']}{beside}, with {given or 'no options'}."
-            )
+            most = f"{size(row['peak_bytes'])} at most on {row['device_kind']}"
+            if row["ram_peak_bytes"]:
+                most += f" and {size(row['ram_peak_bytes'])} of RAM beside it"
+            say(f"Took {most}, with {given or 'no options'}.")
 
 
 def _format(version: dict[str, Any]) -> str | None:
