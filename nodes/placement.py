@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from operator import itemgetter
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -202,10 +203,16 @@ def lacking(need: Need, node: NodeOffer, devices: Iterable[DeviceOffer]) -> list
     or RAM beside it, nobody knows how much there is."""
     found = []
     for device in devices:
-        wanted = wants(need, node, device)
-        if None not in [want.device.free_bytes for want in wanted]:
-            found.append([want for want in wanted if want.missing_bytes > 0])
-    return sorted(found, key=lambda lacks: sum(want.missing_bytes for want in lacks))
+        missing, lacks = 0, []
+        for want in wants(need, node, device):
+            if want.device.free_bytes is None:
+                break
+            if (more := want.needed_bytes - want.device.free_bytes) > 0:
+                missing += more
+                lacks.append(want)
+        else:
+            found.append((missing, lacks))
+    return [lacks for _, lacks in sorted(found, key=itemgetter(0))]
 
 
 def wants(need: Need, node: NodeOffer, device: DeviceOffer) -> list[Want]:
@@ -221,18 +228,19 @@ NO_HOST = DeviceOffer(0, HOST, HOST, None)
 def _too_full(need: Need, node: NodeOffer, lacks: Sequence[list[Want]]) -> Refusal:
     if not lacks:
         return Refusal(node.name, "memory_unknown", "does not know how much memory its devices have")
-    nearest = lacks[0]
-    reasons = [
-        f"{gib(max(want.device.free_bytes or 0, 0))} {'of RAM free' if want.beside else 'free'}, "
-        f"{gib(want.needed_bytes)} needed{f' beside {want.beside}' if want.beside else ''}"
-        for want in nearest
-    ]
-    reason = f"has {', and '.join(reasons)}"
+    reason = f"has {' and '.join(map(_in_words, lacks[0]))}"
     if gone := _gone(need, node):
         reason = f"{reason}, and {gone}"
-    first = nearest[0]
-    free = max(first.device.free_bytes or 0, 0)
-    return Refusal(node.name, "memory", reason, first.device.name, first.needed_bytes, free)
+    nearest = lacks[0][0]
+    free = max(nearest.device.free_bytes or 0, 0)
+    return Refusal(node.name, "memory", reason, nearest.device.name, nearest.needed_bytes, free)
+
+
+def _in_words(want: Want) -> str:
+    free, needed = gib(max(want.device.free_bytes or 0, 0)), gib(want.needed_bytes)
+    return (
+        f"{free} of RAM free, {needed} needed beside {want.beside}" if want.beside else f"{free} free, {needed} needed"
+    )
 
 
 @cache

@@ -74,7 +74,7 @@ def test_beside_a_gpu_there_must_be_ram_for_the_runner():
     [refusal] = choose(ON_GPU, [with_ram("a", -3, cuda(24, 1))])
     assert (refusal.device, refusal.needed_bytes) == ("cuda:24", 2 * GIB)
     assert refusal.reason.endswith(
-        "1.00 GiB free, 2.00 GiB needed, and 0.00 GiB of RAM free, 1.00 GiB needed beside cuda:24"
+        "1.00 GiB free, 2.00 GiB needed and 0.00 GiB of RAM free, 1.00 GiB needed beside cuda:24"
     )
     small = replace(ON_GPU, ram_measured={"cuda": GIB // 4})
     assert choose(small, nodes[:1]) == Choice("a", 24)
