@@ -12,6 +12,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import count
 
 import django
@@ -93,6 +94,12 @@ def measure(rounds: int) -> None:
         "a placement, all in all",
         rounds,
         lambda: allocations.allocate(nodes=nodes, need=fits, holder=f"job:{next(holders)}:1"),
+    )
+    on_gpu = replace(fits, ram_bytes=GIB, hardware_class="cuda-24g")
+    tell(
+        "the same, on a GPU",
+        rounds,
+        lambda: allocations.allocate(nodes=nodes, need=on_gpu, holder=f"job:{next(holders)}:1"),
     )
     tell("the same, where it fits nowhere", rounds, lambda: allocations.find(nodes, does_not, {}))
     tell("finding the few to read", rounds, lambda: list(shortlist(nodes, fits, {}).values_list("pk")))

@@ -67,7 +67,7 @@ class Preview:
 
     estimated_bytes: int
     measured_bytes: dict[str, int] = field(default_factory=dict)  # by kind of device
-    places: Sequence[dict[str, Any]] = ()  # replica, node, device, memory_bytes
+    places: Sequence[dict[str, Any]] = ()  # replica, node, device, memory_bytes, ram_bytes
     waiting: Sequence[int] = ()  # replicas that find no room
     why_not: Sequence[dict[str, Any]] = ()  # node, code, reason, needed_bytes, free_bytes, way_out
     raw: dict[str, Any] = field(default_factory=dict, repr=False)

@@ -42,7 +42,7 @@ class Version:
     outputs: Sequence[TensorSpec] = ()
     metadata: dict[str, Any] = field(default_factory=dict)  # what else the file says of itself
     estimated_bytes: int | None = None  # of memory, once it is loaded
-    measured: Sequence[dict[str, Any]] = ()  # device_kind, options, peak_bytes, measured_at
+    measured: Sequence[dict[str, Any]] = ()  # device_kind, options, peak_bytes, ram_peak_bytes, measured_at
     checked_by: int = 0  # the number of the rules that it was last checked by
     refused: str = ""  # why it runs no more: rules became stricter after it was admitted
     created_at: str = ""

@@ -11,12 +11,13 @@ from accounts.models import User
 from deployments import endings, reconcile
 from deployments.models import Deployment, Replica
 from deployments.states import ON_NODE, ReplicaState
+from models_registry import memory
 from nodes import planning
 from nodes.models import Node
 from nodes.placement import Need
-from nodes.planning import Held
+from nodes.planning import Held, Sizes
 from nodes.why_not import Row, Stoppable
-from protocol.hardware import kind_of
+from protocol.hardware import HOST, kind_of
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class ReplicaPlace:
     node: str
     device: str
     memory_bytes: int
+    ram_bytes: int  # of the machine's, where the device has memory of its own
 
 
 @dataclass(frozen=True)
@@ -74,11 +76,18 @@ def held_on(node: Node) -> dict[str, Held]:
     return {
         replica.holder(replica.fence): Held(
             f"{replica} of {replica.deployment.version}",
-            replica.estimated_bytes,
-            *replica.measured_bytes,
+            Sizes(replica.estimated_bytes, *replica.measured_bytes),
+            _ram(replica),
         )
         for replica in there
     }
+
+
+def _ram(replica: Replica) -> Sizes | None:
+    if replica.device is None or replica.device.kind == HOST:
+        return None
+    estimate = memory.estimate_ram(replica.deployment.version, replica.deployment.options)
+    return Sizes(estimate, replica.memory_bytes, replica.peak_bytes)
 
 
 def _preview(deployment: Deployment, indexes: list[int], needs: list[Need], siblings: Counter[str]) -> Preview:
@@ -90,7 +99,7 @@ def _preview(deployment: Deployment, indexes: list[int], needs: list[Need], sibl
         own=Stoppable("deployment", deployment.name),
     )
     places = [
-        ReplicaPlace(index, place.node, place.device, place.memory_bytes)
+        ReplicaPlace(index, place.node, place.device, place.memory_bytes, place.ram_bytes)
         for index, place in zip(indexes, found.places, strict=False)
     ]
     kinds = [place.kind for place in found.places] or [kind_of(deployment.hardware_class)]

@@ -15,6 +15,7 @@ from models_registry import formats, memory
 from models_registry.models import VersionFile
 from nodes import allocations, heartbeats
 from nodes.models import Node
+from protocol.hardware import HOST
 from protocol.messages import File, Heartbeat, ReplicaFacts, ReplicaSpec
 from protocol.routes import TENSOR_SECONDS, TEXT_SECONDS
 
@@ -36,7 +37,9 @@ def receive(node: Node, heartbeat: Heartbeat) -> dict[str, list[ReplicaSpec]]:
         reconcile.place_all_waiting()
         there = _there(node)
     wanted = [replica for replica in there if replica.state in ON_NODE and replica.deployment.wanted_running]
-    return {"replicas": [_spec(replica) for replica in wanted if _may_run(replica, reported.get(str(replica.pk)))]}
+    may_run = [replica for replica in wanted if _may_run(replica, reported.get(str(replica.pk)))]
+    ram = allocations.ram_beside(node) if any(_has_own_memory(replica) for replica in may_run) else {}
+    return {"replicas": [_spec(replica, ram.get(replica.holder(replica.fence), 0)) for replica in may_run]}
 
 
 def _there(node: Node) -> list[Replica]:
@@ -52,7 +55,11 @@ def _may_run(replica: Replica, facts: ReplicaFacts | None) -> bool:
     return not gone or (facts is not None and facts.fence == replica.fence)
 
 
-def _spec(replica: Replica) -> ReplicaSpec:
+def _has_own_memory(replica: Replica) -> bool:
+    return replica.device is not None and replica.device.kind != HOST
+
+
+def _spec(replica: Replica, ram_bytes: int) -> ReplicaSpec:
     version = replica.deployment.version
     return ReplicaSpec(
         id=str(replica.pk),
@@ -62,6 +69,7 @@ def _spec(replica: Replica) -> ReplicaSpec:
         files=[File(path=one.path, sha256=one.blob_id, size_bytes=one.blob.size_bytes) for one in version.files.all()],
         device=replica.device.name if replica.device else "cpu",
         memory_bytes=replica.allocated_bytes or 0,
+        ram_bytes=ram_bytes if _has_own_memory(replica) else 0,
         options=replica.deployment.options,
         signature=memory.signature(version),
         timeout_seconds=TEXT_SECONDS if version.format in formats.TEXT else TENSOR_SECONDS,
@@ -140,8 +148,8 @@ def _note_memory(replica: Replica, facts: ReplicaFacts) -> None:
         return
     deployment, whole = replica.deployment, _was_ready(replica, facts)
     taken = memory.learn(deployment.version, deployment.options, replica.device, facts.peak, whole=whole)
-    if allocations.grow(replica.holder(replica.fence), taken):
-        Replica.objects.filter(pk=replica.pk, fence=replica.fence).update(allocated_bytes=taken)
+    if allocations.grow(replica.holder(replica.fence), *taken):
+        Replica.objects.filter(pk=replica.pk, fence=replica.fence).update(allocated_bytes=taken.memory_bytes)
 
 
 def _was_ready(replica: Replica, facts: ReplicaFacts) -> bool:

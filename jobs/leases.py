@@ -78,7 +78,7 @@ def accept(*, job_id: uuid.UUID, node: Node) -> JobSpec:
     except queueing.NotThisNode:
         queueing.hand_on(job)
         raise
-    return _spec(job, device)
+    return _spec(job, device, need.ram_beside(device.kind, memory_is_ram=device.memory_is_ram))
 
 
 def renew(node: Node, heartbeat: Heartbeat) -> list[Held]:
@@ -313,7 +313,7 @@ def _held(node: Node, settled: datetime) -> set[str]:
     return set(held.values_list("holder", flat=True))
 
 
-def _spec(job: Job, device: Device) -> JobSpec:
+def _spec(job: Job, device: Device, ram_bytes: int) -> JobSpec:
     files = VersionFile.objects.filter(version=job.version).select_related("blob")
     return JobSpec(
         id=str(job.pk),
@@ -323,6 +323,7 @@ def _spec(job: Job, device: Device) -> JobSpec:
         files=[File(path=one.path, sha256=one.blob_id, size_bytes=one.blob.size_bytes) for one in files],
         device=device.name,
         memory_bytes=job.allocated_bytes or 0,
+        ram_bytes=ram_bytes,
         timeout_seconds=job.timeout_seconds,
         inputs=File(path="inputs", sha256=job.inputs_blob_id, size_bytes=job.inputs_blob.size_bytes),
         inputs_header_bytes=job.inputs_header_bytes,

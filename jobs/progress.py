@@ -50,10 +50,10 @@ def peaks(job: Job, peak: MemoryPeak) -> dict[str, int]:
     return {field: value for field, value in told if value is not None and value > (getattr(job, field) or 0)}
 
 
-def learn(job: Job, peak: MemoryPeak, *, whole: bool) -> int:
+def learn(job: Job, peak: MemoryPeak, *, whole: bool) -> memory.Taken:
     """For the next time that its model is placed; as `memory.learn`. `whole`: it brought a result."""
     if job.device is None:
-        return 0
+        return memory.Taken()
     return memory.learn(job.version, job.weighty_options, job.device, peak, whole=whole)
 
 
@@ -94,10 +94,11 @@ def _at_most(most: int, told: int | None) -> int | None:
 def _follow(job: Job, peak: MemoryPeak) -> None:
     """Learns a peak, and promises so much to the attempt from now on, where that is more than it was promised."""
     taken = learn(job, peak, whole=False)  # its model may still be loading
-    if taken <= (job.allocated_bytes or 0):
+    own = max(taken.memory_bytes, job.allocated_bytes or 0)
+    if own == (job.allocated_bytes or 0) and not taken.ram_bytes:
         return
     with transaction.atomic():
         # The row before the lock of placement: in that order `accept` takes them.
         mine = Job.objects.filter(pk=job.pk, fence=job.fence, state=JobState.RUNNING)
-        if mine.update(allocated_bytes=taken):
-            allocations.grow(job.holder, taken)
+        if mine.update(allocated_bytes=own):
+            allocations.grow(job.holder, *taken)

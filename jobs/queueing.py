@@ -25,11 +25,11 @@ from models_registry import memory, rechecks
 from nodes import allocations, doorbells, planning
 from nodes.models import Device, Node
 from nodes.placement import Choice, Need, NodeOffer, Refusal, choose, explain
-from nodes.planning import Held
+from nodes.planning import Held, Sizes
 from nodes.why_not import Row, Stoppable
 from protocol import names
 from protocol.errors import Conflict
-from protocol.hardware import CLASSES
+from protocol.hardware import CLASSES, HOST
 from protocol.messages import JOBS_AT_ONCE
 
 log = logging.getLogger(__name__)
@@ -180,7 +180,16 @@ def stoppable(user: User, holders: Iterable[str]) -> dict[str, Stoppable]:
 def held_on(node: Node) -> dict[str, Held]:
     """By the allocation that it holds: every job that runs there."""
     there = Job.objects.filter(node=node, state=JobState.RUNNING).select_related("version__model", "device")
-    return {job.holder: Held(f"{job} of {job.version}", job.estimated_bytes, *job.measured_bytes) for job in there}
+    return {
+        job.holder: Held(f"{job} of {job.version}", Sizes(job.estimated_bytes, *job.measured_bytes), _ram(job))
+        for job in there
+    }
+
+
+def _ram(job: Job) -> Sizes | None:
+    if job.device is None or job.device.kind == HOST:
+        return None
+    return Sizes(memory.estimate_ram(job.version, job.weighty_options), job.memory_bytes, job.peak_bytes)
 
 
 def explain_one(job: Job) -> None:

@@ -85,7 +85,7 @@ class VersionAdmin(ReadOnlyAdmin):
     @admin.display(description="measured memory")
     def measured(self, version: Version) -> str:
         found = MeasuredMemory.objects.filter(owner=version.model.owner, content=version.content)
-        cells = [(row.device_kind, filesizeformat(row.peak_bytes), json.dumps(row.options)) for row in found]
+        cells = [(row.device_kind, _peaks(row), json.dumps(row.options)) for row in found]
         return format_html_join("", "<div>{}: {}, with {}</div>", cells) or UNKNOWN
 
 
@@ -94,12 +94,18 @@ class MeasuredMemoryAdmin(ReadOnlyAdmin):
     """Deleted, it is learned anew."""
 
     can_delete = True
-    list_display = ("__str__", "owner", "peak", "options", "measured_at")
+    list_display = ("__str__", "owner", "peak", "ram_peak", "options", "measured_at")
     list_filter = ("format", "device_kind")
     search_fields = ("content", "owner__username")
-    exclude = ("key", "peak_bytes")
-    readonly_fields = ("peak",)
+    exclude = ("key", "peak_bytes", "ram_peak_bytes")
+    readonly_fields = ("peak", "ram_peak")
     peak = size("peak_bytes", "peak")
+    ram_peak = size("ram_peak_bytes", "peak of RAM beside it")
+
+
+def _peaks(row: MeasuredMemory) -> str:
+    own = UNKNOWN if row.peak_bytes is None else filesizeformat(row.peak_bytes)
+    return own if row.ram_peak_bytes is None else f"{own} and {filesizeformat(row.ram_peak_bytes)} of RAM"
 
 
 @admin.register(Admission)

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from typing import Any, Protocol, TypedDict
+from typing import Any, NamedTuple, Protocol, TypedDict
 
 import msgspec
+from django.db.models import Q
 from django.utils import timezone
 
 from models_registry.formats import BY_NAME, activations, fake, gguf, pt2, savedmodel, torchscript
@@ -54,6 +55,9 @@ TORCH_RUNNER_BYTES = 256 * MIB
 TORCH_COPIES = 1.5
 # On a GPU: CUDA's context and the libraries took 719 MiB with PyTorch, on an H200; then the weights lie there once.
 DEVICE_RUNNER_BYTES = 768 * MIB
+# And of RAM beside it: what CUDA's context and libraries take there, besides what a runner takes on a CPU. Nobody has
+# measured it here, and it is learned once a runner has; others tell of 0.3 to 1 GiB.
+DRIVER_BYTES = 512 * MIB
 # Of what is computed on the way: onnxruntime keeps the blocks of its first run beside those that it plans for the next,
 # PyTorch's convolutions reorder what they take.
 ACTIVATION_COPIES = 2
@@ -69,6 +73,17 @@ class MeasuredOn(Protocol):
 
     kind: str
     memory_total_bytes: int | None
+    memory_is_ram: bool
+
+    @property
+    def ram_total_bytes(self) -> int | None: ...
+
+
+class Taken(NamedTuple):
+    """By a runner at most, as far as that was measured and can be."""
+
+    memory_bytes: int = 0  # of the memory of its device
+    ram_bytes: int = 0  # beside that, where it is the device's own
 
 
 class Needed(TypedDict):
@@ -77,15 +92,20 @@ class Needed(TypedDict):
     memory_bytes: int
     device_bytes: int
     measured: dict[str, int]
+    ram_bytes: int
+    ram_measured: dict[str, int]
 
 
 def needed(version: Version, options: Mapping[str, Any]) -> Needed:
     """`options` are the deployment's, or the job's with CHUNK_ROWS. Raises BadRequest where they say something
     impossible."""
+    measured, ram_measured = learned(version, options)
     return Needed(
         memory_bytes=estimate_bytes(version, options),
         device_bytes=estimate_bytes(version, options, on_device=True),
-        measured=learned(version, options),
+        measured=measured,
+        ram_bytes=estimate_ram(version, options),
+        ram_measured=ram_measured,
     )
 
 
@@ -102,6 +122,32 @@ def estimate_bytes(version: Version, options: Mapping[str, Any], *, on_device: b
 def estimate_for(version: Version, options: Mapping[str, Any], kind: str) -> int:
     """Of the memory that a device of this kind has; empty: of the machine's."""
     return estimate_bytes(version, options, on_device=kind not in ("", HOST))
+
+
+def estimate_ram(version: Version, options: Mapping[str, Any]) -> int:
+    """Of the machine's RAM, beside a device with memory of its own: of the runner, and of the weights on their way to
+    the device, which libraries read into RAM once. Of a GGUF file, which is mapped, what stays in RAM."""
+    weights = int(version.metadata.get("weight_bytes", version.size_bytes))
+    match version.format:
+        case fake.NAME:
+            size = RUNNER_BYTES
+        case gguf.NAME:
+            size = TEXT_RUNNER_BYTES + DRIVER_BYTES + version.size_bytes - _passed_on(version, options)
+        case torchscript.NAME | pt2.NAME:
+            size = TORCH_RUNNER_BYTES + DRIVER_BYTES + weights
+        case savedmodel.NAME:
+            graph = GRAPH_COPIES * int(version.metadata.get("graph_bytes", 0))
+            size = TENSORFLOW_RUNNER_BYTES + DRIVER_BYTES + weights + graph
+        case _:
+            size = RUNNER_BYTES + DRIVER_BYTES + weights
+    return min(size, activations.MOST_BYTES)
+
+
+def _passed_on(version: Version, options: Mapping[str, Any]) -> int:
+    """Of a mapped file, what went to the device: its pages count as the runner's while it loads, and nobody needs them
+    any more. With fewer than all layers on the device the rest is computed in RAM; how much that is, is not known."""
+    layers = known_options.read(gguf.NAME, options, "n_gpu_layers") if version.format == gguf.NAME else 0
+    return version.size_bytes if layers is None or layers < 0 else 0
 
 
 def _device_bytes(version: Version) -> int:
@@ -159,38 +205,68 @@ def with_margin(peak_bytes: int) -> int:
     return peak_bytes + max(int(peak_bytes * MARGIN_SHARE), MARGIN_LEAST_BYTES)
 
 
-def learned(version: Version, options: Mapping[str, Any]) -> dict[str, int]:
-    """Bytes to promise by kind of device, for those kinds on which it was measured."""
+def learned(version: Version, options: Mapping[str, Any]) -> tuple[dict[str, int], dict[str, int]]:
+    """Bytes to promise by kind of device, for those kinds on which it was measured: of its memory, and of RAM beside
+    it."""
     keys = {_key(version, kind, options): kind for kind in KINDS}
-    rows = MeasuredMemory.objects.filter(key__in=keys).values_list("key", "peak_bytes")
-    return {keys[key]: with_margin(peak) for key, peak in rows}
+    rows = MeasuredMemory.objects.filter(key__in=keys).values_list("key", *PEAKS)
+    own = {keys[key]: with_margin(peak) for key, peak, _ in rows if peak is not None}
+    return own, {keys[key]: with_margin(ram) for key, _, ram in rows if ram is not None}
 
 
-def learn(version: Version, options: Mapping[str, Any], device: MeasuredOn, peak: MemoryPeak, *, whole: bool) -> int:
+def learn(version: Version, options: Mapping[str, Any], device: MeasuredOn, peak: MemoryPeak, *, whole: bool) -> Taken:
     """Keeps what a runner was measured to take, where that is more than was known. `device`: where it ran. `whole`: it
-    came as far as it should; else the model takes at least so much, and what is promised can only rise by it. Gives the
-    bytes of that device's memory; 0 where it was not measured, or cannot be: a node may say anything."""
-    peak_bytes = (peak.host_bytes if device.kind == HOST else peak.device_bytes) or 0
-    if not 0 < peak_bytes <= (device.memory_total_bytes or 0):
-        return 0
-    key = _key(version, device.kind, options)
-    now = {"peak_bytes": peak_bytes, "measured_at": timezone.now()}
-    if MeasuredMemory.objects.filter(key=key, peak_bytes__lt=peak_bytes).update(**now):
-        return peak_bytes
-    if not whole and with_margin(peak_bytes) <= estimate_for(version, options, device.kind):
-        return peak_bytes
-    MeasuredMemory.objects.get_or_create(
-        key=key,
-        defaults={
+    came as far as it should; else the model takes at least so much, and what is promised can only rise by it. Gives
+    what was measured and can be: a node may say anything."""
+    taken = _possible(version, options, device, peak)
+    estimates = Taken(estimate_for(version, options, device.kind), estimate_ram(version, options))
+    told = {name: bytes_ for name, bytes_ in zip(PEAKS, taken, strict=True) if bytes_}
+    if device.memory_is_ram:
+        told.pop("ram_peak_bytes", None)  # which is of both, so says nothing of devices with memory of their own
+    fresh = {
+        name: told[name]
+        for name, estimate in zip(PEAKS, estimates, strict=True)
+        if name in told and (whole or with_margin(told[name]) > estimate)
+    }
+    _keep(version, options, device.kind, told, fresh)
+    return taken
+
+
+PEAKS = ("peak_bytes", "ram_peak_bytes")
+
+
+def _possible(version: Version, options: Mapping[str, Any], device: MeasuredOn, peak: MemoryPeak) -> Taken:
+    if device.kind == HOST:
+        return Taken(_at_most(device.memory_total_bytes, peak.host_bytes))
+    ram = max((peak.host_bytes or 0) - _passed_on(version, options), 0)
+    own = _at_most(device.memory_total_bytes, peak.device_bytes)
+    return Taken(own, _at_most(device.ram_total_bytes, ram) if ram else 0)
+
+
+def _at_most(total: int | None, told: int | None) -> int:
+    return told if told is not None and told <= (total or 0) else 0
+
+
+def _keep(
+    version: Version, options: Mapping[str, Any], kind: str, told: Mapping[str, int], fresh: Mapping[str, int]
+) -> None:
+    """`fresh`: what counts even where nothing was known; the rest of what was told only raises what was."""
+    key, now = _key(version, kind, options), timezone.now()
+    if fresh:
+        described = {
             "owner_id": version.model.owner_id,
             "content": version.content,
             "format": version.format,
-            "device_kind": device.kind,
+            "device_kind": kind,
             "options": weighty_options(version.format, options),
-            **now,
-        },
-    )
-    return peak_bytes
+            "measured_at": now,
+        }
+        MeasuredMemory.objects.get_or_create(key=key, defaults={**described, **fresh})
+    for name, bytes_ in told.items():
+        less = Q(**{f"{name}__lt": bytes_})
+        if name in fresh:
+            less |= Q(**{name: None})
+        MeasuredMemory.objects.filter(less, key=key).update(**{name: bytes_, "measured_at": now})
 
 
 def weighty_options(format: str, options: Mapping[str, Any]) -> dict[str, Any]:

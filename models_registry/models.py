@@ -116,7 +116,10 @@ class MeasuredMemory(Owned):
     format = models.CharField(max_length=32)
     device_kind = models.CharField(max_length=8)
     options = models.JSONField()
-    peak_bytes = models.BigIntegerField(help_text="Of the memory that such a device has.")
+    peak_bytes = models.BigIntegerField(null=True, help_text="Of the memory that such a device has; null: not known.")
+    ram_peak_bytes = models.BigIntegerField(
+        null=True, help_text="Of the machine's RAM beside it, where it has memory of its own."
+    )
     measured_at = models.DateTimeField(default=timezone.now, help_text="When the peak was last raised.")
 
     class Meta(Owned.Meta):

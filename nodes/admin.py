@@ -221,7 +221,8 @@ def held_table(node: Node) -> SafeString:
     """Each promise of memory on a node, beside what was estimated and what is measured."""
     cells = []
     for row, held in itertools.islice(planning.held_on(node), MOST_ROWS):
-        sizes = [row.memory_bytes, *((held.estimated_bytes, held.now_bytes, held.peak_bytes) if held else [None] * 3)]
+        known = held.on(row.device) if held else planning.Sizes(None, None, None)
+        sizes = [row.memory_bytes, known.estimated_bytes, known.now_bytes, known.peak_bytes]
         shown = [UNKNOWN if one is None else filesizeformat(one) for one in sizes]
         cells.append((row.device.name, held.name if held else "ending", *shown))
     if not cells:

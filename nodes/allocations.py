@@ -6,11 +6,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import lru_cache
 from itertools import groupby
 from operator import itemgetter
 from types import MappingProxyType
 from typing import Any
+from uuid import UUID
 
 import msgspec
 from django.db import connection, transaction
@@ -19,9 +21,9 @@ from django.db.models.functions import Cast, Coalesce
 
 from nodes import signals
 from nodes.models import Allocation, Device, Node
-from nodes.placement import Choice, DeviceOffer, Need, NodeOffer, Refusal, choose
+from nodes.placement import NO_HOST, Choice, DeviceOffer, Need, NodeOffer, Refusal, choose
 from nodes.shortlist import shortlist
-from protocol.hardware import hardware_class
+from protocol.hardware import HOST, hardware_class
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +32,7 @@ NODE = ("pk", "name", "state", "draining", "allows_programs", "sandbox_level", "
 NODE_JSON = ("formats", "refusals")
 OF_NODE = len(NODE + NODE_JSON)
 OF_DEVICE = OF_NODE + 1  # after whether it is absent
-DEVICE = ("pk", "name", "kind", "memory_total_bytes", "free_bytes")
+DEVICE = ("pk", "name", "kind", "memory_total_bytes", "free_bytes", "memory_is_ram")
 DEVICE_JSON = ("refusals",)
 LOCK = 0x6379785F  # any number that no other part uses as an advisory lock
 
@@ -47,9 +49,9 @@ def allocate(
         if not isinstance(choice, Choice):
             return choice
         device = Device.objects.select_related("node").get(pk=choice.device_id)
-        size = need.bytes_on(device.kind)
-        Allocation.objects.create(device=device, holder=holder, memory_bytes=size)
-        _promise(device.pk, size)
+        _promise(device.pk, holder, need.bytes_on(device.kind))
+        if ram := need.ram_beside(device.kind, memory_is_ram=device.memory_is_ram):
+            _promise(_hosts().values_list("pk", flat=True).get(node=device.node_id), holder, ram)
         return device
 
 
@@ -61,8 +63,17 @@ def find(nodes: QuerySet[Node], need: Need, siblings: Mapping[str, int]) -> Choi
 def find_soon(nodes: QuerySet[Node], need: Need, siblings: Mapping[str, int]) -> Choice | None:
     """What `choose` says of the few that the database finds best; None where it would take none of these."""
     found = shortlist(nodes, need, siblings).values_list(*_columns(node="node__"))
-    choice = choose(need, _offers(sorted(found, key=itemgetter(1)), siblings))
+    choice = choose(need, _with_hosts(_offers(sorted(found, key=itemgetter(1)), siblings)))
     return choice if isinstance(choice, Choice) else None
+
+
+def _with_hosts(few: list[NodeOffer]) -> list[NodeOffer]:
+    """Those that came without, and with other devices."""
+    without = [UUID(offer.id) for offer in few if offer.host is None]
+    if not without:
+        return few
+    free = {str(pk): size for pk, size in _hosts().filter(node__in=without).values_list("node", "free_bytes")}
+    return [replace(one, host=one.host or NO_HOST._replace(free_bytes=free.get(one.id))) for one in few]
 
 
 def has_room(*, nodes: QuerySet[Node], need: Need) -> bool:
@@ -70,31 +81,46 @@ def has_room(*, nodes: QuerySet[Node], need: Need) -> bool:
     return isinstance(find(nodes, need, {}), Choice)
 
 
-def grow(holder: str, memory_bytes: int) -> bool:
-    """Writes down that what holds a promise takes more than that. It may then be more than the device should give: that
-    is how it is, and nothing more is promised there. Run it inside a transaction. False if it was enough."""
+def grow(holder: str, memory_bytes: int, ram_bytes: int = 0) -> bool:
+    """Writes down that what holds a promise takes more than that: of its device's memory, and of RAM beside it. It may
+    then be more than the device should give: that is how it is, and nothing more is promised there. Run it inside a
+    transaction. False if the promise of its device was enough."""
     with placement_lock():
-        held = Allocation.objects.filter(holder=holder, memory_bytes__lt=memory_bytes).first()
-        if held is None:
-            return False
-        Allocation.objects.filter(pk=held.pk).update(memory_bytes=memory_bytes)
-        _promise(held.device_id, memory_bytes - held.memory_bytes)
-        return True
+        held = list(Allocation.objects.filter(holder=holder).select_related("device"))
+        has_own = any(one.device.kind != HOST for one in held)
+        grown = False
+        for one in held:
+            beside = has_own and one.device.kind == HOST
+            more = (ram_bytes if beside else memory_bytes) - one.memory_bytes
+            if more > 0:
+                Allocation.objects.filter(pk=one.pk).update(memory_bytes=F("memory_bytes") + more)
+                _add(one.device_id, more)
+                grown |= not beside
+        return grown
 
 
 def release(holder: str) -> bool:
     """Ends a promise. Call it when what held the memory has really gone. False if there was none."""
     with transaction.atomic(), placement_lock():
-        held = Allocation.objects.filter(holder=holder).first()
-        if held is None:
-            return False
-        held.delete()
-        _promise(held.device_id, -held.memory_bytes)
-        return True
+        held = list(Allocation.objects.filter(holder=holder))
+        for one in held:
+            one.delete()
+            _add(one.device_id, -one.memory_bytes)
+        return bool(held)
 
 
-def _promise(device_id: int, more_bytes: int) -> None:
+def _promise(device_id: int, holder: str, memory_bytes: int) -> None:
+    Allocation.objects.create(device_id=device_id, holder=holder, memory_bytes=memory_bytes)
+    _add(device_id, memory_bytes)
+
+
+def _add(device_id: int, more_bytes: int) -> None:
     Device.objects.filter(pk=device_id).update(promised_bytes=F("promised_bytes") + more_bytes)
+
+
+def _hosts() -> QuerySet[Device]:
+    """One of each node at most: there a name is that of one device."""
+    return Device.objects.filter(kind=HOST, name=HOST, absent_since=None)
 
 
 def mend_sums() -> None:
@@ -112,6 +138,11 @@ def held_on(node: Node, kind: str) -> set[str]:
     """The holders (`replica:…` or `job:…`, by `kind`) with a promise on this node."""
     found = Allocation.objects.filter(device__node=node, holder__startswith=f"{kind}:")
     return set(found.values_list("holder", flat=True))
+
+
+def ram_beside(node: Node) -> dict[str, int]:
+    """By holder: what is promised of the node's RAM; of those with a device of its own that is beside it."""
+    return dict(Allocation.objects.filter(device__in=_hosts().filter(node=node)).values_list("holder", "memory_bytes"))
 
 
 def offers(nodes: QuerySet[Node], siblings: Mapping[str, int]) -> list[NodeOffer]:
@@ -135,6 +166,7 @@ def _offers(rows: Iterable[tuple[Any, ...]], siblings: Mapping[str, int]) -> lis
         of_devices = list(of_node)
         pk, name, state, draining, allows_programs, level, why_not_higher, formats, refusals = of_devices[0][:OF_NODE]
         id = str(pk)
+        devices = _devices(row for row in of_devices if row[OF_NODE] is None)
         found.append(
             NodeOffer(
                 id=id,
@@ -143,12 +175,13 @@ def _offers(rows: Iterable[tuple[Any, ...]], siblings: Mapping[str, int]) -> lis
                 draining=draining,
                 formats=_formats(formats),
                 refusals=_refusals(refusals),
-                devices=_devices(row for row in of_devices if row[OF_NODE] is None),
+                devices=devices,
                 gone=_devices(row for row in of_devices if row[OF_NODE] is not None),
                 siblings=siblings.get(id, 0),
                 allows_programs=allows_programs,
                 sandbox_level=level,
                 sandbox_why_not_higher=why_not_higher,
+                host=next((device for device in devices if device.kind == device.name == HOST), None),
             )
         )
     return found
@@ -159,8 +192,10 @@ def _devices(rows: Iterable[tuple[Any, ...]]) -> tuple[DeviceOffer, ...]:
     return tuple(_device(*row[OF_DEVICE:]) for row in rows if row[OF_DEVICE] is not None)
 
 
-def _device(pk: int, name: str, kind: str, total: int | None, free: int | None, refusals: str) -> DeviceOffer:
-    return DeviceOffer(pk, name, hardware_class(kind, total), free, _refusals(refusals))
+def _device(
+    pk: int, name: str, kind: str, total: int | None, free: int | None, is_ram: bool, refusals: str
+) -> DeviceOffer:
+    return DeviceOffer(pk, name, hardware_class(kind, total), free, _refusals(refusals), is_ram)
 
 
 @lru_cache(maxsize=1000)

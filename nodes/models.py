@@ -17,6 +17,7 @@ from nodes import expectations
 from nodes.placement import cost
 from protocol.hardware import (
     CUDA_TIERS_GIB,
+    HOST,
     KINDS,
     RESERVE_MOST_BYTES,
     RESERVE_PART,
@@ -197,6 +198,12 @@ class Device(models.Model):
         return sum(allocation.memory_bytes for allocation in self.allocations.all())
 
     @property
+    def ram_total_bytes(self) -> int | None:
+        """Of its node; null: not known."""
+        host = Device.objects.filter(node=self.node_id, kind=HOST, name=HOST, absent_since=None).first()
+        return host.memory_total_bytes if host else None
+
+    @property
     def benchmark(self) -> Benchmark | None:
         """The newest."""
         return next(iter(self.benchmarks.all()), None)
@@ -243,15 +250,19 @@ class Benchmark(models.Model):
 
 
 class Allocation(models.Model):
-    """Memory of a device that is promised to one attempt at a replica or a job, until that has really ended."""
+    """Memory of a device that is promised to one attempt at a replica or a job, until that has really ended. One on a
+    device with memory of its own has a second, of its node's RAM."""
 
     device = models.ForeignKey(Device, on_delete=models.CASCADE, related_name="allocations")
-    holder = models.CharField(max_length=100, unique=True, help_text="replica:<id>:<fence> or job:<id>:<fence>")
+    holder = models.CharField(max_length=100, help_text="replica:<id>:<fence> or job:<id>:<fence>")
     memory_bytes = models.BigIntegerField()
     created_at = models.DateTimeField(auto_now_add=True)
 
     class Meta:
-        constraints = [models.CheckConstraint(condition=Q(memory_bytes__gt=0), name="allocation_not_empty")]
+        constraints = [
+            models.UniqueConstraint(fields=["holder", "device"], name="allocation_of_holder_on_device"),
+            models.CheckConstraint(condition=Q(memory_bytes__gt=0), name="allocation_not_empty"),
+        ]
 
     def __str__(self) -> str:
         return f"{self.holder} on {self.device}"

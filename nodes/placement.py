@@ -1,8 +1,9 @@
 """Chooses the device for something that needs memory, or says for every node why not. Pure: plain data in and out."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from operator import itemgetter
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -19,6 +20,7 @@ class DeviceOffer(NamedTuple):
     hardware_class: str
     free_bytes: int | None  # None: no probe could tell how much memory it has
     refusals: Mapping[str, str] = MappingProxyType({})  # format -> why not here, although the node can run it
+    memory_is_ram: bool = False  # the machine's, of which the device `cpu` tells, too
 
     @property
     def kind(self) -> str:
@@ -40,6 +42,7 @@ class NodeOffer:
     sandbox_why_not_higher: str = ""
     gone: tuple[DeviceOffer, ...] = ()  # that its newest report does not tell of
     busy: bool = False  # runs as many jobs as it may; only asked of for jobs
+    host: DeviceOffer | None = None  # the machine itself: of its RAM runners on all other devices take, too
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +51,21 @@ class Need:
     memory_bytes: int  # by estimate, of the machine's memory
     device_bytes: int | None = None  # and of a device that has its own; None: as much
     measured: Mapping[str, int] = field(default_factory=dict)  # kind of device -> bytes, where it was measured
+    ram_bytes: int = 0  # by estimate, of the machine's memory beside that of a device which has its own
+    ram_measured: Mapping[str, int] = field(default_factory=dict)  # as `measured`, of that
     hardware_class: str = ""  # empty: any
     avoid: frozenset[str] = frozenset()  # node ids that failed before: taken only when nothing else fits
 
     def bytes_on(self, kind: str) -> int:
         """What to promise on such a device. A measurement counts even where it is above the estimate."""
         return self.measured.get(kind, self.estimated_on(kind))
+
+    def ram_beside(self, kind: str, *, memory_is_ram: bool) -> int:
+        """What to promise of the machine's RAM, to a runner on such a device. Where the device's memory is that RAM,
+        what is promised of the one is taken of the other."""
+        if kind == HOST:
+            return 0
+        return self.ram_measured.get(kind, self.ram_bytes) + (self.bytes_on(kind) if memory_is_ram else 0)
 
     def estimated_on(self, kind: str) -> int:
         return self.memory_bytes if kind == HOST or self.device_bytes is None else self.device_bytes
@@ -75,6 +87,19 @@ class Refusal(NamedTuple):
     device: str | None = None
     needed_bytes: int | None = None
     free_bytes: int | None = None
+
+
+class Want(NamedTuple):
+    """Memory that something would take of a device."""
+
+    device: DeviceOffer
+    needed_bytes: int
+    beside: str = ""  # RAM, for a runner on this other device
+
+    @property
+    def missing_bytes(self) -> int:
+        """Nothing, or less, where it fits. Of a device whose memory is known."""
+        return self.needed_bytes - (self.device.free_bytes or 0)
 
 
 def choose(need: Need, nodes: list[NodeOffer]) -> Choice | list[Refusal]:
@@ -115,24 +140,9 @@ def _fit(need: Need, node: NodeOffer) -> DeviceOffer | Refusal:
     devices = suitable(need, node)
     if not devices:
         return _unsuitable(need, node)
-    roomy = []
-    nearest, least_missing = None, 0
-    for device in devices:
-        if device.free_bytes is None:
-            continue
-        missing = missing_bytes(need, device)
-        if missing <= 0:
-            roomy.append(device)
-        if nearest is None or missing < least_missing:
-            nearest, least_missing = device, missing
-    if nearest is None:
-        return Refusal(node.name, "memory_unknown", "does not know how much memory its devices have")
+    roomy = [device for device in devices if _has_room(need, node, device)]
     if not roomy:
-        needed, free = need.bytes_on(nearest.kind), max(nearest.free_bytes or 0, 0)
-        reason = f"has {gib(free)} free, {gib(needed)} needed"
-        if gone := _gone(need, node):
-            reason = f"{reason}, and {gone}"
-        return Refusal(node.name, "memory", reason, nearest.name, needed, free)
+        return _too_full(need, node, lacking(need, node, devices))
     if node.busy:
         return Refusal(node.name, "busy", "runs as many jobs as it may")
     return min(roomy, key=lambda device: (cost(device.hardware_class), -(device.free_bytes or 0), device.name))
@@ -180,9 +190,57 @@ def _unsuitable(need: Need, node: NodeOffer) -> Refusal:
     return Refusal(node.name, "format", f"cannot run {need.format} on such a device: {why}")
 
 
-def missing_bytes(need: Need, device: DeviceOffer) -> int:
-    """What it lacks; nothing, or less, where the need fits. Of a device whose memory is known."""
-    return need.bytes_on(device.kind) - (device.free_bytes or 0)
+def _has_room(need: Need, node: NodeOffer, device: DeviceOffer) -> bool:
+    """As `lacking` finds nothing, and sooner."""
+    if device.free_bytes is None or device.free_bytes < need.bytes_on(device.kind):
+        return False
+    ram = need.ram_beside(device.kind, memory_is_ram=device.memory_is_ram)
+    return not ram or (node.host is not None and node.host.free_bytes is not None and node.host.free_bytes >= ram)
+
+
+def lacking(need: Need, node: NodeOffer, devices: Iterable[DeviceOffer]) -> list[list[Want]]:
+    """What is missing for it on each of `devices`, the one that lacks least first. Those are left out of whose memory,
+    or RAM beside it, nobody knows how much there is."""
+    found = []
+    for device in devices:
+        missing, lacks = 0, []
+        for want in wants(need, node, device):
+            if want.device.free_bytes is None:
+                break
+            if (more := want.needed_bytes - want.device.free_bytes) > 0:
+                missing += more
+                lacks.append(want)
+        else:
+            found.append((missing, lacks))
+    return [lacks for _, lacks in sorted(found, key=itemgetter(0))]
+
+
+def wants(need: Need, node: NodeOffer, device: DeviceOffer) -> list[Want]:
+    """What it would take there: of the device, and of RAM beside it."""
+    own = Want(device, need.bytes_on(device.kind))
+    ram = need.ram_beside(device.kind, memory_is_ram=device.memory_is_ram)
+    return [own, Want(node.host or NO_HOST, ram, beside=device.name)] if ram else [own]
+
+
+NO_HOST = DeviceOffer(0, HOST, HOST, None)
+
+
+def _too_full(need: Need, node: NodeOffer, lacks: Sequence[list[Want]]) -> Refusal:
+    if not lacks:
+        return Refusal(node.name, "memory_unknown", "does not know how much memory its devices have")
+    reason = f"has {' and '.join(map(_in_words, lacks[0]))}"
+    if gone := _gone(need, node):
+        reason = f"{reason}, and {gone}"
+    nearest = lacks[0][0]
+    free = max(nearest.device.free_bytes or 0, 0)
+    return Refusal(node.name, "memory", reason, nearest.device.name, nearest.needed_bytes, free)
+
+
+def _in_words(want: Want) -> str:
+    free, needed = gib(max(want.device.free_bytes or 0, 0)), gib(want.needed_bytes)
+    return (
+        f"{free} of RAM free, {needed} needed beside {want.beside}" if want.beside else f"{free} free, {needed} needed"
+    )
 
 
 @cache

@@ -11,9 +11,10 @@ from django.db.models import QuerySet
 
 from accounts.models import User
 from nodes import allocations, signals, why_not
-from nodes.models import Allocation, Node
-from nodes.placement import Need, NodeOffer, Refusal
+from nodes.models import Allocation, Device, Node
+from nodes.placement import Need, NodeOffer, Refusal, wants
 from nodes.why_not import Holding, Row, Stoppable
+from protocol.hardware import HOST
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class Place:
     device: str
     kind: str  # of the device
     memory_bytes: int
+    ram_bytes: int  # beside it
 
 
 @dataclass(frozen=True)
@@ -33,13 +35,24 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Held:
-    """What holds memory of a device, and how much of it: as it was estimated before, and as it was measured."""
+class Sizes:
+    """Of memory: as it was estimated before, and as it was measured."""
 
-    name: str
-    estimated_bytes: int
+    estimated_bytes: int | None
     now_bytes: int | None
     peak_bytes: int | None
+
+
+@dataclass(frozen=True)
+class Held:
+    """What holds memory of a device, and of RAM beside it."""
+
+    name: str
+    own: Sizes
+    ram: Sizes | None  # None: it runs on the machine itself
+
+    def on(self, device: Device) -> Sizes:
+        return self.ram if self.ram is not None and device.kind == HOST else self.own
 
 
 def held_on(node: Node) -> list[tuple[Allocation, Held | None]]:
@@ -62,17 +75,18 @@ def plan(
     offers = allocations.offers(nodes, siblings or {})
     chosen, refusals, left = why_not.plan(needs, offers)
     by_id = {offer.id: offer for offer in offers}
-    places = []
+    places: list[Place] = []
+    holdings: list[Holding] = []
     for need, choice in zip(needs, chosen, strict=False):
         node = by_id[choice.node_id]
         device = next(device for device in node.devices if device.id == choice.device_id)
-        places.append(Place(node.name, device.name, device.kind, need.bytes_on(device.kind)))
+        wanted = wants(need, node, device)
+        ram = sum(want.needed_bytes for want in wanted if want.beside)
+        places.append(Place(node.name, device.name, device.kind, wanted[0].needed_bytes, ram))
+        # It holds nothing that the rows know of, and takes its room all the same.
+        holdings += [Holding(want.device.id, want.needed_bytes, own) for want in wanted]
     if not refusals:
         return Plan(places, [])
-    # What was placed above holds nothing that the rows know of, and takes its room all the same.
-    holdings = [
-        Holding(choice.device_id, place.memory_bytes, own) for choice, place in zip(chosen, places, strict=True)
-    ]
     holdings += _holdings(offers, refusals, user)
     return Plan(places, why_not.rows(needs[len(chosen)], left, refusals, holdings, own))
 

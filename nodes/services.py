@@ -62,7 +62,7 @@ def remove(node: Node) -> None:
     if node.state != Node.State.ONLINE:
         signals.node_lost.send(Node, node=node)
     with to_itself(node):
-        holding = Allocation.objects.filter(device__node=node).count()
+        holding = Allocation.objects.filter(device__node=node).values("holder").distinct().count()
         if holding and node.state == Node.State.ONLINE:
             raise Conflict(f"{node.name} still holds {holding} replicas or jobs. Drain it first.")
         broker_users.withdraw(node)

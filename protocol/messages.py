@@ -210,6 +210,7 @@ class ReplicaSpec(Message, frozen=True):
     files: list[File]
     device: str
     memory_bytes: int  # what was allocated
+    ram_bytes: int = 0  # and of the machine's RAM, where the device has memory of its own
     options: dict[str, object] = {}
     signature: Signature = Signature()
     timeout_seconds: float = 30.0  # how long callers wait for an answer
@@ -252,6 +253,7 @@ class JobSpec(Message, frozen=True):
     inputs: File  # an Open Inference Protocol request in its binary form (see `oip`), or a data set
     inputs_header_bytes: int  # Inference-Header-Content-Length of that request
     over_rows: OverRows | None = None
+    ram_bytes: int = 0  # as in ReplicaSpec
     options: dict[str, object] = {}
     signature: Signature = Signature()
     tenant: str = ""  # a loaded model never passes from one tenant's job to another's

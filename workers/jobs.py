@@ -284,7 +284,7 @@ class _Attempt:
         model = {file.path: self._blobs.fetch(file, lambda _: None, self._stopped) for file in spec.files}
         # Nobody wants them again, so they go with the attempt.
         inputs = BlobCache(folder.inputs, self._control_plane).fetch(spec.inputs, lambda _: None, self._stopped)
-        with self._warm.claim(spec.device, spec.memory_bytes, warm.key(spec)) as found:
+        with self._warm.claim(spec, warm.key(spec)) as found:
             loaded = found or Loaded.start(self._attempts, spec, self._blobs)
             try:
                 loaded.listen(lambda source, line: self._logs.line(spec.id, spec.fence, source, line))

@@ -197,7 +197,7 @@ class Replica:
                 for file in spec.files:
                     folder.add(file.path, self._blobs.fetch(file, self._progress(file.sha256), self._stopped))
                 self._move("loading")
-                with self._warm.claim(spec.device, spec.memory_bytes):
+                with self._warm.claim(spec):
                     runner = self._start(folder.scratch)
                     try:
                         self._load(runner, folder.model)

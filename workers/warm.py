@@ -20,7 +20,7 @@ from uuid import uuid4
 import msgspec
 
 from protocol.hardware import HOST
-from protocol.messages import JobSpec
+from protocol.messages import JobSpec, ReplicaSpec
 from workers.blobs import BlobCache
 from workers.hardware.use import kind
 from workers.runner_process import RunnerProcess
@@ -38,6 +38,7 @@ class Loaded:
 
     key: str
     memory_bytes: int
+    ram_bytes: int  # besides, where the device has memory of its own
     runner: RunnerProcess
     folder: Workspace
     idle_since: float = 0.0
@@ -54,7 +55,7 @@ class Loaded:
         except BaseException:
             stack.close()
             raise
-        loaded = cls(key(spec), spec.memory_bytes, runner, folder, _stack=stack)
+        loaded = cls(key(spec), spec.memory_bytes, spec.ram_bytes, runner, folder, _stack=stack)
         return loaded
 
     @property
@@ -66,10 +67,19 @@ class Loaded:
         """From now on lines that it prints are for `listener`."""
         self._listener = listener
 
+    @property
+    def takes(self) -> dict[str, int]:
+        """By device whose memory it is."""
+        return takes(self.device, self.memory_bytes, self.ram_bytes)
+
     def close(self) -> None:
         """Returns when its memory is free."""
         self.runner.close()
         self._stack.close()
+
+
+def takes(device: str, memory_bytes: int, ram_bytes: int) -> dict[str, int]:
+    return {device: memory_bytes} if kind(device) == HOST else {device: memory_bytes, HOST: ram_bytes}
 
 
 def key(spec: JobSpec) -> str:
@@ -87,7 +97,7 @@ class Warm:
         self._capacities = capacities
         self._available = available
         self._lock = threading.Lock()
-        self._claims: dict[object, tuple[str, int]] = {}
+        self._claims: dict[object, dict[str, int]] = {}
         self._idle: list[Loaded] = []  # the least recently used first
         self._closed = False
 
@@ -95,23 +105,25 @@ class Warm:
         """What is claimed on a card stays there, whatever it is called by now."""
         with self._lock:
             self._capacities = capacities
-            self._claims = {one: (renamed.get(name, name), size) for one, (name, size) in self._claims.items()}
+            for claim, wanted in self._claims.items():
+                self._claims[claim] = {renamed.get(name, name): size for name, size in wanted.items()}
 
     @contextmanager
-    def claim(self, device: str, memory_bytes: int, key: str = "") -> Iterator[Loaded | None]:
+    def claim(self, spec: ReplicaSpec | JobSpec, key: str = "") -> Iterator[Loaded | None]:
         """Before anything is loaded: makes room, and keeps it until the end of the block. Gives a runner that holds the
         model of that key already, if there is one: from now on it is the caller's, who keeps or closes it within the
         block."""
-        claim = object()
+        claim, wanted = object(), takes(spec.device, spec.memory_bytes, spec.ram_bytes)
         with self._lock:
-            alike = (one for one in reversed(self._idle) if (one.key, one.device) == (key, device))
+            alike = (one for one in reversed(self._idle) if (one.key, one.device) == (key, spec.device))
             found = next((one for one in alike if one.runner.is_alive), None)
             if found is not None:
                 self._idle.remove(found)
-            self._claims[claim] = device, memory_bytes
+            self._claims[claim] = wanted
         try:
-            while victim := self._victim(device, 0 if found else memory_bytes):
-                self._end(victim, "its memory is needed")
+            for device, size in wanted.items():
+                while victim := self._victim(device, 0 if found else size):
+                    self._end(victim, "its memory is needed")
             yield found
         finally:
             with self._lock:
@@ -119,7 +131,7 @@ class Warm:
 
     def keep(self, loaded: Loaded) -> None:
         """For the next job on its model."""
-        loaded.memory_bytes = max(loaded.memory_bytes, _taken(loaded))
+        _look(loaded)
         loaded.idle_since = time.monotonic()
         with self._lock:
             if not self._closed and self._capacities.get(loaded.device) is not None:
@@ -157,11 +169,11 @@ class Warm:
     def _victim(self, device: str, wanted_bytes: int) -> Loaded | None:
         """Taken out of the list, if one has to go so that the device holds all that is claimed."""
         with self._lock:
-            idle = [one for one in self._idle if one.device == device]
+            idle = [one for one in self._idle if device in one.takes]
             if not idle:
                 return None
-            claimed = sum(size for where, size in self._claims.values() if where == device)
-            kept = sum(one.memory_bytes for one in idle)
+            claimed = sum(wanted.get(device, 0) for wanted in self._claims.values())
+            kept = sum(one.takes[device] for one in idle)
             capacity = self._capacities.get(device)
             fits = capacity is not None and claimed + kept <= capacity
             # The estimate may be wrong, and other programs use memory, too.
@@ -175,9 +187,13 @@ class Warm:
         loaded.close()
 
 
-def _taken(loaded: Loaded) -> int:
-    """Of its device's memory, now."""
+def _look(loaded: Loaded) -> None:
+    """It may take more than was promised."""
     use = loaded.runner.measure()
     if use is None:
-        return 0
-    return use.resident if kind(loaded.device) == HOST else use.device or 0
+        return
+    if kind(loaded.device) == HOST:
+        loaded.memory_bytes = max(loaded.memory_bytes, use.resident)
+    else:
+        loaded.memory_bytes = max(loaded.memory_bytes, use.device or 0)
+        loaded.ram_bytes = max(loaded.ram_bytes, use.unshared)

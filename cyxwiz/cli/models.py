@@ -144,7 +144,10 @@ def show(
             say(f"Refused since it was admitted, and runs no more: {chosen.refused}")
         for row in chosen.measured:
             given = ", ".join(f"{name}={value}" for name, value in row["options"].items())
-            say(f"Took {size(row['peak_bytes'])} at most on {row['device_kind']}, with {given or 'no options'}.")
+            most = f"{size(row['peak_bytes'])} at most on {row['device_kind']}"
+            if row["ram_peak_bytes"]:
+                most += f" and {size(row['ram_peak_bytes'])} of RAM beside it"
+            say(f"Took {most}, with {given or 'no options'}.")
 
 
 def _format(version: dict[str, Any]) -> str | None:
@@ -164,5 +167,5 @@ def _measured(version: Version) -> str | None:
     """The largest on each kind of device."""
     largest: dict[str, int] = {}
     for row in version.measured:
-        largest[row["device_kind"]] = max(largest.get(row["device_kind"], 0), row["peak_bytes"])
+        largest[row["device_kind"]] = max(largest.get(row["device_kind"], 0), row["peak_bytes"] or 0)
     return ", ".join(f"{size(peak)} on {kind}" for kind, peak in sorted(largest.items())) or None

@@ -15,7 +15,7 @@ def show_preview(preview: Preview) -> None:
     known = "".join(f", {size(bytes_)} by measurement on {kind}" for kind, bytes_ in preview.measured_bytes.items())
     say(f"A replica needs {size(preview.estimated_bytes)} by estimate{known}.")
     rows: list[tuple[object, ...]] = [
-        (place["replica"], place["node"], place["device"], size(place["memory_bytes"])) for place in preview.places
+        (place["replica"], place["node"], place["device"], _promised(place)) for place in preview.places
     ]
     if preview.waiting:  # those after the first that finds no place, for the same reasons
         first, last = preview.waiting[0], preview.waiting[-1]
@@ -37,6 +37,11 @@ def show_why_not(rows: Sequence[dict[str, Any]]) -> None:
             for row in rows
         ],
     )
+
+
+def _promised(place: dict[str, Any]) -> str:
+    own, ram = place["memory_bytes"], place["ram_bytes"]
+    return f"{size(own)} and {size(ram)} of RAM" if ram else size(own)
 
 
 def _size(bytes_: int | None) -> str | None:

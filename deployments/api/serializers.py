@@ -93,6 +93,7 @@ class PlaceSerializer(serializers.Serializer[Any]):
     node = serializers.CharField()
     device = serializers.CharField()
     memory_bytes = serializers.IntegerField(help_text="That would be promised to it.")
+    ram_bytes = serializers.IntegerField(help_text="And of the machine's RAM, where the device has memory of its own.")
 
 
 class PreviewSerializer(serializers.Serializer[Any]):

@@ -29,7 +29,7 @@ class FileSerializer(serializers.ModelSerializer[VersionFile]):
 class MeasuredMemorySerializer(serializers.ModelSerializer[MeasuredMemory]):
     class Meta:
         model = MeasuredMemory
-        fields = ["device_kind", "options", "peak_bytes", "measured_at"]
+        fields = ["device_kind", "options", "peak_bytes", "ram_peak_bytes", "measured_at"]
 
 
 class VersionSerializer(serializers.ModelSerializer[Version]):

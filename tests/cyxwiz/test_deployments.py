@@ -245,6 +245,12 @@ def test_a_node_whose_memory_is_unknown_says_so(cyxwiz, logged_in, owner):
     assert "unknown" in cyxwiz("nodes", "ls").out
 
 
+def test_a_dry_run_says_what_is_promised_of_ram_beside_a_gpu(cyxwiz, logged_in, version, owner):
+    Machine(owner, gpus=[h200()]).heartbeat()
+    done = cyxwiz("deploy", "digits", "--model", "digits", "--hardware-class", "cuda-140g", "--dry-run")
+    assert "768.0 MiB and 608.0 MiB of RAM" in done.out.splitlines()[2]
+
+
 def test_a_dry_run_says_where_or_why_not_and_makes_nothing(cyxwiz, logged_in, version, machine, owner):
     done = cyxwiz("deploy", "digits", "--model", "digits", "--dry-run")
     assert done.code == 0, done.err

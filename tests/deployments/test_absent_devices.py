@@ -37,7 +37,7 @@ def pass_grace() -> None:
 
 def held() -> dict[str, str | None]:
     """By holder: the UUID of the card."""
-    return dict(Allocation.objects.values_list("holder", "device__uuid"))
+    return dict(Allocation.objects.exclude(device__kind="cpu").values_list("holder", "device__uuid"))
 
 
 def test_a_replica_goes_on_for_a_moment_and_is_then_moved(owner):

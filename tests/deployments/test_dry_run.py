@@ -47,7 +47,7 @@ def test_it_says_where_and_writes_nothing(owner, machine, version, empty_redis):
     answer = dry_run(owner, replicas=2)
     assert answer.status_code == 200
     told = answer.json()
-    assert told["places"] == [{"replica": 0, "node": "box", "device": "cpu", "memory_bytes": NEEDED}]
+    assert told["places"] == [{"replica": 0, "node": "box", "device": "cpu", "memory_bytes": NEEDED, "ram_bytes": 0}]
     assert told["waiting"] == [1]
     assert (told["estimated_bytes"], told["measured_bytes"]) == (NEEDED, {})
     [row] = told["why_not"]

@@ -26,9 +26,9 @@ def test_memory_of_the_gpu_is_promised_and_its_name_told(owner):
     assert owner.post(URL, WANTED).status_code == 201
     [spec] = machine.heartbeat().replicas
     assert spec.device == "cuda:0"
-    assert Allocation.objects.get().device.name == "cuda:0"
-    card = owner.get("/api/v1/nodes/box/").json()["devices"][1]
-    assert card["allocated_bytes"] == spec.memory_bytes
+    assert Allocation.objects.get(device__kind="cuda").device.name == "cuda:0"
+    cpu, card = owner.get("/api/v1/nodes/box/").json()["devices"]
+    assert (card["allocated_bytes"], cpu["allocated_bytes"]) == (spec.memory_bytes, spec.ram_bytes)
 
 
 def test_the_estimate_is_that_of_the_device_where_it_is_placed(owner, admin):
@@ -57,9 +57,9 @@ def test_the_next_copy_is_placed_by_what_the_first_took_of_the_gpu(owner):
     [spec] = machine.heartbeat().replicas
     taken = {"device_memory_bytes": GIB, "peak": MemoryPeak(host_bytes=3 * GIB, device_bytes=2 * GIB)}
     machine.heartbeat(replicas=[ReplicaFacts(id=spec.id, fence=1, phase="ready", memory_bytes=GIB, **taken)])
-    assert Allocation.objects.get().memory_bytes == 2 * GIB  # raised at once
+    assert Allocation.objects.get(device__kind="cuda").memory_bytes == 2 * GIB  # raised at once
     [row] = owner.get("/api/v1/models/digits/versions/1/").json()["measured"]
-    assert (row["device_kind"], row["peak_bytes"]) == ("cuda", 2 * GIB)
+    assert (row["device_kind"], row["peak_bytes"], row["ram_peak_bytes"]) == ("cuda", 2 * GIB, 3 * GIB)
     made = owner.post(URL, WANTED | {"name": "another"}).json()
     assert made["replicas"][0]["allocated_bytes"] == with_margin(2 * GIB)
 

@@ -19,7 +19,7 @@ from deployments.states import ReplicaState
 from deployments.transitions import locked, move
 from jobs.models import Job
 from nodes import allocations, hardware, services
-from nodes.models import Allocation, Device, Node
+from nodes.models import Device, Node
 from protocol.messages import BenchmarkFacts, Benchmarks
 from tests import factories
 from tests.cast import Person
@@ -49,7 +49,8 @@ def deploy_on(machine: Machine, owner: Person, *names: str) -> None:
 
 def forget_its_gpu(machine: Machine) -> None:
     hardware.store(machine.node, reports.hardware())
-    Allocation.objects.filter(device__node=machine.node).delete()
+    for holder in allocations.held_on(machine.node, "replica"):
+        allocations.release(holder)
     Device.objects.filter(absent_since__isnull=False).update(absent_since=timezone.now() - timedelta(days=2))
     hardware.forget_absent()
 

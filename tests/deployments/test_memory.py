@@ -159,7 +159,7 @@ def test_what_a_runner_took_on_its_way_to_ready_raises_what_was_known(owner, mac
     for peak, known in ((PEAK - MIB, PEAK), (PEAK + 100 * MIB, PEAK + 100 * MIB)):
         deploy(owner, "next")
         measured(machine, peak, phase=phase, **more)
-        assert memory.learned(version, {}) == {"cpu": memory.with_margin(known)}
+        assert memory.learned(version, {}) == ({"cpu": memory.with_margin(known)}, {})
         end(owner, machine, "next")
 
 
@@ -181,9 +181,9 @@ def test_after_it_ran_out_of_memory_the_next_attempt_is_promised_more(owner, mac
 def test_what_took_no_more_once_it_was_ready_is_learned_then(owner, machine, version):
     deploy(owner, "first")
     measured(machine, PEAK, phase="loading")
-    assert memory.learned(version, {}) == {}
+    assert memory.learned(version, {}) == ({}, {})
     measured(machine, PEAK)
-    assert memory.learned(version, {}) == {"cpu": PROMISED}
+    assert memory.learned(version, {}) == ({"cpu": PROMISED}, {})
 
 
 @pytest.mark.parametrize("phase", ["failed", "stopping"])
@@ -193,7 +193,7 @@ def test_a_peak_is_learned_at_the_end_of_one_that_was_ready(owner, machine, vers
     machine.heartbeat(replicas=on(machine, "ready"))
     owner.post(f"{URL}first/stop")
     machine.heartbeat(replicas=on(machine, phase, PEAK))
-    assert memory.learned(version, {}) == {"cpu": PROMISED}
+    assert memory.learned(version, {}) == ({"cpu": PROMISED}, {})
 
 
 def test_what_an_agent_that_started_anew_loads_again_counts_from_when_it_is_ready(owner, machine, version):
@@ -203,7 +203,7 @@ def test_what_an_agent_that_started_anew_loads_again_counts_from_when_it_is_read
     machine.heartbeat(boot_id="boot-2")
     owner.post(f"{URL}first/stop")
     machine.heartbeat(boot_id="boot-2", replicas=on(machine, "stopping", 25 * MIB))
-    assert memory.learned(version, {}) == {}
+    assert memory.learned(version, {}) == ({}, {})
 
 
 def on(machine: Machine, phase: str, peak: int | None = None) -> list[ReplicaFacts]:

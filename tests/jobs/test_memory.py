@@ -233,10 +233,16 @@ def test_on_a_gpu_its_own_memory_counts(owner, version):
     machine.heartbeat(**said(job, 3 * GIB, 3 * GIB, own=(GIB, 2 * GIB)))
     assert shown(owner, job) == (3 * GIB, 3 * GIB, GIB, 2 * GIB)
     assert Job.objects.get().measured_bytes == (GIB, 2 * GIB)
-    assert Allocation.objects.get().memory_bytes == 2 * GIB
+    assert totals() == [3 * GIB, 2 * GIB]  # of RAM and of the card
     machine.heartbeat(**said(job, 3 * GIB, 3 * GIB, own=(141 * GIB, 141 * GIB)))
     assert shown(owner, job) == (3 * GIB, 3 * GIB, None, 2 * GIB)
     assert MeasuredMemory.objects.get().peak_bytes == 2 * GIB
+    machine.heartbeat(**said(job, 9 * GIB, 9 * GIB, own=(GIB, 2 * GIB)))  # more RAM than there is
+    assert MeasuredMemory.objects.get().ram_peak_bytes == 3 * GIB
+    assert accepted(machine, submitted(owner, hardware_class="cuda-140g")).ram_bytes == memory.with_margin(3 * GIB)
+    send_failure(machine, job, 1, "run_failed")
+    [left] = set(Allocation.objects.values_list("holder", flat=True))
+    assert left != job.holder
 
 
 def test_a_job_that_takes_more_than_promised_is_counted_at_once(owner, machine, version):

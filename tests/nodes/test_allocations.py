@@ -6,13 +6,14 @@ from collections.abc import Callable
 import pytest
 from django.db import connection, transaction
 
-from nodes import allocations
+from nodes import allocations, services
 from nodes.models import Allocation, Device, Node
 from nodes.placement import Need
 from nodes.tasks import mend_sums
+from protocol.errors import Conflict
 from protocol.hardware import GIB, allocatable_bytes
 from tests.nodes.promises import end_all, totals
-from tests.nodes.reports import Machine, hardware
+from tests.nodes.reports import Machine, h200, hardware
 
 
 def at_once(count: int, work: Callable[[int], None]) -> None:
@@ -90,6 +91,59 @@ def test_two_hundred_at_once_with_sizes_that_were_learned_and_others_that_end(ow
         assert all(0 < total <= room for total in totals())
         assert sum(totals()) > 4 * room * 0.9  # and none is left unused
         end_all()
+
+
+@pytest.mark.postgres
+@pytest.mark.django_db(transaction=True)
+def test_two_hundred_at_once_on_gpus_never_promise_more_ram_than_there_is(owner):
+    """Beside as many on the CPUs of the same machines, which want the same RAM."""
+    for name in ("a", "b"):
+        Machine(owner, name, memory_bytes=20 * GIB, gpus=[h200()]).heartbeat()
+    room = allocatable_bytes(20 * GIB)
+    on_cpu = Need(format="onnx", memory_bytes=GIB, hardware_class="cpu")
+    on_gpu = Need(format="onnx", memory_bytes=GIB, device_bytes=GIB // 2, ram_bytes=GIB, hardware_class="cuda-140g")
+    placed: list[object] = []
+
+    def place(thread: int) -> None:
+        for number in range(20):
+            holder = f"replica:{thread}-{number}:1"
+            need = on_gpu if (thread + number) % 2 else on_cpu
+            with transaction.atomic():
+                placed.append(allocations.allocate(nodes=Node.objects.all(), need=need, holder=holder))
+                assert not Device.objects.filter(kind="cpu", promised_bytes__gt=room).exists()
+            if number % 3 == 0:
+                allocations.release(holder)
+
+    at_once(10, place)
+    assert len(placed) == 200
+    on_cards = Allocation.objects.filter(device__kind="cuda")
+    assert 0 < on_cards.count() < 38
+    assert Allocation.objects.filter(device__kind="cpu").count() == 2 * 19  # and none is left unused
+    beside = Allocation.objects.filter(device__kind="cpu", holder__in=on_cards.values("holder"))
+    assert beside.count() == on_cards.count()
+    totals()
+    end_all()
+
+
+@pytest.mark.django_db
+def test_what_runs_on_a_gpu_holds_ram_too_until_it_ends(owner):
+    machine = Machine(owner, "a", memory_bytes=8 * GIB, gpus=[h200()])
+    machine.heartbeat()
+    need = Need(format="onnx", memory_bytes=GIB, device_bytes=2 * GIB, ram_bytes=3 * GIB, hardware_class="cuda-140g")
+    assert isinstance(allocations.allocate(nodes=Node.objects.all(), need=need, holder="replica:a:1"), Device)
+    assert totals() == [3 * GIB, 2 * GIB]
+    assert allocations.ram_beside(machine.node) == {"replica:a:1": 3 * GIB}
+    assert not allocations.grow("replica:a:1", GIB, 4 * GIB)  # of RAM alone
+    assert totals() == [4 * GIB, 2 * GIB]
+    assert allocations.grow("replica:a:1", 5 * GIB, GIB)
+    assert totals() == [4 * GIB, 5 * GIB]
+    Device.objects.update(promised_bytes=0)
+    mend_sums()
+    assert totals() == [4 * GIB, 5 * GIB]
+    with pytest.raises(Conflict, match="holds 1 replicas or jobs"):
+        services.remove(machine.node)
+    assert allocations.release("replica:a:1")
+    assert totals() == []
 
 
 @pytest.mark.django_db

@@ -1,5 +1,7 @@
 """Placement is a pure function: the best device, or a reason per node."""
 
+from dataclasses import replace
+
 from nodes.placement import Choice, DeviceOffer, Need, NodeOffer, choose, explain
 from protocol.hardware import GIB
 
@@ -53,6 +55,42 @@ def test_a_device_gets_only_what_it_can_run():
     [refusal] = choose(on_cuda, [node("a", cpu(8), blind)])
     assert refusal.code == "format"
     assert refusal.reason == "cannot run onnx on such a device: cuda:0: this onnxruntime is built without CUDA"
+
+
+def with_ram(name: str, ram_gib: float | None, *devices: DeviceOffer) -> NodeOffer:
+    host = cpu(ram_gib)
+    return node(name, host, *devices, host=host)
+
+
+ON_GPU = Need(format="onnx", memory_bytes=99 * GIB, device_bytes=2 * GIB, ram_bytes=GIB)
+
+
+def test_beside_a_gpu_there_must_be_ram_for_the_runner():
+    nodes = [with_ram("a", 0.5, cuda(24, 20)), with_ram("b", 1, cuda(24, 10))]
+    assert choose(ON_GPU, nodes) == Choice("b", 24)
+    [refusal] = choose(ON_GPU, nodes[:1])
+    assert (refusal.code, refusal.device, refusal.needed_bytes, refusal.free_bytes) == ("memory", "cpu", GIB, GIB // 2)
+    assert refusal.reason == "has 0.50 GiB of RAM free, 1.00 GiB needed beside cuda:24"
+    [refusal] = choose(ON_GPU, [with_ram("a", -3, cuda(24, 1))])
+    assert (refusal.device, refusal.needed_bytes) == ("cuda:24", 2 * GIB)
+    assert refusal.reason.endswith(
+        "1.00 GiB free, 2.00 GiB needed and 0.00 GiB of RAM free, 1.00 GiB needed beside cuda:24"
+    )
+    small = replace(ON_GPU, ram_measured={"cuda": GIB // 4})
+    assert choose(small, nodes[:1]) == Choice("a", 24)
+
+
+def test_where_nobody_knows_how_much_ram_there_is_no_gpu_is_given():
+    for place in (with_ram("a", None, cuda(24, 20)), node("a", cuda(24, 20))):
+        assert choose(ON_GPU, [place])[0].code == "memory_unknown"
+
+
+def test_a_device_whose_memory_is_ram_takes_all_of_it_there():
+    shared = DeviceOffer(2, "opencl:0", "opencl", 8 * GIB, memory_is_ram=True)
+    assert choose(ON_GPU, [with_ram("a", 3, shared)]) == Choice("a", 2)
+    [refusal] = choose(ON_GPU, [with_ram("a", 2.9, shared)])
+    assert (refusal.device, refusal.needed_bytes) == ("cpu", 3 * GIB)
+    assert choose(ON_GPU, [with_ram("a", 2.9, shared._replace(memory_is_ram=False))]) == Choice("a", 2)
 
 
 def test_replicas_spread_then_the_cheapest_class_then_the_most_room():

@@ -12,6 +12,7 @@ from nodes import allocations
 from nodes.models import Device, Node
 from nodes.placement import Choice, Need, choose
 from protocol.hardware import CUDA_TIERS_GIB, GIB, allocatable_bytes, hardware_class
+from tests.nodes.reports import Machine, h200
 
 FORMATS = ["onnx", "gguf", "torchscript"]
 
@@ -46,6 +47,7 @@ def make_fleet(owner: User, chance: random.Random, count: int) -> None:
                 memory_total_bytes=total,
                 memory_others_bytes=chance.choice([None, chance.randint(0, 20 * GIB)]),
                 promised_bytes=chance.randint(0, total or 1),
+                memory_is_ram=kind == "opencl" and chance.random() < 0.5,
                 refusals={"onnx": "it has no CUDA"} if kind == "cuda" and chance.random() < 0.5 else {},
             )
 
@@ -57,6 +59,8 @@ def a_need(chance: random.Random, nodes: list[str]) -> tuple[Need, dict[str, int
         memory_bytes=chance.randint(1, chance.choice([10, 100, 300]) * GIB),
         device_bytes=chance.choice([None, chance.randint(1, 100 * GIB)]),
         measured=chance.choice([{}, measured]),
+        ram_bytes=chance.choice([0, chance.randint(1, 30 * GIB)]),
+        ram_measured=chance.choice([{}, {"cuda": chance.randint(1, 3 * GIB)}]),
         hardware_class=chance.choice(["", "", "cpu", "cuda-80g", "cuda-24g", "rocm"]),
         avoid=frozenset(chance.sample(nodes, chance.choice([0, 3, len(nodes)]))),
     )
@@ -80,6 +84,18 @@ def test_the_choice_is_the_same_as_among_all(owner):
         placed += isinstance(everywhere, Choice)
     assert 15 < placed < 60
     assert soon > placed / 3  # the others are those that nothing but siblings and failed ones would take
+
+
+@pytest.mark.django_db
+def test_where_the_best_cards_lack_ram_another_is_found(owner):
+    for number in range(12):  # the largest card first
+        card = h200(memory_total_bytes=(150 - number) * GIB)
+        Machine(owner, f"n-{number:02}", memory_bytes=(8 if number == 11 else 1) * GIB, gpus=[card]).heartbeat()
+    need = Need(format="onnx", memory_bytes=GIB, ram_bytes=2 * GIB, hardware_class="cuda-140g")
+    nodes = Node.objects.all()
+    assert allocations.find_soon(nodes, need, {}) is None
+    found = allocations.allocate(nodes=nodes, need=need, holder="replica:a:1")
+    assert str(found) == "n-11/cuda:0"
 
 
 @pytest.mark.django_db

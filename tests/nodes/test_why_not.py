@@ -9,7 +9,7 @@ import pytest
 from nodes.placement import Choice, Need, choose
 from nodes.why_not import Holding, Stoppable, WayOut, plan, rows
 from protocol.hardware import GIB
-from tests.nodes.test_placement import NEED, cpu, cuda, node
+from tests.nodes.test_placement import NEED, ON_GPU, cpu, cuda, node, with_ram
 
 
 def mine(name: str, gib: float, device: int = 1) -> Holding:
@@ -109,6 +109,43 @@ def test_the_cheaper_of_two_devices():
     place = node("a", cuda(24, 1), cuda(80, 0))
     found = way_out(NEED, place, mine("a", 1, 24), mine("b", 2, 80))
     assert found.text == "stop `a` on a: frees 1.00 GiB"
+
+
+def test_ram_beside_a_gpu_is_freed_like_any_memory():
+    place = with_ram("a", 0.25, cuda(24, 20))
+    found = way_out(ON_GPU, place, mine("on-gpu", 9, 24), mine("on-gpu", 0.5), mine("on-cpu", 1), others(9))
+    assert found.text == "stop `on-cpu` on a: frees 1.00 GiB of RAM"
+    assert (found.stop, found.frees_bytes) == ((Stoppable("deployment", "on-cpu"),), GIB)
+    found = way_out(ON_GPU, place, ending("old", 2), others(9))
+    assert found.text == "wait: `old` is stopping, frees 2.00 GiB of RAM"
+    found = way_out(ON_GPU, place, mine("on-gpu", 9, 24), mine("on-gpu", 0.5), others(9))
+    assert found.text == "nothing else would help: of cpu, 9.00 GiB is used by others"
+    found = way_out(ON_GPU, place)
+    assert found.text == "nothing else would help: with nothing of CyxWiz on it, cpu would have 0.25 GiB"
+
+
+def test_for_want_of_both_what_frees_both():
+    place = with_ram("a", 0, cuda(24, 0))
+    both = [mine("both", 3, 24), mine("both", 1)]
+    found = way_out(ON_GPU, place, *both, mine("ram", 4), mine("card", 4, 24))
+    assert found.text == "stop `both` on a: frees 3.00 GiB of cuda:24 and 1.00 GiB of RAM"
+    assert found.frees_bytes == 3 * GIB
+    found = way_out(ON_GPU, place, mine("both", 1, 24), mine("both", 1), mine("ram", 4), mine("card", 2, 24))
+    assert [one.name for one in found.stop] == ["both", "card"]
+    found = way_out(ON_GPU, place, ending("old", 3, 24), ending("old", 0.5), mine("ram", 4), mine("card", 4, 24))
+    assert found.text == (
+        "stop `ram` on a: frees 4.00 GiB of RAM; `old` is stopping, frees 3.00 GiB of cuda:24 and 0.50 GiB of RAM"
+    )
+    found = way_out(ON_GPU, place, mine("card", 4, 24), others(9))
+    assert found.text == "nothing else would help: of cpu, 9.00 GiB is used by others"
+
+
+def test_a_plan_takes_ram_too():
+    place = with_ram("a", 2.5, cuda(24, 20))
+    chosen, [refusal], [left] = plan([ON_GPU] * 3, [place])
+    assert [choice.device_id for choice in chosen] == [24, 24]
+    assert (refusal.device, refusal.free_bytes) == ("cpu", GIB // 2)
+    assert [device.free_bytes for device in left.devices] == [GIB // 2, 16 * GIB]
 
 
 def test_where_stopping_is_no_help_the_text_says_what_is():

@@ -114,9 +114,8 @@ def test_what_others_take_is_what_is_neither_free_nor_ours():
     devices = [device("cpu", 100), device("cuda:0", 80), device("cuda:1", None)]
     uses = [("cpu", Use(30, 30, 20, None)), ("cuda:0", Use(10, 10, 10, 40))]
     ours = use.by_runners(devices, uses)
-    assert ours == {"cpu": 20, "cuda:0": 40, "cuda:1": 0}
-    # The 10 that the runner on the GPU takes of the machine's memory were promised to nobody.
-    assert use.by_others(devices, {"cpu": 45, "cuda:0": 35, "cuda:1": 5}, ours) == {"cpu": 35, "cuda:0": 5}
+    assert ours == {"cpu": 30, "cuda:0": 40, "cuda:1": 0}  # of RAM all were promised, wherever they compute
+    assert use.by_others(devices, {"cpu": 45, "cuda:0": 35, "cuda:1": 5}, ours) == {"cpu": 25, "cuda:0": 5}
     assert use.by_others(devices, {"cpu": 90}, ours) == {"cpu": 0}  # never below nothing
 
 

@@ -167,7 +167,22 @@ def test_memory_that_is_really_short_ends_them(node_api: NodeApi, tmp_path: Path
     available["cpu"] = 10**8
     finished(side, node_api, waiting_job(node_api, pair(1, 2), memory_bytes=10**9))  # uses what is there
     assert len(side.warm.idle()) == 1
-    with side.warm.claim("cpu", 10**9):
+    with side.warm.claim(waiting_job(node_api, memory_bytes=10**9)):
+        assert runner_pids() == []
+    side.close()
+
+
+def test_one_on_a_gpu_ends_where_its_ram_is_needed(node_api: NodeApi, tmp_path: Path):
+    """To the control plane the RAM of an idle runner is free, on whichever device its model is."""
+    side = Side(node_api, tmp_path, Warm({"cpu": 10**9, "cuda:0": 10**9}, dict))
+    on_gpu = {"device": "cuda:0", "memory_bytes": 10**8, "ram_bytes": 6 * 10**8}
+    finished(side, node_api, waiting_job(node_api, pair(1, 2), **on_gpu))
+    with side.warm.claim(waiting_job(node_api, memory_bytes=3 * 10**8)):
+        assert len(runner_pids()) == 1
+    with side.warm.claim(waiting_job(node_api, memory_bytes=5 * 10**8)):
+        assert runner_pids() == []
+    finished(side, node_api, waiting_job(node_api, pair(1, 2), memory_bytes=6 * 10**8))
+    with side.warm.claim(waiting_job(node_api, **on_gpu)):
         assert runner_pids() == []
     side.close()
 
@@ -177,11 +192,11 @@ def test_what_is_on_a_card_stays_with_it_when_its_driver_calls_it_otherwise(side
     [pid] = runner_pids()
     runner_process.rename({"cuda:0": "cuda:1"})
     assert [device for device, _ in runner_process.uses()] == ["cuda:1"]
-    with side.warm.claim("cuda:0", 10**12):  # of another card by now
+    with side.warm.claim(waiting_job(node_api, device="cuda:0", memory_bytes=10**12)):  # of another card by now
         side.warm.devices_changed({"cuda:0": 10**12, "cuda:1": 10**12, "cuda:2": 10**12}, {"cuda:0": "cuda:2"})
     finished(side, node_api, waiting_job(node_api, pair(1, 2), device="cuda:1"))
     assert runner_pids() == [pid]
-    with side.warm.claim("cuda:1", 10**12):
+    with side.warm.claim(waiting_job(node_api, device="cuda:1", memory_bytes=10**12)):
         assert runner_pids() == []
 
 

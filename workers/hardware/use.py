@@ -69,13 +69,13 @@ def by_others(
 
 
 def by_runners(devices: Iterable[DeviceFacts], uses: Iterable[tuple[str, Use]]) -> dict[str, int]:
-    """What runners take of each device's memory that nobody else could have; `uses`: (device of the runner, use). What
-    a runner on a GPU takes of the machine's was not promised to it: there it is one of the others."""
+    """What runners take of each device's memory that nobody else could have; `uses`: (device of the runner, use). Of
+    the machine's all of them do, wherever they compute, and were promised it."""
     uses = list(uses)
     taken: dict[str, int] = {}
     for device in devices:
         if kind(device.name) == HOST:
-            taken[device.name] = sum(use.unshared for name, use in uses if kind(name) == HOST)
+            taken[device.name] = sum(use.unshared for _, use in uses)
             continue
         mine = [use.device for name, use in uses if name == device.name]
         known = [bytes_ for bytes_ in mine if bytes_ is not None]
