@@ -119,8 +119,8 @@ class Preparation:
         size, most = len(text.encode("utf-8", "surrogatepass")), self._context_length * self._model.longest_token_bytes
         if size > most:
             raise ContextExceeded(
-                f"The prompt has {size:,} bytes, and no {most:,} fit into the {self._context_length:,} tokens of this "
-                "deployment's context. Shorten it, or deploy with a larger context_length."
+                f"The prompt has {size:,} bytes, and at most {most:,} fit into the {self._context_length:,} tokens of "
+                "this deployment's context. Shorten it, or deploy with a larger context_length."
             )
         tokens = self._model.tokens(text, add_special=not begins)
         if not tokens:
