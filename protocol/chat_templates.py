@@ -19,7 +19,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 MEMORY_BYTES = 512 * 1024**2
 MOST_CHARACTERS = 8 * 1024**2
 # What can go wrong in a template, and is its author's affair.
-FAULTS = (TemplateError, RecursionError, ArithmeticError, LookupError, TypeError, ValueError, MemoryError)
+FAULTS = (TemplateError, RecursionError, SyntaxError, ArithmeticError, LookupError, TypeError, ValueError, MemoryError)
 
 
 class Refused(Exception):

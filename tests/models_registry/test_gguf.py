@@ -199,6 +199,7 @@ def test_malformed_and_strange_files_are_refused(tmp_path, content, words_of_it)
     [
         ("{% for %}", "TemplateSyntaxError"),
         ("{{ messages | nonsense }}", "No filter named 'nonsense'"),
+        ("{% if 1 %}" * 200 + "{% endif %}" * 200, "too many levels of indentation"),  # says Python's own compiler
         ("(" * 10 + "{{" + "(" * 30_000, "RecursionError|TemplateSyntaxError"),
     ],
 )

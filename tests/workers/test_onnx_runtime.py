@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from protocol.errors import BadRequest, LoadFailed
+from protocol.errors import BadRequest, LoadFailed, RunFailed
 from protocol.tensors import TensorSpec
 from tests.workers import tiny_models
 from workers.blobs import BlobCache
@@ -76,6 +76,35 @@ def test_what_does_not_fit_is_the_callers_fault(tmp_path: Path, arrays: dict, wa
 def test_a_file_that_is_no_model_is_refused(tmp_path: Path):
     with pytest.raises(LoadFailed, match="onnxruntime"):
         loaded(tmp_path, b"no model")
+
+
+@pytest.mark.parametrize(
+    ("operator", "constants", "words"),
+    [
+        ("Div", {"k": 0}, "onnxruntime: Exception during initialization: Integer division by zero"),
+        ("Reshape", {"k": -5}, "onnxruntime: Node () Op (Reshape) [ShapeInferenceError] Invalid dimension value: -5"),
+    ],
+)
+def test_why_it_does_not_load_is_said_without_places_in_a_source(
+    tmp_path: Path, operator: str, constants: dict[str, int], words: str
+):
+    x, y = (helper.make_tensor_value_info(name, TensorProto.INT64, [1]) for name in "xy")
+    weights = [numpy_helper.from_array(np.array([number]), name) for name, number in constants.items()]
+    content = tiny_models.model([helper.make_node(operator, ["x", *constants], ["y"])], [x], [y], weights)
+    with pytest.raises(LoadFailed) as failed:
+        loaded(tmp_path, content)
+    assert failed.value.message == words
+
+
+def test_why_a_run_fails_is_said_without_places_in_a_source(tmp_path: Path):
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 1, 4, 4]) for name in "xy")
+    weights = [numpy_helper.from_array(np.ones((1, 1, 1, 1), np.float32), "w")]
+    node = helper.make_node("Conv", ["x", "w"], ["y"], pads=[2**31 - 1] * 4)
+    y.type.tensor_type.ClearField("shape")
+    runtime = loaded(tmp_path, tiny_models.model([node], [x], [y], weights))
+    with pytest.raises(RunFailed) as failed:
+        runtime.run([Inputs({"x": np.ones((1, 1, 4, 4), np.float32)}, ["y"])])
+    assert failed.value.message.endswith("Status Message: Integer overflow")
 
 
 def test_a_model_with_a_type_beyond_the_protocol_is_refused(tmp_path: Path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import onnxruntime as ort
@@ -30,6 +31,15 @@ DATATYPES = {
 }
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 OUT_OF_MEMORY = ("bad_alloc", "Failed to allocate memory", "out of memory")  # as onnxruntime words it
+LONGEST_ERROR = 20_000
+# "[ONNXRuntimeError] : 2 : INVALID_ARGUMENT : ", "/src/graph.cc:12 void onnxruntime::f(int) [with T = long] a != b was
+# false. ", "graph.cc:12 f ", and where the file lies on this node.
+NOT_FOR_READERS = re.compile(
+    r"\[ONNXRuntimeError\] : \d+ : \w+ : "
+    r"|/\S+\.(?:cc|h):\d+ [^\n]*?\)(?: const)?(?: \[with [^\]\n]*\])? (?:[^\n]*? was false\. )?"
+    r"|\b\w+\.(?:cc|h):\d+ \S+ "
+    r"|Load model from \S+ failed:"
+)
 
 
 class OnnxRuntime:
@@ -55,8 +65,8 @@ class OnnxRuntime:
             )
         except Exception as error:
             if _is_out_of_memory(error):
-                raise AttemptFailed("out_of_memory", f"onnxruntime: {error}") from error
-            raise LoadFailed(f"onnxruntime: {error}") from error
+                raise AttemptFailed("out_of_memory", f"onnxruntime: {_readable(error)}") from error
+            raise LoadFailed(f"onnxruntime: {_readable(error)}") from error
         if provider not in self._session.get_providers():  # onnxruntime goes on with the CPU, and says so in a log
             self._session = None
             raise LoadFailed(
@@ -125,5 +135,5 @@ def _spec(kind: str, value: Any) -> TensorSpec:
 
 
 def _readable(error: Exception) -> str:
-    """onnxruntime's message without its own prefix: '[ONNXRuntimeError] : 2 : INVALID_ARGUMENT : …'."""
-    return str(error).rsplit(" : ", 1)[-1].strip()
+    """onnxruntime's message, without where in its own source and on this node it came about."""
+    return NOT_FOR_READERS.sub("", str(error)[:LONGEST_ERROR]).strip()

@@ -67,6 +67,7 @@ DEEP = "(" * 100_000
         ({"json_schema": b'{"$ref": "https://example.com/schema"}'}, "JSON schema cannot"),
         ({"json_schema": b'{"type": "nonsense"}'}, "JSON schema cannot"),
         ({"json_schema": b'{"a":' * 5000 + b"1" + b"}" * 5000}, "nested too deep|JSON schema cannot"),
+        ({"prompt": "<s>" * 300_000}, "900,000 bytes, and at most"),  # whose tokens take minutes to count
         ({"json_schema": b" " * 70_000}, "70,000 bytes"),
         ({"json_schema": b'{"type": "string", "minLength": "5"}'}, "JSON schema cannot"),
         ({"json_schema": b'{"type": "string", "minLength": 9, "maxLength": 3}'}, "at least 9 and at most 3 times"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,12 @@ class Model:
         if token < 0:
             return ""
         return bytes(llama_cpp.llama_vocab_get_text(self.vocabulary, token) or b"").decode(errors="replace")
+
+    @cached_property
+    def longest_token_bytes(self) -> int:
+        """No token stands for more of a text."""
+        names = (llama_cpp.llama_vocab_get_text(self.vocabulary, token) for token in range(self.vocabulary_size))
+        return max(len(bytes(name or b"")) for name in names)
 
     def tokens(self, text: str, *, add_special: bool) -> list[int]:
         """Names of special tokens in the text become these tokens."""

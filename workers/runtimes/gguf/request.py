@@ -115,6 +115,13 @@ class Preparation:
             text = asked.prompt or ""
         # Most templates write the token with which every text begins themselves.
         begins = asked.messages is not None and bool(self._model.bos) and text.startswith(self._model.bos)
+        # To count the tokens of a megabyte may take llama.cpp half a minute, in which others wait.
+        size, most = len(text.encode("utf-8", "surrogatepass")), self._context_length * self._model.longest_token_bytes
+        if size > most:
+            raise ContextExceeded(
+                f"The prompt has {size:,} bytes, and at most {most:,} fit into the {self._context_length:,} tokens of "
+                "this deployment's context. Shorten it, or deploy with a larger context_length."
+            )
         tokens = self._model.tokens(text, add_special=not begins)
         if not tokens:
             raise BadRequest("The prompt is empty.")
