@@ -28,9 +28,9 @@ def setns(fd: int, kind: int) -> None:
     _checked(_libc.setns(fd, kind))
 
 
-def mount(source: str, target: str, kind: str | None, flags: int) -> None:
-    words = [None if word is None else word.encode() for word in (source, target, kind)]
-    _checked(_libc.mount(*words, ctypes.c_ulong(flags), None))
+def mount(source: str, target: str, kind: str | None, flags: int, options: str | None = None) -> None:
+    source_, target_, kind_, options_ = (word and word.encode() for word in (source, target, kind, options))
+    _checked(_libc.mount(source_, target_, kind_, ctypes.c_ulong(flags), options_))
 
 
 def drop_capabilities() -> None:

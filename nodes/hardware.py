@@ -35,8 +35,8 @@ KEPT = timedelta(days=1)
 def store(node: Node, facts: HardwareFacts) -> None:
     """Saves the node and its devices. One that is no longer told of is absent, and keeps what was promised on it, for
     what runs there may hold its memory still. New ones are to be measured."""
-    for name in NODE_FIELDS:
-        setattr(node, name, getattr(facts, name))
+    for name, value in fitting(Node, {name: getattr(facts, name) for name in NODE_FIELDS}).items():
+        setattr(node, name, value)
     node.sandbox_level = facts.sandbox.level
     node.sandbox_why_not_higher = facts.sandbox.why_not_higher
     with transaction.atomic(), placement_lock():  # which comes before the rows of devices wherever both are taken

@@ -3,6 +3,7 @@
 Decoding is strict: a message of the wrong shape raises `BadRequest` naming the field.
 """
 
+import re
 from typing import Annotated, Literal, TypeVar
 
 import msgspec
@@ -13,6 +14,7 @@ from protocol.tensors import Signature
 
 HEARTBEAT_SECONDS = 10
 JOBS_AT_ONCE = 4  # how many jobs a node runs at a time; it remembers further doorbells
+DEVICES_MOST = 256  # of a node
 LEASE_SECONDS = 30  # a node not heard for this long is offline, and stops serving by itself
 
 
@@ -25,13 +27,28 @@ M = TypeVar("M", bound=Message)
 
 def decode(body: bytes, kind: type[M]) -> M:
     try:
-        return msgspec.json.decode(body, type=kind)
+        return msgspec.json.decode(without_nul(body), type=kind)
     except msgspec.DecodeError as error:
         raise BadRequest(f"{kind.__name__} is not valid: {error}") from error
 
 
+def without_nul(json: bytes) -> bytes:
+    """With another sign for each NUL in its texts: PostgreSQL takes none, and what a node has to say of itself does not
+    hang on what a model has printed."""
+    return _NUL.sub(rb"\1\\ufffd", json)
+
+
+_NUL = re.compile(rb"(?<!\\)((?:\\\\)*)\\u0000")
+
+
 def encode(message: Message) -> bytes:
     return msgspec.json.encode(message)
+
+
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+Small = Annotated[int, msgspec.Meta(ge=0, le=2**15 - 1)]
+Bytes = Count
+DeviceName = Annotated[str, msgspec.Meta(min_length=1, max_length=32)]
 
 
 class Failure(Message, frozen=True):
@@ -46,11 +63,11 @@ class DeviceFacts(Message, frozen=True):
     """One device. A field that no probe could read is None, and `unknown` says why; a field that such a device does not
     have is None without a word."""
 
-    name: str  # unique on the node: "cpu", "cuda:0", "rocm:0", "opencl:0"
+    name: DeviceName  # unique on the node: "cpu", "cuda:0", "rocm:0", "opencl:0"
     kind: Literal["cpu", "opencl", "rocm", "cuda"]
     model: str | None
-    memory_total_bytes: int | None
-    memory_available_bytes: int | None
+    memory_total_bytes: Bytes | None
+    memory_available_bytes: Bytes | None
     memory_is_ram: bool = False  # of the machine, which the device "cpu" counts already
     vendor: str | None = None
     uuid: str | None = None
@@ -58,10 +75,10 @@ class DeviceFacts(Message, frozen=True):
     cuda_version: str | None = None  # the newest that the driver can run
     compute_capability: str | None = None
     pci_address: str | None = None  # as Linux writes it: "0000:01:00.0"
-    pcie_generation: int | None = None  # now; many cards go down to 1 while idle
-    pcie_lanes: int | None = None
-    pcie_generation_max: int | None = None
-    pcie_lanes_max: int | None = None
+    pcie_generation: Small | None = None  # now; many cards go down to 1 while idle
+    pcie_lanes: Small | None = None
+    pcie_generation_max: Small | None = None
+    pcie_lanes_max: Small | None = None
     temperature_celsius: float | None = None
     power_watts: float | None = None
     power_limit_watts: float | None = None
@@ -76,7 +93,7 @@ class DeviceFacts(Message, frozen=True):
 class Reading(Message, frozen=True):
     """What changes all the time on a device; None: not read this time."""
 
-    memory_available_bytes: int | None = None
+    memory_available_bytes: Bytes | None = None
     temperature_celsius: float | None = None
     power_watts: float | None = None
 
@@ -87,19 +104,19 @@ class BenchmarkFacts(Message, frozen=True):
     device: str
     method: str  # by which programs, in words; empty where nothing could be measured
     seconds: float
-    loaded_models: int = 0  # that were on the node meanwhile, and may have had a part of the device
+    loaded_models: Small = 0  # that were on the node meanwhile, and may have had a part of the device
     gflops: float | None = None  # FP32
     memory_bytes_per_second: float | None = None  # read and written
     host_to_device_bytes_per_second: float | None = None
-    pcie_generation: int | None = None  # of the link while it was busy
-    pcie_lanes: int | None = None
+    pcie_generation: Small | None = None  # of the link while it was busy
+    pcie_lanes: Small | None = None
     unknown: dict[str, str] = {}
 
 
 class SandboxFacts(Message, frozen=True):
     """How well a node can shut a model in, as its agent found by trying: docs/security.md has the levels."""
 
-    level: int = 0
+    level: Small = 0
     why_not_higher: str = ""
 
 
@@ -114,12 +131,12 @@ class HardwareFacts(Message, frozen=True):
     hostname: str
     operating_system: str
     architecture: str
-    cpu_cores: int
-    disk_total_bytes: int
-    disk_free_bytes: int
+    cpu_cores: Small
+    disk_total_bytes: Bytes
+    disk_free_bytes: Bytes
     agent_version: str
     formats: list[str]  # which model formats this node can run
-    devices: list[DeviceFacts]
+    devices: Annotated[list[DeviceFacts], msgspec.Meta(max_length=DEVICES_MOST)]
     refusals: dict[str, str] = {}  # format -> why this node cannot run it
     sandbox: SandboxFacts = SandboxFacts()
     unknown: dict[str, str] = {}  # source of facts ("nvml", "opencl", …) -> why it told nothing
@@ -142,10 +159,6 @@ class Registered(Message, frozen=True):
     queues: list[str]  # Celery queues to listen to: its own, and one per hardware class of its devices
 
 
-Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
-Bytes = Count
-
-
 class MemoryPeak(Message, frozen=True):
     """The most memory that a runner has taken since it started, in bytes; None: nothing could tell."""
 
@@ -157,8 +170,8 @@ class ReplicaFacts(Message, frozen=True):
     id: str
     fence: int
     phase: Literal["fetching", "loading", "ready", "failed", "stopping"]
-    fetched_bytes: int = 0
-    total_bytes: int = 0
+    fetched_bytes: Bytes = 0
+    total_bytes: Bytes = 0
     memory_bytes: Bytes | None = None  # of the machine's memory: resident now in the runner
     device_memory_bytes: Bytes | None = None  # of its device's own memory, where it has some
     peak: MemoryPeak = MemoryPeak()
@@ -170,7 +183,7 @@ class Held(Message, frozen=True):
 
     id: str
     fence: int
-    rows_done: int = 0  # of a job over a data set
+    rows_done: Count = 0  # of a job over a data set
     memory_bytes: Bytes | None = None  # as in ReplicaFacts; in the answer these stay empty
     device_memory_bytes: Bytes | None = None
     peak: MemoryPeak = MemoryPeak()
@@ -179,10 +192,10 @@ class Held(Message, frozen=True):
 class Heartbeat(Message, frozen=True):
     """POST /api/node/v1/heartbeat, every HEARTBEAT_SECONDS and whenever something changed."""
 
-    boot_id: str  # new at every start of the agent
+    boot_id: Annotated[str, msgspec.Meta(max_length=64)]  # new at every start of the agent
     number: Count = 0  # from 1 on since then: of two that are under way at once, it says which is older; 0: not known
     hardware: HardwareFacts | None = None  # at start, and when it changed
-    disk_free_bytes: int | None = None
+    disk_free_bytes: Bytes | None = None
     readings: dict[str, Reading] = {}  # by device name; of those that changed much, or were not told for a minute
     memory_others_bytes: dict[str, Bytes] = {}  # by device name: taken, and not by runners of this node
     link_up: bool = True  # whether the agent reaches Redis
@@ -281,6 +294,6 @@ class TerminalEnded(Message, frozen=True):
 
     code: int | None = None  # exit code of the shell; 128 + n where signal n ended it
     reason: str = ""  # where the end had another cause
-    output_bytes: int = 0
-    input_bytes: int = 0  # that the shell took
-    resizes: int = 0  # that it was told of
+    output_bytes: Bytes = 0
+    input_bytes: Bytes = 0  # that the shell took
+    resizes: Count = 0  # that it was told of

@@ -25,7 +25,8 @@ OUT_OF_MEMORY = (
 class AttemptFailed(Exception):
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
-        self.failure = Failure(code=code, message=message[:LONGEST_MESSAGE])
+        text = message[:LONGEST_MESSAGE].encode(errors="replace").decode()  # a name of a file may be no text
+        self.failure = Failure(code=code, message=text)
 
 
 class Stopped(Exception):

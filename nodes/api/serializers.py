@@ -9,6 +9,8 @@ from rest_framework import serializers
 from nodes.models import Benchmark, Device, JoinToken, Node
 from protocol.hardware import allocatable_bytes
 
+LABELS_MOST, LABEL_LONGEST = 64, 255
+
 
 class BenchmarkSerializer(serializers.ModelSerializer[Benchmark]):
     class Meta:
@@ -146,4 +148,9 @@ class NewJoinTokenSerializer(JoinTokenSerializer):
 def check_labels(labels: Any) -> dict[str, str]:
     if not isinstance(labels, dict) or not all(isinstance(value, str) for value in labels.values()):
         raise serializers.ValidationError('Labels are an object of texts, as in {"zone": "lab"}.')
+    texts = [*labels, *labels.values()]
+    if len(labels) > LABELS_MOST or not all(len(text) <= LABEL_LONGEST and text.isprintable() for text in texts):
+        raise serializers.ValidationError(
+            f"A node has at most {LABELS_MOST} labels, of up to {LABEL_LONGEST} printable characters each."
+        )
     return labels

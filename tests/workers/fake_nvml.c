@@ -1,5 +1,6 @@
 // A libnvidia-ml.so.1 with one card, for machines without NVIDIA's driver. What is not here, pynvml reports as missing,
-// as with an old driver. HANG and CRASH: what a driver does when its card has fallen off the bus; LOST: it says so.
+// as with an old driver. HANG and CRASH: what a driver does when its card has fallen off the bus; LOST: it says so,
+// by that number.
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -8,7 +9,7 @@
 typedef struct { char legacy[16]; unsigned domain, bus, device, id, subsystem; char bus_id[32]; } Pci;
 typedef struct { unsigned long long total, free, used; } Memory;
 typedef struct { unsigned pid; unsigned long long taken; unsigned gpu_instance, compute_instance; } Process;
-enum { NOT_SUPPORTED = 3, INSUFFICIENT_SIZE = 7, GPU_IS_LOST = 15 };
+enum { NOT_SUPPORTED = 3, INSUFFICIENT_SIZE = 7 };
 
 int nvmlInitWithFlags(unsigned flags) {
 #ifdef HANG
@@ -20,9 +21,9 @@ int nvmlInitWithFlags(unsigned flags) {
     return 0;
 }
 int nvmlInit_v2(void) { return nvmlInitWithFlags(0); }
-#ifdef LOST
+#ifdef LOST // the error of the first of two cards
 int nvmlDeviceGetCount_v2(unsigned *count) { *count = 2; return 0; }
-int nvmlDeviceGetHandleByIndex_v2(unsigned index, void **handle) { *handle = (void *)1; return index ? 0 : GPU_IS_LOST; }
+int nvmlDeviceGetHandleByIndex_v2(unsigned index, void **handle) { *handle = (void *)1; return index ? 0 : LOST; }
 #else
 int nvmlDeviceGetCount_v2(unsigned *count) { *count = 1; return 0; }
 int nvmlDeviceGetHandleByIndex_v2(unsigned index, void **handle) { *handle = (void *)1; return 0; }

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import pynvml
 import pytest
 from msgspec.structs import replace
 
@@ -90,8 +91,9 @@ class TestNvidia:
         assert (card.uuid, card.temperature_celsius) == ("GPU-5f1c", None)
         assert "SIGABRT" in card.unknown["temperature_celsius"]
 
-    def test_a_card_that_fell_off_the_bus_is_gone_and_its_neighbour_is_not(self, nvml):
-        nvml("-DLOST")
+    @pytest.mark.parametrize("error", [pynvml.NVML_ERROR_GPU_IS_LOST, pynvml.NVML_ERROR_INSUFFICIENT_POWER])
+    def test_a_card_that_cannot_be_had_is_gone_and_its_neighbour_is_not(self, nvml, error):
+        nvml(f"-DLOST={error}")
         [card] = ask_nvml()
         assert (card.name, card.uuid) == ("cuda:0", "GPU-5f1c")
 

@@ -116,6 +116,24 @@ def test_an_unprivileged_user_sees_no_secret(redis_url: str) -> None:
         assert side.run("cat /etc/shadow >/dev/null; true").count("denied") == 1
 
 
+@needs_root
+def test_the_terminals_of_others_are_out_of_reach_though_their_user_is_the_same(
+    redis_url: str, side: TerminalSide
+) -> None:
+    assert side.run("tty; ls /dev/pts") == "/dev/pts/0\n0  ptmx"
+    with terminal_side.session(redis_url) as other:
+        other.attach()
+        other.quiet()
+        assert other.run("tty; echo forged >/dev/pts/0; ls /dev/pts") == "/dev/pts/0\nforged\n0  ptmx"
+        more = "import os; print(os.ttyname(os.openpty()[1]))"  # as tmux does
+        assert other.run(f"python3 -c '{more}'") == "/dev/pts/1"
+    with terminal_side.session(redis_url) as command:
+        assert command.command("ls /dev/pts")[terminal.OUT] == b"ptmx\n"
+    assert "forged" not in side.run("echo nothing")
+    side.read()
+    assert b"forged" not in side.output
+
+
 def test_what_comes_twice_or_out_of_order_is_applied_once_and_in_order(side: TerminalSide) -> None:
     n = side.seq
     pieces = [

@@ -5,6 +5,7 @@ What each function gives: https://docs.nvidia.com/deploy/nvml-api/
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import pynvml
@@ -23,25 +24,19 @@ def devices() -> list[DeviceFacts]:
 
 def cards() -> dict[str, Any]:
     """NVML's handles by our names: in the order of PCI addresses, which is CUDA's with CUDA_DEVICE_ORDER=PCI_BUS_ID.
-    Without cards that have fallen off the bus."""
+    Without cards that NVML does not give, as one that fell off the bus or has no power: CUDA has them not either."""
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError_LibraryNotFound:  # it comes with the driver, so there is none
         return {}
     except pynvml.NVMLError as error:
         raise CannotTell(f"NVML does not start: {error}") from error
-    found = [_handle(index) for index in range(_ask("nvmlDeviceGetCount"))]
-    handles = [handle for handle in found if handle is not None]
-    return {f"cuda:{index}": handle for index, handle in enumerate(sorted(handles, key=_address))}
-
-
-def _handle(index: int) -> Any | None:
-    try:
-        return pynvml.nvmlDeviceGetHandleByIndex(index)
-    except pynvml.NVMLError_GpuIsLost:
-        return None
-    except pynvml.NVMLError as error:
-        raise CannotTell(f"nvmlDeviceGetHandleByIndex of NVML says: {error}") from error
+    found = {}
+    for index in range(_ask("nvmlDeviceGetCount")):
+        with contextlib.suppress(CannotTell):
+            handle = _ask("nvmlDeviceGetHandleByIndex", index)
+            found[_address(handle)] = handle
+    return {f"cuda:{index}": found[address] for index, address in enumerate(sorted(found))}
 
 
 def _device(name: str, handle: Any) -> DeviceFacts:

@@ -82,7 +82,10 @@ def _device(name: str, device: Any) -> DeviceFacts:
 
 
 def _total_bytes(device: Any, *, is_ram: bool) -> int:
-    """No more of RAM than this machine has, or its container: PoCL and drivers know of none."""
+    """No more of RAM than this machine has, or its container, of which drivers know nothing. Of a CPU all of it: PoCL
+    tells more or less of it with every minute."""
+    if device.type & cl.device_type.CPU:
+        return memory.total_bytes()
     told = int(device.global_mem_size)
     return min(told, memory.total_bytes()) if is_ram else told
 

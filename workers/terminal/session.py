@@ -24,7 +24,7 @@ from protocol import names, terminal
 from protocol.messages import TerminalEnded
 from protocol.terminal import RING_BYTES, WINDOW_BYTES, WINDOW_TURNS, Run
 from protocol.terminal_orders import Order, Shell
-from workers.terminal import inlet
+from workers.terminal import inlet, namespaces
 from workers.terminal.outlet import Outlet
 from workers.terminal.pipes import Pipes
 from workers.terminal.program import Program
@@ -131,6 +131,7 @@ class Session:
     def _start(self, run: Run) -> Program:
         self._has_pty = run.pty
         if isinstance(self._opens, Shell):
+            namespaces.enter_own_terminals()
             shell = self._opens.running(run)
             return Pty(shell, self._cols, self._rows) if run.pty else Pipes(shell)
         from workers.terminal.ssh_shell import SshShell  # nodes with an agent have no paramiko
