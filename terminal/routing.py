@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 _websocket = AuthMiddlewareStack(TerminalConsumer.as_asgi())
 
 
-async def websocket(scope: dict[str, Any], receive: Any, send: Any) -> None:
+async def websocket(scope: dict[str, Any], receive: Any, send: Any) -> Any:
     """While the database is away, who asks for one is told so as by every other address."""
     try:
         await _websocket(scope, receive, send)

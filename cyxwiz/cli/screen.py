@@ -124,6 +124,7 @@ class Screen(Terminal):
 
     async def _typed(self, content: bytes) -> None:
         if self._escapes is not None:
+            self.hurry()
             content, leave = self._escapes.sort_out(content)
             if leave:
                 self._leave()

@@ -102,11 +102,14 @@ class Client(connection.Terminal):
         return self.kept.decode(errors="replace").split(begin)[-1].split(end)[0].replace("\r\n", "\n").strip()
 
     async def cut(self) -> None:
-        """The connection, without a word, as a network does it."""
+        """The connection, without a word, as a network does it, while somebody types."""
         before = self.connections
         await self.until(lambda: self._connection is not None)
         assert self._connection is not None
         self._connection.transport.abort()
+        await self.until(lambda: self._connection is None)
+        self._hurried = False  # also where it was cut before READY
+        self.hurry()
         await self.until(lambda: self.connections > before)
 
     async def _obey(self, frame: bytes) -> None:

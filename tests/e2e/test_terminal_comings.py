@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 from contextlib import AsyncExitStack
 
+import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
+from cyxwiz.terminal import connection
 from protocol import terminal
 from tests.e2e.raw_websocket import WAYS_TO_GO, address, headers, hello
 from tests.e2e.terminal_client import Client, in_loop
@@ -66,3 +68,12 @@ async def test_each_of_one_users_tabs_comes_back_after_all_were_cut_off(stack: S
         assert await owner.run("echo se''en") == "seen"
         for tab in tabs:
             await tab.says(b"seen")
+
+
+@in_loop
+async def test_who_is_at_the_keyboard_need_not_wait(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "pause_after", lambda failures: 3600)
+    async with Client(stack.url, stack.keys["olga"], stack.open()) as client:
+        assert await client.run("echo he''re") == "here"
+        await client.cut()
+        assert await client.run("echo he''re again") == "here again"

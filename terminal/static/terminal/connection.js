@@ -12,14 +12,12 @@ const UNCONFIRMED_MS = 5_000; // then input is sent again
 const UNCONFIRMED_MOST = 64; // frames: keys that a node is slow to take go in fewer, which may be sent again at once
 const INPUT_MS = 1000 / 300; // between two frames of input: the server closes on who sends more than 500 in a second
 const INPUT_BURST_MS = 64 * INPUT_MS; // so many at once after a rest
-const FIRST_PAUSE_MS = 2_000;
-const LONGEST_PAUSE_MS = 10_000;
 const FOR_GOOD = new Set([1000, 1009, 4400, 4403, 4408, 4409]);
 
-// Before coming again when so many tries in a row have failed. Spread widely: a server that was restarted has lost all
-// its clients at once.
+// Before coming again when so many tries in a row have failed. A server that was restarted has lost all its clients at
+// once: each has its first try by 6 s and the others after that, so that of 500 no more than some 100 come in a second.
 export function pauseAfter(failures) {
-  return Math.min(LONGEST_PAUSE_MS, FIRST_PAUSE_MS * 2 ** failures) * (0.1 + 0.9 * Math.random());
+  return failures ? 5_000 + 5_000 * Math.random() : 200 + 5_800 * Math.random();
 }
 
 // The server may have closed it by now, of which we are told only later.
@@ -42,6 +40,7 @@ export class Connection {
     this.paced = 0; // when the frames of input that were sent would all have had their time
     this.window = 128 * 1024;
     this.failures = 0;
+    this.hurried = false; // by a key, since the connection was lost
     this.exit = null;
     this.over = false;
   }
@@ -65,6 +64,12 @@ export class Connection {
   // What is typed in one go is sent in one: a screen answers a thousand questions of a program one by one.
   type(bytes) {
     if (this.over || this.mode === "observer") return;
+    if (this.pause && !this.hurried) {
+      // Whoever types is there, and few are at a time.
+      this.hurried = true;
+      this.failures = 0;
+      this.hurry();
+    }
     if (!this.waiting.length) queueMicrotask(() => this.sendWaiting());
     for (let at = 0; at < bytes.length; at += frames.IN_MOST_BYTES) {
       this.waiting.push(bytes.subarray(at, at + frames.IN_MOST_BYTES));
@@ -134,6 +139,7 @@ export class Connection {
     if (this.mode === "observer") this.waiting = [];
     this.window = ready.in_window;
     this.failures = 0;
+    this.hurried = false;
     this.sequence = Math.max(this.sequence, ready.last_seq);
     this.forget(ready.last_seq);
     this.ready = true;
