@@ -9,6 +9,7 @@ rather than too little.
 
 from __future__ import annotations
 
+import atexit
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from workers.hardware.gpu_memory import GpuMemory
 PROC = Path("/proc")
 
 _gpus = GpuMemory()
+atexit.register(_gpus.close)
 
 # By kind of device: (name of the device, process numbers) -> bytes of its own memory that these processes take now;
 # None where the driver does not tell. Drivers keep no peak: it is the largest of what was read.
