@@ -200,6 +200,17 @@ def test_a_node_speaks_for_its_own_terminals_only(owner, team_mate, machine):
     assert isinstance(other, Machine)
 
 
+def test_a_user_who_is_removed_takes_their_terminals_along(owner, outsider, machine, empty_redis):
+    grant(owner, outsider, "operator")
+    session = opened(outsider)["id"]
+    machine.accept(session)
+    where = (str(TerminalSession.objects.get().node_id), session)
+    outsider.user.delete()
+    assert empty_redis.lrange(names.terminal_input(*where), 0, -1)[-1][0] == terminal.END
+    assert empty_redis.xrange(names.terminal_output(*where))[-1][1][b"f"][0] == terminal.END
+    assert AuditEvent.objects.filter(what="ended", session=session).exists()
+
+
 def test_a_node_that_is_removed_takes_its_terminals_along(owner, machine):
     session = opened(owner)["id"]
     machine.accept(session)
