@@ -263,7 +263,8 @@ class RunnerProcess:
     def _look(self) -> None:
         if disk.is_over(self._folder, self.pid, self._most_scratch_bytes):
             mib = self._most_scratch_bytes // 1024**2
-            self.kill(f"it left more than {mib} MiB, or {disk.MOST_ENTRIES} files, in its scratch folder")
+            most = f"{mib} MiB, or {disk.MOST_ENTRIES} files, or than can be counted"
+            self.kill(f"it left more than {most} in its scratch folder")
         elif (memory.threads(self.pid) or 0) > MOST_THREADS:
             self.kill(f"it had more than {MOST_THREADS} threads")
 
