@@ -6,7 +6,6 @@ import contextlib
 import os
 import shutil
 import stat
-from collections.abc import Collection
 from pathlib import Path
 
 SERVING_FILE_BYTES = 1024**2  # what libraries may leave in the scratch folder, per file …
@@ -69,26 +68,34 @@ def _look_through(folder: Path, most: int) -> int:
 
 
 def _deleted_bytes(pid: int, folder: Path) -> int:
-    found: list[os.stat_result] = []
+    used: dict[int, int] = {}
     with contextlib.suppress(*ENDED):
         for fd in os.listdir(f"/proc/{pid}/fd"):
             with contextlib.suppress(*ENDED):
-                found.append(os.stat(f"/proc/{pid}/fd/{fd}"))
-    found += [os.stat(path) for path in _mapped(pid, folder)]
-    deleted = {(f.st_dev, f.st_ino): f.st_blocks * 512 for f in found if stat.S_ISREG(f.st_mode) and f.st_nlink == 0}
-    return sum(deleted.values())
+                used |= _deleted(f"/proc/{pid}/fd/{fd}")
+    # One page that is mapped keeps the whole of a file. How large one is that is not open as well, only root may see.
+    for inode, mapping in _mapped(pid, folder).items():
+        if inode not in used:
+            used |= _deleted(f"/proc/{pid}/map_files/{mapping}")
+    return sum(used.values())
 
 
-def _mapped(pid: int, folder: Path) -> Collection[str]:
-    """One page that is mapped keeps the whole of a file. How large that is only root may see."""
+def _deleted(path: str) -> dict[int, int]:
+    """The bytes by the number of the inode, unless it has a name still."""
+    file = os.stat(path)
+    return {file.st_ino: file.st_blocks * 512} if stat.S_ISREG(file.st_mode) and file.st_nlink == 0 else {}
+
+
+def _mapped(pid: int, folder: Path) -> dict[int, str]:
+    """A mapping of each deleted file, by the number of its inode."""
     maps, where = b"", b" " + os.fsencode(folder.resolve()) + b"/"
     with contextlib.suppress(*ENDED), open(f"/proc/{pid}/maps", "rb") as file:
         maps = file.read(MOST_MAPS_BYTES + 1)
-    paths = {}
+    found = {}
     for line in maps.splitlines():
         if line.endswith(b" (deleted)") and where in line:
-            addresses, _, _, device, inode, _ = line.split(maxsplit=5)
-            paths[device, inode] = f"/proc/{pid}/map_files/{addresses.decode()}"
-    if len(maps) > MOST_MAPS_BYTES or len(paths) > MOST_ENTRIES:
+            addresses, _, _, _, inode, _ = line.split(maxsplit=5)
+            found[int(inode)] = addresses.decode()
+    if len(maps) > MOST_MAPS_BYTES or len(found) > MOST_ENTRIES:
         raise _Uncounted
-    return paths.values()
+    return found

@@ -157,20 +157,28 @@ HIDING = {
     "a folder that may not be listed": "os.mkdir('w', 0o300); os.chdir('w')",
 }
 LOOK = """
-import os, sys
+import mmap, os, sys, tempfile
 from pathlib import Path
 from confinement import kernel
 from workers.sandbox import disk
 kernel.drop_capabilities()  # as an agent that is not root
-print(disk.is_over(Path(sys.argv[1]), os.getpid(), 1024**2))
+with tempfile.TemporaryFile(dir=sys.argv[1]) as small:
+    small.truncate(4096)
+    with mmap.mmap(small.fileno(), 4096):
+        print(disk.is_over(Path(sys.argv[1]), os.getpid(), 1024**2))
 """
+
+
+def is_over(folder: Path) -> bool:
+    looked = subprocess.run([sys.executable, "-P", "-c", LOOK, folder], capture_output=True, check=True)
+    return looked.stdout == b"True\n"
 
 
 @pytest.mark.parametrize("hide", HIDING.values(), ids=HIDING)
 def test_what_cannot_be_counted_is_over(tmp_path: Path, hide: str):
+    assert not is_over(tmp_path)
     run(f"import os\n{hide}\nopen('f', 'wb').write(b'x' * {MIB})\nprint('{{}}')", 1, tmp_path / "scratch")
-    looked = subprocess.run([sys.executable, "-P", "-c", LOOK, tmp_path / "scratch"], capture_output=True, check=True)
-    assert looked.stdout == b"True\n"
+    assert is_over(tmp_path / "scratch")
 
 
 def test_a_folder_that_moves_all_the_time_is_not_missed(tmp_path: Path):
