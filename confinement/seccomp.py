@@ -23,7 +23,7 @@ _PR_SET_SECCOMP, _FILTER = 22, 2
 _LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _AND, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x54, 0x06
 _ALLOW, _FAIL, _KILL = 0x7FFF0000, 0x00050000, 0x80000000
 _X32 = 0x40000000  # x86-64 has a second set of calls from there on
-_CLONE_THREAD = 0x00010000
+_CLONE_FILES, _CLONE_THREAD = 0x400, 0x00010000
 _AF_UNIX = 1
 # By these the kernel itself sends somebody a signal, of any kind, when something may be read (fcntl.h, sockios.h).
 _SET_OWNER = {"fcntl": (8, 10, 15), "ioctl": (0x8901, 0x8902)}  # F_SETOWN, F_SETSIG, F_SETOWN_EX; FIOSETOWN, SIOCSPGRP
@@ -108,8 +108,10 @@ def _program(machine: str, own_pid: int, *, gpu: bool) -> bytes:
     filter.add(_AT_LEAST, _X32, 0, 1)
     filter.end(denied)
     # A process is refused, a thread is not. The flags of clone3 are out of a filter's sight; the C library uses clone
-    # where there is no clone3. (To deny fork and vfork alone would stop nobody: the C library forks by clone.)
-    filter.where("clone", 0, (_ANY_BIT, _CLONE_THREAD), passes=_ALLOW, otherwise=denied)
+    # where there is no clone3. (To deny fork and vfork alone would stop nobody: the C library forks by clone.) A thread
+    # has the files of its process: the agent counts those.
+    thread = _CLONE_FILES | _CLONE_THREAD
+    filter.where("clone", 0, (_AND, thread), (_EQUAL, thread), passes=_ALLOW, otherwise=denied)
     filter.fail("clone3", errno.ENOSYS)
     filter.fail("openat2", errno.ENOSYS)  # as with clone3: its flags cannot be seen
     # Landlock before ABI 3 does not know truncation, and a file opened for reading may be truncated by a flag.

@@ -353,6 +353,11 @@ OTHERS = (
             "the node writes each file anew, and checks it; the cage",
             "test_a_hard_link_to_a_foreign_file_is_no_weights",
         ),
+        (
+            "1,500 folders within folders, paths too long, folders that may not be listed, left by the model",
+            "the node removes them whatever their depth and mode",
+            "test_whatever_a_model_leaves_is_removed",
+        ),
     )
     + of(
         f"{WORKERS}/test_agent.py",

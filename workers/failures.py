@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import signal
 
 from protocol.errors import CyxwizError
 from protocol.messages import Failure
@@ -31,6 +32,14 @@ class AttemptFailed(Exception):
 
 class Stopped(Exception):
     """Nobody wants this attempt any more: no failure."""
+
+
+def signal_name(number: int) -> str:
+    """Real-time signals have none, except the first and the last."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
 
 
 def is_out_of_memory(words: str) -> bool:

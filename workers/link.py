@@ -17,10 +17,10 @@ from redis.exceptions import RedisError
 
 from protocol import names
 from protocol.errors import QueueFull, ReplicaLost
-from protocol.frames import CANCEL, INFER, KIND, MORE, REPLY_KEY, REQUEST_PREFIX, STATUS, Error, pack_error
+from protocol.frames import CANCEL, INFER, KIND, REPLY_KEY, REQUEST_PREFIX, Error, pack_error
 from workers import broker
 from workers.backoff import Backoff
-from workers.channel import Channel
+from workers.channel import Channel, Unasked
 
 log = logging.getLogger(__name__)
 
@@ -72,18 +72,19 @@ class Link:
         channel.close()
         self._refuse(channel, list(channel.in_flight), DIED)
 
-    def deliver(self, channel: Channel, replies: list[bytes]) -> None:
-        """Replies of a runner. One that it was not asked for is dropped: it may not write to others' inboxes."""
-        in_flight = channel.in_flight
-        asked = []
-        for reply in replies:
-            key = reply[:24]
-            if key in in_flight:
-                if reply[STATUS] != MORE:
-                    in_flight.pop(key, None)
-                asked.append(reply)
-        channel.heard_ns = time.monotonic_ns()
-        self._send(asked)
+    def deliver(self, channel: Channel, replies: list[bytes]) -> bool:
+        """Replies of a runner. False: there was one that it was not asked for, and it is to be ended: it may not write
+        to others' inboxes, nor keep us busy."""
+        asked: list[bytes] = []
+        is_fair = True
+        try:
+            asked.extend(reply for reply in replies if channel.take(reply))
+        except Unasked:
+            is_fair = False
+        if asked:
+            channel.heard_ns = time.monotonic_ns()
+            self._send(asked)
+        return is_fair
 
     def _run(self) -> None:
         """Pops frames for as long as the agent lives, whatever happens to Redis."""
@@ -132,13 +133,15 @@ class Link:
             if channel is None:
                 self._send([pack_error(key, LOST) for key in keys])
                 continue
-            channel.in_flight.update(dict.fromkeys(keys, arrived_ns))
+            channel.expect(frames, arrived_ns)
             if frames[0][KIND] != CANCEL:
                 channel.is_text = frames[0][KIND] != INFER
             # Of most requests for text nothing more comes once they are cancelled. All others are answered even then,
             # so a runner that hangs is known by its silence; the gateway drops the answer.
             if channel.is_text and len(keys) < len(frames):
-                _forget(channel, [frame[REPLY_KEY] for frame in frames if frame[KIND] == CANCEL])
+                for frame in frames:
+                    if frame[KIND] == CANCEL:
+                        channel.cancel(frame[REPLY_KEY])
             if not channel.send(frames, arrived_ns):
                 self._refuse(channel, keys, FULL)
             elif not channel.is_open:  # it ended after we had looked it up, perhaps before it knew of these
@@ -146,7 +149,7 @@ class Link:
 
     def _refuse(self, channel: Channel, keys: list[bytes], error: Error) -> None:
         mine = [key for key in keys if key in channel.in_flight]
-        _forget(channel, mine)
+        channel.forget(mine)
         self._send([pack_error(key, error) for key in mine])
 
     def _send(self, replies: list[bytes]) -> None:
@@ -176,8 +179,3 @@ class Link:
                     log.warning("%s replies are lost: Redis does not answer: %s", len(commands) // 2, error)
             else:
                 return
-
-
-def _forget(channel: Channel, keys: list[bytes]) -> None:
-    for key in keys:
-        channel.in_flight.pop(key, None)

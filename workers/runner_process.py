@@ -20,7 +20,7 @@ from protocol.formats import PROGRAM_FORMATS, PROGRAM_LEVEL
 from protocol.hardware import HOST
 from protocol.messages import MemoryPeak
 from workers import priority, settings, wire
-from workers.failures import AttemptFailed, is_out_of_memory
+from workers.failures import AttemptFailed, is_out_of_memory, signal_name
 from workers.hardware import memory, use
 from workers.runner import orders
 from workers.sandbox import disk, levels, namespaces
@@ -192,7 +192,7 @@ class RunnerProcess:
         if code == -signal.SIGKILL and memory.oom_kills() > self._oom_kills:
             return AttemptFailed("out_of_memory", f"The kernel ended the model's process for lack of memory.{last}")
         if code is not None and code < 0:
-            name = signal.Signals(-code).name
+            name = signal_name(-code)
             if code == -signal.SIGSEGV and self._level >= 2:
                 # The first process of a namespace cannot end itself by SIGABRT; the C library's abort() then faults.
                 name = "SIGSEGV or SIGABRT"
@@ -263,7 +263,8 @@ class RunnerProcess:
     def _look(self) -> None:
         if disk.is_over(self._folder, self.pid, self._most_scratch_bytes):
             mib = self._most_scratch_bytes // 1024**2
-            self.kill(f"it left more than {mib} MiB, or {disk.MOST_ENTRIES} files, in its scratch folder")
+            most = f"{mib} MiB, or {disk.MOST_ENTRIES} files, or than can be counted"
+            self.kill(f"it left more than {most} in its scratch folder")
         elif (memory.threads(self.pid) or 0) > MOST_THREADS:
             self.kill(f"it had more than {MOST_THREADS} threads")
 

@@ -263,7 +263,9 @@ class Replica:
         self._news(self)
         try:
             while replies := runner.read():
-                self._link.deliver(channel, replies)
+                if not self._link.deliver(channel, replies):
+                    runner.kill("it sent more than it was asked for")
+                    break
         finally:
             self._link.abandon(channel)
         if not self._stopped.is_set():

@@ -1,6 +1,7 @@
 // A libnvidia-ml.so.1 with one card, for machines without NVIDIA's driver. What is not here, pynvml reports as missing,
-// as with an old driver. HANG and CRASH: what a driver does when its card has fallen off the bus; LOST: it says so,
-// by that number.
+// as with an old driver. HANG, CRASH and SIGNAL: what a driver does when its card has fallen off the bus; LOST: it
+// says so, by that number.
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,6 +18,9 @@ int nvmlInitWithFlags(unsigned flags) {
 #endif
 #ifdef CRASH
     abort();
+#endif
+#ifdef SIGNAL
+    raise(SIGNAL);
 #endif
     return 0;
 }

@@ -73,6 +73,9 @@ class TestNvidia:
         nvml("-DCRASH")
         with pytest.raises(CannotTell, match="SIGABRT"):
             ask_nvml()
+        nvml("-DSIGNAL=35")  # of real time: it has no name
+        with pytest.raises(CannotTell, match=r"ended by signal 35$"):
+            ask_nvml()
         nvml("-DHANG")
         monkeypatch.setattr(machine, "SOURCE_SECONDS", 3.0)
         started = time.monotonic()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import struct
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from uuid import UUID, uuid4
 
@@ -15,6 +16,7 @@ import redis
 
 from protocol import frames, names
 from protocol.frames import Reply
+from protocol.text import Chunk, Generate
 from tests.waiting import until
 from tests.workers.gateway_side import GatewaySide, floats
 from tests.workers.node_api import NODE_ID
@@ -80,14 +82,69 @@ def test_frames_too_short_to_have_an_answer_are_dropped(other: Other, gateway: G
     assert gateway.ask(str(uuid4())).error_code == "replica_lost"
 
 
-def test_a_runner_may_only_answer_what_it_was_asked(other: Other, gateway: GatewaySide):
+UNASKED = {
+    "for another's request": lambda key: frames.pack_reply(key[:16] + b"somebody", Reply(compute_us=1)),
+    "after the last": lambda key: frames.pack_reply(key, Reply()),
+    "no whole reply": lambda key: key,
+    "nothing": lambda key: b"",
+}
+
+
+@pytest.mark.parametrize("unasked", UNASKED.values(), ids=UNASKED)
+def test_a_runner_may_only_answer_what_it_was_asked(
+    other: Other, gateway: GatewaySide, unasked: Callable[[bytes], bytes]
+):
     asked = gateway.send(REPLICA, floats("x", 1))
     until(lambda: other.channel.in_flight)
-    forged = frames.pack_reply(gateway.id + b"somebody", Reply(compute_us=1))
-    right = frames.pack_reply(gateway.id + asked, Reply())
-    other.link.deliver(other.channel, [forged, right, right])
+    key = gateway.id + asked
+    assert not other.link.deliver(other.channel, [frames.pack_reply(key, Reply()), unasked(key)])
+    assert other.link.deliver(other.channel, [])
     assert gateway.receive()[0] == asked
     assert gateway.redis.llen(gateway.inbox) == 0
+
+
+def test_tensors_have_no_pieces(other: Other, gateway: GatewaySide):
+    key = gateway.id + gateway.send(REPLICA, floats("x", 1))
+    until(lambda: other.channel.in_flight)
+    assert not other.link.deliver(other.channel, [frames.pack_reply(key, Reply(), more=True)])
+    assert other.channel.heard_ns == 0
+    assert gateway.redis.llen(gateway.inbox) == 0
+
+
+def test_a_text_has_pieces_and_only_so_many(other: Other, gateway: GatewaySide, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(channels, "MOST_PIECES_BYTES", 1000)
+    key = ask_for_text(other, gateway)
+    piece = frames.pack_reply(key, Chunk("x" * 400), more=True)
+    assert other.link.deliver(other.channel, [piece, piece])
+    assert not other.link.deliver(other.channel, [piece])
+    until(lambda: gateway.redis.llen(gateway.inbox) == 2)
+
+
+def test_what_was_on_its_way_when_a_text_was_cancelled_is_dropped(
+    other: Other, gateway: GatewaySide, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(channels, "MOST_CANCELLED", 1)
+    key = ask_for_text(other, gateway)
+    gateway.cancel(REPLICA, key[16:])
+    until(lambda: not other.channel.in_flight)
+    piece, last = (frames.pack_reply(key, Chunk("x"), more=more) for more in (True, False))
+    assert other.link.deliver(other.channel, [piece, piece, last])
+    assert not other.link.deliver(other.channel, [last])
+    old = ask_for_text(other, gateway)
+    for key in (old, ask_for_text(other, gateway)):
+        gateway.cancel(REPLICA, key[16:])
+    until(lambda: not other.channel.in_flight)
+    assert not other.link.deliver(other.channel, [frames.pack_reply(old, Chunk("x"))])
+    assert gateway.redis.llen(gateway.inbox) == 0
+
+
+def ask_for_text(other: Other, gateway: GatewaySide) -> bytes:
+    """The key of what answers it."""
+    id = os.urandom(8)
+    frame = frames.pack_request(UUID(REPLICA).bytes, gateway.id, id, Generate(timeout_ms=1000, stream=True))
+    gateway.redis.rpush(names.node_inbox(NODE_ID), frame)
+    until(lambda: gateway.id + id in other.channel.in_flight)
+    return gateway.id + id
 
 
 def test_when_too_much_waits_for_a_runner_the_rest_is_refused(

@@ -161,6 +161,18 @@ def test_how_a_runner_died_is_told(start, how: str, words: str):
     assert words in failure.message
 
 
+def test_the_end_by_a_signal_without_a_name_is_told(tmp_path: Path):
+    """By one of real time, as a model may send itself."""
+    runner = Started(tmp_path, level=0)  # at level 2 it would not reach the first process of the namespace
+    try:
+        runner.load()
+        os.kill(runner.process.pid, 35)
+        assert runner.process.read() == []
+        assert runner.process.died().failure.message == "The model's process was ended by signal 35."
+    finally:
+        runner.process.close()
+
+
 def test_a_polite_end_answers_what_was_asked(start):
     runner = start()
     runner.load()

@@ -294,6 +294,16 @@ def test_changes_are_told_from_many_threads_without_harm(side: Side):
     assert len(runner_pids()) == 3
 
 
+def test_a_runner_that_sends_what_it_was_not_asked_for_is_ended(side: Side, gateway: GatewaySide):
+    wanted, neighbour = spec(), spec()
+    side.ready(wanted, neighbour)
+    gateway.send(wanted.id, command("babble"))
+    assert gateway.receive()[1].error_code == "replica_lost"
+    failure = side.failed(wanted)
+    assert (failure.code, "more than it was asked for" in failure.message) == ("runner_died", True)
+    assert gateway.ask(neighbour.id, floats("x", 1)).error_code == ""
+
+
 def test_a_runner_that_hangs_in_a_request_is_ended_and_can_be_had_again(
     side: Side, gateway: GatewaySide, monkeypatch: pytest.MonkeyPatch
 ):

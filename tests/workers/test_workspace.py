@@ -4,6 +4,8 @@ be."""
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -74,3 +76,46 @@ def test_a_hard_link_to_a_foreign_file_is_no_weights(
         assert (found[name] == "of somebody else") == (level is None)
     assert secret.read_text() == "of somebody else"
     assert secret.stat().st_nlink == 1
+
+
+LEFT = {
+    "folders in folders": "for _ in range(1500): os.mkdir('d'); os.chdir('d')",
+    "a path that is too long": "for _ in range(18): os.mkdir('d' * 250); os.chdir('d' * 250)\nopen('f', 'w').close()",
+    "a folder that may not be entered": "os.mkdir('w', 0)",
+    "a folder that may not be listed": "os.mkdir('w', 0o300)\nfor name in 'xy': open('w/' + name, 'w').close()",
+}
+# As a user without root's powers, who owns the files.
+CLEAR = """
+import sys
+from pathlib import Path
+from confinement import kernel
+from workers import workspace
+kernel.drop_capabilities()
+workspace.clear(Path(sys.argv[1]))
+with workspace.workspace(Path(sys.argv[1]), "job", None):
+    pass
+"""
+
+
+def clear(attempts: Path) -> list[str]:
+    """What an agent leaves there that starts, makes one attempt and ends."""
+    subprocess.run([sys.executable, "-P", "-c", CLEAR, attempts], check=True, timeout=30)
+    return os.listdir(attempts)
+
+
+@pytest.mark.parametrize("left", LEFT.values(), ids=LEFT)
+def test_whatever_a_model_leaves_is_removed(tmp_path: Path, left: str):
+    attempts = tmp_path / "attempts"
+    (attempts / "job").mkdir(parents=True)
+    run(f"import os\n{left}\nprint('{{}}')", 1, attempts / "job" / "scratch")
+    assert clear(attempts) == []
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give files away")
+def test_what_cannot_be_removed_is_in_nobodys_way(tmp_path: Path):
+    foreign = tmp_path / "attempts" / "job"
+    foreign.mkdir(parents=True)
+    (foreign / "kept").touch()
+    os.chown(foreign, 1, 1)
+    assert clear(tmp_path / "attempts") == ["job"]
+    assert (foreign / "kept").exists()

@@ -16,6 +16,7 @@ from typing import TypeVar
 import msgspec
 
 from workers import settings
+from workers.failures import signal_name
 from workers.hardware.probing import CannotTell
 from workers.parent import die_with
 
@@ -45,7 +46,7 @@ def ask(module: str, *words: str, kind: type[T], seconds: float) -> T:
     if process.returncode == REASON:
         raise CannotTell(said.decode(errors="replace"))
     if process.returncode < 0:
-        raise CannotTell(f"the probe's process was ended by {signal.Signals(-process.returncode).name}")
+        raise CannotTell(f"the probe's process was ended by {signal_name(-process.returncode)}")
     try:
         return msgspec.json.decode(said, type=kind)
     except msgspec.DecodeError as error:

@@ -2,22 +2,26 @@
 
 Options of the deployment:  load_seconds, fail_load, exit_on_load, out_of_memory, sleep_seconds (for every request)
 Commands, in a BYTES input named `command`:  "sleep 0.5", "fail WORDS", "bad WORDS", "exit 3", "abort", "print WORDS";
-and to try the sandbox:  "allocate BYTES", "litter FILES", "threads NUMBER", "flood" (prints for ever)
+and to try the sandbox:  "allocate BYTES", "litter FILES", "threads NUMBER", "flood" (prints for ever), "babble"
+(answers nobody, for ever)
 """
 
 from __future__ import annotations
 
 import os
+import socket
 import threading
 import time
 from pathlib import Path
 
 from protocol import options as known_options
 from protocol.errors import BadRequest, LoadFailed, RunFailed
+from protocol.frames import LENGTH
 from protocol.tensors import TensorSpec
 from workers.runtimes.base import Arrays, Artifact, Inputs
 
 COMMAND = "command"
+BABBLE_BYTES = 1024**2
 LITTER_BYTES = 512 * 1024
 LEAST_STACK_BYTES = 32 * 1024
 
@@ -84,5 +88,10 @@ def _obey(verb: str, rest: str) -> None:
         case "flood":
             while True:
                 print("water " * 100)
+        case "babble":
+            agent = next(fd for fd in range(3, 256) if "/socket:" in os.path.realpath(f"/proc/self/fd/{fd}"))
+            with socket.socket(fileno=os.dup(agent)) as sock:
+                while True:
+                    sock.sendall(LENGTH.pack(BABBLE_BYTES) + bytes(BABBLE_BYTES))
         case _:
             raise BadRequest(f"The fake model knows no command '{verb}'.")

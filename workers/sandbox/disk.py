@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import stat
@@ -11,6 +12,10 @@ SERVING_FILE_BYTES = 1024**2  # what libraries may leave in the scratch folder, 
 SERVING_BYTES = 64 * 1024**2  # … and together
 RESULT_BYTES = 16 * 1024**3  # a job's result goes by that folder
 MOST_ENTRIES = 2000  # files and folders, which cost a disk something even when they are empty
+LOOKS = 3  # until a folder could be counted as a whole
+MOST_MAPS_BYTES = 16 * 1024**2  # the kernel allows 65,530 mappings; only the names of some could make them so long
+
+ENDED = FileNotFoundError, ProcessLookupError  # or it closed one, or the system has no /proc
 
 
 def most_file_bytes(folder: Path, *, serving: bool) -> int:
@@ -23,31 +28,74 @@ def most_bytes(folder: Path, *, serving: bool) -> int:
 
 
 def is_over(folder: Path, pid: int, most: int) -> bool:
-    """Files that are deleted but open count, too."""
+    """Files that are deleted but open or mapped count, too. Nothing can hide where we cannot count: that is over."""
+    try:
+        return _in_folder(folder, most) + _deleted_bytes(pid, folder) > most
+    except (_Uncounted, OSError):
+        return True
+
+
+class _Uncounted(Exception):
+    """There is more than is allowed, or it keeps from being counted."""
+
+
+def _in_folder(folder: Path, most: int) -> int:
+    for _ in range(LOOKS):
+        with contextlib.suppress(FileNotFoundError):  # a folder was removed meanwhile, or moved, to be missed
+            return _look_through(folder, most)
+    raise _Uncounted
+
+
+def _look_through(folder: Path, most: int) -> int:
     used = entries = 0
     waiting = [str(folder)]
-    try:
-        while waiting:
-            with os.scandir(waiting.pop()) as found:
+    while waiting:
+        path = waiting.pop()
+        opened = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)  # from here on it may be moved
+        try:
+            with os.scandir(opened) as found:
                 for entry in found:
                     entries += 1
-                    used += entry.stat(follow_symlinks=False).st_blocks * 512
+                    with contextlib.suppress(FileNotFoundError):
+                        used += entry.stat(follow_symlinks=False).st_blocks * 512
                     if entry.is_dir(follow_symlinks=False):
-                        waiting.append(entry.path)
+                        waiting.append(f"{path}/{entry.name}")
                     if used > most or entries > MOST_ENTRIES:
-                        return True
-    except OSError:  # it is being written to, or removed
-        pass
-    return used + _deleted_bytes(pid) > most
-
-
-def _deleted_bytes(pid: int) -> int:
-    used = 0
-    try:
-        for fd in os.listdir(f"/proc/{pid}/fd"):
-            file = os.stat(f"/proc/{pid}/fd/{fd}")
-            if stat.S_ISREG(file.st_mode) and file.st_nlink == 0:
-                used += file.st_blocks * 512
-    except OSError:  # it has ended, or closed one; or the system has no /proc
-        pass
+                        raise _Uncounted
+        finally:
+            os.close(opened)
     return used
+
+
+def _deleted_bytes(pid: int, folder: Path) -> int:
+    used: dict[int, int] = {}
+    with contextlib.suppress(*ENDED):
+        for fd in os.listdir(f"/proc/{pid}/fd"):
+            with contextlib.suppress(*ENDED):
+                used |= _deleted(f"/proc/{pid}/fd/{fd}")
+    # One page that is mapped keeps the whole of a file. How large one is that is not open as well, only root may see.
+    for inode, mapping in _mapped(pid, folder).items():
+        if inode not in used:
+            used |= _deleted(f"/proc/{pid}/map_files/{mapping}")
+    return sum(used.values())
+
+
+def _deleted(path: str) -> dict[int, int]:
+    """The bytes by the number of the inode, unless it has a name still."""
+    file = os.stat(path)
+    return {file.st_ino: file.st_blocks * 512} if stat.S_ISREG(file.st_mode) and file.st_nlink == 0 else {}
+
+
+def _mapped(pid: int, folder: Path) -> dict[int, str]:
+    """A mapping of each deleted file, by the number of its inode."""
+    maps, where = b"", b" " + os.fsencode(folder.resolve()) + b"/"
+    with contextlib.suppress(*ENDED), open(f"/proc/{pid}/maps", "rb") as file:
+        maps = file.read(MOST_MAPS_BYTES + 1)
+    found = {}
+    for line in maps.splitlines():
+        if line.endswith(b" (deleted)") and where in line:
+            addresses, _, _, _, inode, _ = line.split(maxsplit=5)
+            found[int(inode)] = addresses.decode()
+    if len(maps) > MOST_MAPS_BYTES or len(found) > MOST_ENTRIES:
+        raise _Uncounted
+    return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import subprocess
@@ -126,6 +127,19 @@ def test_a_fork_bomb_does_not_begin(tmp_path: Path, level: int):
         print(json.dumps({"born": born}))
     """
     assert run(program, level, tmp_path / "scratch") == {"born": 0}
+
+
+@X86
+@AT_EACH_LEVEL
+def test_a_thread_cannot_have_files_of_its_own(tmp_path: Path, level: int):
+    """The agent would not count them. Where it could, the kernel would find that more flags are missing."""
+    program = """
+        import ctypes
+        libc = ctypes.CDLL(None, use_errno=True)
+        libc.syscall(ctypes.c_long(56), ctypes.c_long(0x10000), *[ctypes.c_long(0)] * 4)
+        print(json.dumps({"errno": ctypes.get_errno()}))
+    """
+    assert run(program, level, tmp_path / "scratch") == {"errno": errno.EPERM}
 
 
 @AT_EACH_LEVEL

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
+import mmap
 import os
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +22,7 @@ from tests.runtimes.gguf.asking import RHYMES
 from tests.waiting import until
 from tests.workers import tiny_models
 from tests.workers.gateway_side import command, floats
-from tests.workers.sandbox.caged import why_not
+from tests.workers.sandbox.caged import run, why_not
 from tests.workers.test_runner import Started
 from workers import priority, runner_process
 from workers.failures import AttemptFailed
@@ -130,6 +134,64 @@ def test_files_that_are_deleted_but_open_count(tmp_path: Path):
         (folder / "kept").unlink()
         assert disk.is_over(folder, os.getpid(), MIB)
     assert not disk.is_over(folder, os.getpid(), MIB)
+
+
+def test_files_that_are_deleted_but_mapped_count(tmp_path: Path):
+    """By one page, which keeps the whole file."""
+    libc = ctypes.CDLL(None)
+    libc.mmap.restype = ctypes.c_void_p
+    folder = tmp_path / "scratch"
+    folder.mkdir()
+    with (folder / "kept").open("w+b") as file:
+        file.write(b"x" * 2 * MIB)
+        file.flush()
+        page = libc.mmap(None, ctypes.c_size_t(4096), mmap.PROT_READ, mmap.MAP_SHARED, file.fileno(), ctypes.c_long(0))
+    (folder / "kept").unlink()
+    assert disk.is_over(folder, os.getpid(), MIB)
+    libc.munmap(ctypes.c_void_p(page), ctypes.c_size_t(4096))
+    assert not disk.is_over(folder, os.getpid(), MIB)
+
+
+HIDING = {
+    "a path that is too long": "for _ in range(18): os.mkdir('d' * 250); os.chdir('d' * 250)",
+    "a folder that may not be listed": "os.mkdir('w', 0o300); os.chdir('w')",
+}
+LOOK = """
+import mmap, os, sys, tempfile
+from pathlib import Path
+from confinement import kernel
+from workers.sandbox import disk
+kernel.drop_capabilities()  # as an agent that is not root
+with tempfile.TemporaryFile(dir=sys.argv[1]) as small:
+    small.truncate(4096)
+    with mmap.mmap(small.fileno(), 4096):
+        print(disk.is_over(Path(sys.argv[1]), os.getpid(), 1024**2))
+"""
+
+
+def is_over(folder: Path) -> bool:
+    looked = subprocess.run([sys.executable, "-P", "-c", LOOK, folder], capture_output=True, check=True)
+    return looked.stdout == b"True\n"
+
+
+@pytest.mark.parametrize("hide", HIDING.values(), ids=HIDING)
+def test_what_cannot_be_counted_is_over(tmp_path: Path, hide: str):
+    assert not is_over(tmp_path)
+    run(f"import os\n{hide}\nopen('f', 'wb').write(b'x' * {MIB})\nprint('{{}}')", 1, tmp_path / "scratch")
+    assert is_over(tmp_path / "scratch")
+
+
+def test_a_folder_that_moves_all_the_time_is_not_missed(tmp_path: Path):
+    scratch = tmp_path / "scratch"
+    (scratch / "a").mkdir(parents=True)
+    (scratch / "a" / "kept").write_bytes(b"x" * 2 * MIB)
+    move = "import os\nwhile True: os.rename('a', 'b'); os.rename('b', 'a')"
+    with subprocess.Popen([sys.executable, "-c", move], cwd=scratch) as moving:
+        try:
+            until(lambda: (scratch / "b").exists())
+            assert all(disk.is_over(scratch, moving.pid, MIB) for _ in range(500))
+        finally:
+            moving.kill()
 
 
 def test_very_many_threads_end_it(start, monkeypatch: pytest.MonkeyPatch):
