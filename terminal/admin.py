@@ -106,6 +106,9 @@ class TerminalGrantAdmin(AuditedAdmin):
     save_row = staticmethod(services.save_grant)
     delete_row = staticmethod(services.delete_grant)
 
+    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> Any:
+        return ("user", "node") if obj else ()  # another's would be two changes: one withdrawn, one granted
+
 
 @admin.register(TerminalPolicy)
 class TerminalPolicyAdmin(AuditedAdmin):
