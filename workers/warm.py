@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from uuid import uuid4
 
 import msgspec
 
@@ -48,7 +47,7 @@ class Loaded:
     def start(cls, attempts: Path, spec: JobSpec, blobs: BlobCache) -> Loaded:
         """A runner that has nothing to do yet."""
         stack = ExitStack()
-        folder = stack.enter_context(workspace(attempts, f"warm-{uuid4().hex}", blobs))
+        folder = stack.enter_context(workspace(attempts, "warm", blobs))
         try:
             runner = RunnerProcess(folder.scratch, lambda source, line: loaded._listener(source, line))
         except BaseException:

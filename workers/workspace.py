@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-import shutil
+import logging
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
+from uuid import uuid4
 
+from workers import removal
 from workers.blobs import BlobCache
 from workers.failures import AttemptFailed
+
+log = logging.getLogger(__name__)
 
 
 class Workspace:
@@ -54,14 +58,13 @@ class Workspace:
         for blob, target in self._links:
             with suppress(OSError):
                 self._blobs.unlink(blob, target)
-        shutil.rmtree(self.path, ignore_errors=True)
+        _remove(self.path)
 
 
 @contextmanager
 def workspace(attempts: Path, name: str, blobs: BlobCache) -> Iterator[Workspace]:
-    path = attempts / name
-    shutil.rmtree(path, ignore_errors=True)
-    made = Workspace(path, blobs)
+    # A folder of its own, for perhaps that of an earlier attempt could not be removed.
+    made = Workspace(attempts / f"{name}-{uuid4().hex}", blobs)
     try:
         yield made
     finally:
@@ -70,5 +73,11 @@ def workspace(attempts: Path, name: str, blobs: BlobCache) -> Iterator[Workspace
 
 def clear(attempts: Path) -> None:
     """What an agent that was killed has left behind. Only when no other agent runs on this home."""
-    shutil.rmtree(attempts, ignore_errors=True)
-    attempts.mkdir(mode=0o700, parents=True)
+    _remove(attempts)
+    attempts.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+
+def _remove(folder: Path) -> None:
+    """What cannot be removed is in nobody's way, and is tried again when the agent starts."""
+    if not removal.remove(folder):
+        log.warning("%s cannot be removed.", folder)
