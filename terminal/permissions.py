@@ -8,6 +8,7 @@ from django.utils import timezone
 from accounts.models import User
 from nodes.models import Node, NodeQuerySet
 from terminal.models import TerminalGrant, TerminalSession
+from terminal.states import SessionState
 
 Role = TerminalGrant.Role
 EXPIRED = "It has reached its longest time."
@@ -62,7 +63,7 @@ def why_not_any_more(session: TerminalSession) -> str:
         return "The right to a terminal on this node was withdrawn."
     if key is not None and not key.is_valid:
         return "The API key that opened it is not valid any more."
-    if session.expires_at <= timezone.now():
+    if session.state != SessionState.UNAPPROVED and session.expires_at <= timezone.now():
         return EXPIRED
     return ""
 

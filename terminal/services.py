@@ -79,8 +79,10 @@ def approve(session: TerminalSession, user: User) -> None:
     if session.owner_id == user.pk:
         raise refusals.forbidden("Somebody else has to approve this.", user, session=session)
     with transaction.atomic():
+        now = timezone.now()
         waiting = TerminalSession.objects.filter(pk=session.pk, state=SessionState.UNAPPROVED)
-        if not waiting.update(state=SessionState.OPENING, approved_by=user, approved_at=timezone.now()):
+        expires_at = session.expires_at + (now - session.created_at)  # its longest time begins now
+        if not waiting.update(state=SessionState.OPENING, approved_by=user, approved_at=now, expires_at=expires_at):
             raise Conflict("This session does not wait for approval (any more).")
         session.refresh_from_db()
         audit.write("approved", session=session, user=user)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-import pytest
+from datetime import timedelta
 
-from terminal.models import AuditEvent, TerminalGrant
-from tests.terminal.conftest import grant
+import pytest
+from django.db.models import F
+from django.utils import timezone
+
+from terminal import permissions, reports, time_limits
+from terminal.models import AuditEvent, TerminalGrant, TerminalSession
+from tests.terminal.conftest import POLICY, SESSIONS, grant, opened
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -20,3 +25,22 @@ def test_a_grant_in_the_admin_stays_its_users_and_nodes(admin, owner, outsider, 
     assert (row.user, row.role) == (outsider.user, "operator")
     event = AuditEvent.objects.latest("id")
     assert (event.what, event.user, event.details) == ("granted", "ada", {"to": "otto", "role": "operator"})
+
+
+def test_the_longest_time_begins_with_the_approval(owner, team_mate, machine):
+    grant(owner, team_mate, "operator")
+    owner.patch(POLICY, {"approval_required": True, "longest_seconds": 60})
+    id = opened(team_mate)["id"]
+    mine = TerminalSession.objects.filter(pk=id)
+    long = timedelta(minutes=50)
+    mine.update(created_at=F("created_at") - long, expires_at=F("expires_at") - long)
+    reports.sweep()
+    assert owner.post(f"{SESSIONS}{id}/approve").json()["state"] == "opening"
+    assert machine.accept(id).id == id
+    reports.sweep()
+    session = mine.get()
+    assert (session.state, round((session.expires_at - session.approved_at).total_seconds())) == ("open", 60)
+    assert not time_limits.warnings(session, 0)["expires"]
+    mine.update(expires_at=timezone.now())
+    reports.sweep()
+    assert mine.get().end_reason == permissions.EXPIRED
