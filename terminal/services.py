@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 RULES = ("approval_required", "reason_required", "idle_seconds", "longest_seconds", "keep_seconds")
 PER_NODE, PER_USER = 64, 32  # live sessions
 REASON_MOST = 500  # characters
+FILLERS = "\u115f\u1160\u3164\uffa0"  # letters by Unicode that nobody can see
 
 
 def policy_of(node: Node) -> TerminalPolicy:
@@ -38,7 +39,7 @@ def open_session(
         why = f"You may not open terminals on {node.name}. Its owner can grant it."
         raise refusals.forbidden(why, user, node=node.name)
     policy = policy_of(node)
-    if policy.reason_required and not reason.strip():
+    if policy.reason_required and not _says_something(reason):
         raise BadRequest(f"{node.name} asks for a reason: say in `reason` what the terminal is for.")
     if len(reason) > REASON_MOST or "\0" in reason:
         raise BadRequest(f"A reason has at most {REASON_MOST} characters, and no NUL among them.")
@@ -223,6 +224,10 @@ def delete_policy(row: TerminalPolicy, *, by: User) -> None:
 
 def _audit_rules(row: TerminalPolicy, by: User) -> None:
     audit.write("rules_set", user=by, node=row.node.name, rules={rule: getattr(row, rule) for rule in RULES})
+
+
+def _says_something(reason: str) -> bool:
+    return any(character.isalnum() and character not in FILLERS for character in reason)
 
 
 def _why_offline(node: Node) -> str:

@@ -27,6 +27,14 @@ def test_a_grant_in_the_admin_stays_its_users_and_nodes(admin, owner, outsider, 
     assert (event.what, event.user, event.details) == ("granted", "ada", {"to": "otto", "role": "operator"})
 
 
+@pytest.mark.parametrize("reason", ["", " \u200b ", "\u2800\u3164", "\u202e\ufeff", "…"])
+def test_a_reason_that_says_nothing_is_none(owner, machine, reason):
+    owner.patch(POLICY, {"reason_required": True})
+    refused = owner.post(SESSIONS, {"node": "box", "reason": reason})
+    assert (refused.status_code, "asks for a reason" in refused.json()["detail"]) == (400, True)
+    assert opened(owner, reason="硬盘 🙂")["reason"] == "硬盘 🙂"
+
+
 def test_the_longest_time_begins_with_the_approval(owner, team_mate, machine):
     grant(owner, team_mate, "operator")
     owner.patch(POLICY, {"approval_required": True, "longest_seconds": 60})
