@@ -74,7 +74,8 @@ class TerminalSessionAdmin(ReadOnlyAdmin):
             refusals.refused("They may not read this recording.", request.user, session_id=id)
             raise PermissionDenied
         try:
-            return recordings.download(get_object_or_404(TerminalSession, pk=id), request.user)
+            session = get_object_or_404(TerminalSession, pk=id)
+            return recordings.download(session, request.user, request.method)
         except NotFound as error:
             raise Http404(error.message) from None
 

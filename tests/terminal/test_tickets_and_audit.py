@@ -294,11 +294,16 @@ def test_verify_audit_says_where_less_was_recorded_than_shown(owner, machine, se
     assert f"The recording of {sessions['none']} has only 0 of 150 bytes of output" in said
 
 
-def test_recordings_are_read_and_deleted_with_a_trace(owner, session, settings, tmp_path):
+def test_recordings_are_read_and_deleted_with_a_trace(owner, admin, session, settings, tmp_path):
     settings.RECORDINGS_DIR = tmp_path
     address = f"{SESSIONS}{session.pk}/recording"
+    admins = reverse("admin:terminal_recording", args=[session.pk])
+    admin.client.force_login(admin.user)
     assert owner.get(address).status_code == 404
     recorded(session, recordings.path_of(session.pk))
+    for head in (owner.client.head(address), admin.client.head(admins)):
+        assert (head.status_code, bool(int(head["Content-Length"]))) == (200, True)
+        head.close()
     answer = owner.get(address)
     assert answer["Content-Type"] == "application/x-asciicast"
     assert b"".join(answer.streaming_content) == recordings.path_of(session.pk).read_bytes()
