@@ -51,7 +51,10 @@ def may_manage(node: Node, user: User) -> bool:
 
 
 def may_read_recording(session: TerminalSession, user: User) -> bool:
-    return session.owner_id == user.pk or (session.node is not None and may_manage(session.node, user))
+    """Who used a terminal cannot take it from the node's owner by that the node is removed."""
+    if session.owner_id == user.pk:
+        return True
+    return session.node_owner_id == user.pk if session.node is None else may_manage(session.node, user)
 
 
 def why_not_any_more(session: TerminalSession) -> str:

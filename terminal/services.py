@@ -51,6 +51,7 @@ def open_session(
             owner=user,
             node=node,
             node_name=node.name,
+            node_owner=node.owner,
             api_key=api_key,
             reason=reason.strip(),
             state=SessionState.UNAPPROVED if policy.approval_required else SessionState.OPENING,

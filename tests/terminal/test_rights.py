@@ -8,7 +8,8 @@ import pytest
 from django.db.models import F
 from django.utils import timezone
 
-from terminal import permissions, reports, time_limits
+from nodes import services as node_services
+from terminal import permissions, recordings, reports, time_limits
 from terminal.models import AuditEvent, TerminalGrant, TerminalSession
 from tests.terminal.conftest import POLICY, SESSIONS, grant, opened
 
@@ -25,6 +26,23 @@ def test_a_grant_in_the_admin_stays_its_users_and_nodes(admin, owner, outsider, 
     assert (row.user, row.role) == (outsider.user, "operator")
     event = AuditEvent.objects.latest("id")
     assert (event.what, event.user, event.details) == ("granted", "ada", {"to": "otto", "role": "operator"})
+
+
+def test_recordings_stay_their_nodes_owners_when_it_is_removed(owner, team_mate, outsider, machine, settings, tmp_path):
+    settings.RECORDINGS_DIR = tmp_path
+    grant(owner, team_mate, "operator")
+    grant(owner, outsider, "observer")
+    id = opened(team_mate)["id"]
+    machine.accept(id)
+    recordings.path_of(id).write_text("{}\n")
+    node_services.remove(machine.node)
+    assert TerminalSession.objects.get().node is None
+    address = f"{SESSIONS}{id}/recording"
+    assert [person.get(address).status_code for person in (owner, team_mate, outsider)] == [200, 200, 404]
+    assert AuditEvent.objects.filter(what="recording_read", user="olga").count() == 1
+    owner.client.force_login(owner.user)
+    assert f"/terminal/{id}/recording" in owner.client.get("/terminal/", headers={}).content.decode()
+    assert owner.client.get(f"/terminal/{id}/recording").status_code == 200
 
 
 @pytest.mark.parametrize("reason", ["", " \u200b ", "\u2800\u3164", "\u202e\ufeff", "…"])
