@@ -70,3 +70,14 @@ def test_the_longest_time_begins_with_the_approval(owner, team_mate, machine):
     mine.update(expires_at=timezone.now())
     reports.sweep()
     assert mine.get().end_reason == permissions.EXPIRED
+
+
+def test_an_owner_is_above_the_rules_but_not_unseen(owner, machine):
+    """As docs/terminal.md says."""
+    owner.patch(POLICY, {"approval_required": True})
+    assert opened(owner)["state"] == "unapproved"
+    owner.patch(POLICY, {"approval_required": False})
+    assert opened(owner)["state"] == "opening"
+    owner.patch(POLICY, {"approval_required": True})
+    rules = AuditEvent.objects.filter(what="rules_set", user="olga", node="box").order_by("id")
+    assert [event.details["rules"]["approval_required"] for event in rules] == [True, False, True]
