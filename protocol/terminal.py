@@ -33,7 +33,8 @@ VERSION = 1
 FRAME_MOST_BYTES = 64 * 1024
 IN_MOST_BYTES = 4096
 OUT_MOST_BYTES = 32 * 1024
-CONTROL_MOST_BYTES = 32 * 1024  # JSON from a client
+COMMAND_MOST_BYTES = 24 * 1024
+CONTROL_MOST_BYTES = 56 * 1024  # JSON from a client: a command of quotes and new lines has twice its bytes there
 
 WINDOW_BYTES = 256 * 1024  # output that may be on its way: sent, but not yet shown or not yet recorded
 IN_WINDOW_BYTES = 128 * 1024  # input that a client may have on its way: sent, but no INACK yet
@@ -146,8 +147,11 @@ def decode_hello(frame: bytes) -> Hello:
         raise BadFrame("HELLO needs either a ticket or a resume token.")
     if hello.last_offset is not None and not 0 <= hello.last_offset < 2**63:
         raise BadFrame("last_offset is not a place in the output.")
-    if hello.run is not None and "\0" in hello.run.command:
-        raise BadFrame("A command has no NUL.")
+    if hello.run is not None:
+        if "\0" in hello.run.command:
+            raise BadFrame("A command has no NUL.")
+        if len(hello.run.command.encode()) > COMMAND_MOST_BYTES:
+            raise BadFrame(f"A command has at most {COMMAND_MOST_BYTES} bytes.")
     return hello
 
 

@@ -74,7 +74,8 @@ class TerminalSessionAdmin(ReadOnlyAdmin):
             refusals.refused("They may not read this recording.", request.user, session_id=id)
             raise PermissionDenied
         try:
-            return recordings.download(get_object_or_404(TerminalSession, pk=id), request.user)
+            session = get_object_or_404(TerminalSession, pk=id)
+            return recordings.download(session, request.user, request.method)
         except NotFound as error:
             raise Http404(error.message) from None
 
@@ -105,6 +106,9 @@ class TerminalGrantAdmin(AuditedAdmin):
 
     save_row = staticmethod(services.save_grant)
     delete_row = staticmethod(services.delete_grant)
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> Any:
+        return ("user", "node") if obj else ()  # another's would be two changes: one withdrawn, one granted
 
 
 @admin.register(TerminalPolicy)

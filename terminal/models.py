@@ -110,13 +110,14 @@ class SshNode(models.Model):
 
 class SessionQuerySet(OwnedQuerySet):
     def visible_to(self, user: User | AnonymousUser) -> Self:
-        """Own sessions; those on nodes that one owns, or may watch by a grant."""
+        """Own sessions; those on nodes that one owns (or did until they were removed), or may watch by a grant."""
         if not user.is_authenticated:
             return self.none()
         watched = TerminalGrant.objects.filter(
             user=user, role__in=[TerminalGrant.Role.OWNER, TerminalGrant.Role.OBSERVER]
         )
-        return self.filter(Q(owner=user) | Q(node__owner=user) | Q(node__in=watched.values("node")))
+        of_ones_nodes = Q(node__owner=user) | Q(node=None, node_owner=user) | Q(node__in=watched.values("node"))
+        return self.filter(Q(owner=user) | of_ones_nodes)
 
 
 class TerminalSession(Owned):
@@ -125,6 +126,13 @@ class TerminalSession(Owned):
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     node = models.ForeignKey(Node, null=True, on_delete=models.SET_NULL, related_name="terminal_sessions")
     node_name = models.CharField(max_length=63)
+    node_owner = models.ForeignKey(
+        settings.AUTH_USER_MODEL,
+        null=True,
+        on_delete=models.SET_NULL,
+        related_name="+",
+        help_text="Reads the recording when the node is removed, too.",
+    )
     api_key = models.ForeignKey(ApiKey, null=True, on_delete=models.SET_NULL, related_name="+")
     reason = models.CharField(max_length=500, blank=True, help_text="Why it was asked for.")
     state = models.CharField(max_length=10, choices=[(s, s) for s in SessionState], editable=False)

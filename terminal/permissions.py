@@ -8,6 +8,7 @@ from django.utils import timezone
 from accounts.models import User
 from nodes.models import Node, NodeQuerySet
 from terminal.models import TerminalGrant, TerminalSession
+from terminal.states import SessionState
 
 Role = TerminalGrant.Role
 EXPIRED = "It has reached its longest time."
@@ -50,7 +51,10 @@ def may_manage(node: Node, user: User) -> bool:
 
 
 def may_read_recording(session: TerminalSession, user: User) -> bool:
-    return session.owner_id == user.pk or (session.node is not None and may_manage(session.node, user))
+    """Who used a terminal cannot take it from the node's owner by that the node is removed."""
+    if session.owner_id == user.pk:
+        return True
+    return session.node_owner_id == user.pk if session.node is None else may_manage(session.node, user)
 
 
 def why_not_any_more(session: TerminalSession) -> str:
@@ -62,7 +66,7 @@ def why_not_any_more(session: TerminalSession) -> str:
         return "The right to a terminal on this node was withdrawn."
     if key is not None and not key.is_valid:
         return "The API key that opened it is not valid any more."
-    if session.expires_at <= timezone.now():
+    if session.state != SessionState.UNAPPROVED and session.expires_at <= timezone.now():
         return EXPIRED
     return ""
 

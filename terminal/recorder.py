@@ -15,7 +15,7 @@ import msgspec
 from asgiref.sync import sync_to_async
 from django.conf import settings
 from django.db import Error as DatabaseError
-from django.db import close_old_connections
+from django.db import close_old_connections, transaction
 from django.db.models import Q
 from django.utils import timezone
 
@@ -220,5 +220,6 @@ def _to_record() -> list[TerminalSession]:
 
 
 def _finished(session: TerminalSession, digest: str, offset: int) -> None:
-    if TerminalSession.objects.filter(pk=session.pk, recording_digest="").update(recording_digest=digest):
-        audit.write("recorded", session=session, sha256=digest, output_bytes=offset)
+    with transaction.atomic():
+        if TerminalSession.objects.filter(pk=session.pk, recording_digest="").update(recording_digest=digest):
+            audit.write("recorded", session=session, sha256=digest, output_bytes=offset)

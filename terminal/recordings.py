@@ -29,8 +29,8 @@ def path_of(session_id: UUID) -> Path:
     return Path(settings.RECORDINGS_DIR) / f"{session_id}.cast"
 
 
-def download(session: TerminalSession, user: User) -> RangedFileResponse:
-    """Raises NotFound. That it was read is audited. Of one that still grows: what is there now."""
+def download(session: TerminalSession, user: User, method: str | None) -> RangedFileResponse:
+    """Raises NotFound. That it was read is audited; HEAD reads nothing. Of one that still grows: what is there now."""
     try:
         file = path_of(session.pk).open("rb")
     except FileNotFoundError:
@@ -38,7 +38,8 @@ def download(session: TerminalSession, user: User) -> RangedFileResponse:
         raise NotFound(f"The recording {gone}.") from None
     with file:
         size = os.fstat(file.fileno()).st_size
-        audit.write("recording_read", session=session, user=user)
+        if method != "HEAD":
+            audit.write("recording_read", session=session, user=user)
         headers = {
             "Content-Length": str(size),
             "Content-Type": CONTENT_TYPE,

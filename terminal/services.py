@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 RULES = ("approval_required", "reason_required", "idle_seconds", "longest_seconds", "keep_seconds")
 PER_NODE, PER_USER = 64, 32  # live sessions
 REASON_MOST = 500  # characters
+FILLERS = "\u115f\u1160\u3164\uffa0"  # letters by Unicode that nobody can see
 
 
 def policy_of(node: Node) -> TerminalPolicy:
@@ -38,7 +39,7 @@ def open_session(
         why = f"You may not open terminals on {node.name}. Its owner can grant it."
         raise refusals.forbidden(why, user, node=node.name)
     policy = policy_of(node)
-    if policy.reason_required and not reason.strip():
+    if policy.reason_required and not _says_something(reason):
         raise BadRequest(f"{node.name} asks for a reason: say in `reason` what the terminal is for.")
     if len(reason) > REASON_MOST or "\0" in reason:
         raise BadRequest(f"A reason has at most {REASON_MOST} characters, and no NUL among them.")
@@ -50,6 +51,7 @@ def open_session(
             owner=user,
             node=node,
             node_name=node.name,
+            node_owner=node.owner,
             api_key=api_key,
             reason=reason.strip(),
             state=SessionState.UNAPPROVED if policy.approval_required else SessionState.OPENING,
@@ -79,8 +81,10 @@ def approve(session: TerminalSession, user: User) -> None:
     if session.owner_id == user.pk:
         raise refusals.forbidden("Somebody else has to approve this.", user, session=session)
     with transaction.atomic():
+        now = timezone.now()
         waiting = TerminalSession.objects.filter(pk=session.pk, state=SessionState.UNAPPROVED)
-        if not waiting.update(state=SessionState.OPENING, approved_by=user, approved_at=timezone.now()):
+        expires_at = session.expires_at + (now - session.created_at)  # its longest time begins now
+        if not waiting.update(state=SessionState.OPENING, approved_by=user, approved_at=now, expires_at=expires_at):
             raise Conflict("This session does not wait for approval (any more).")
         session.refresh_from_db()
         audit.write("approved", session=session, user=user)
@@ -221,6 +225,10 @@ def delete_policy(row: TerminalPolicy, *, by: User) -> None:
 
 def _audit_rules(row: TerminalPolicy, by: User) -> None:
     audit.write("rules_set", user=by, node=row.node.name, rules={rule: getattr(row, rule) for rule in RULES})
+
+
+def _says_something(reason: str) -> bool:
+    return any(character.isalnum() and character not in FILLERS for character in reason)
 
 
 def _why_offline(node: Node) -> str:

@@ -67,7 +67,7 @@ def offered_keys(host: str, port: int) -> list[str]:
             timeout=SECONDS,
             check=True,
         )
-    except subprocess.TimeoutExpired:
+    except (subprocess.TimeoutExpired, subprocess.CalledProcessError):
         raise Unavailable(f"{host} port {port} did not answer in time.") from None
     seen = msgspec.json.decode(done.stdout, type=Seen)
     if seen.outcome != "ok":

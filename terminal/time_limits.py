@@ -19,7 +19,7 @@ def why_over(session: TerminalSession, idle_seconds: float) -> str:
 
 def warnings(session: TerminalSession, idle_seconds: float) -> dict[str, str]:
     """For each kind of notice what to tell now, or nothing: it is too early (again)."""
-    longest_seconds = (session.expires_at - session.created_at).total_seconds()
+    longest_seconds = (session.expires_at - (session.approved_at or session.created_at)).total_seconds()
     return {
         "idle": _warning(session.idle_seconds - idle_seconds, session.idle_seconds, "unless something is typed"),
         "expires": _warning(_seconds_left(session), longest_seconds, "when it has reached its longest time"),

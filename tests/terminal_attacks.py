@@ -324,6 +324,11 @@ TRACES = (
             "`verify_audit` names it",
             "test_verify_audit_finds_a_recording_that_was_changed",
         ),
+        (
+            "a recording and its session's row forged or deleted together",
+            "`verify_audit` goes by the audit and names it",
+            "test_verify_audit_believes_the_audit_and_not_the_row",
+        ),
     ),
 )
 

@@ -15,7 +15,7 @@ import typer
 
 from cyxwiz.cli.output import note
 from cyxwiz.cli.session import connect
-from cyxwiz.errors import CyxwizError
+from cyxwiz.errors import BadInput, CyxwizError
 
 if TYPE_CHECKING:
     from cyxwiz.client import Client
@@ -85,6 +85,8 @@ def _carry(client: Client, node: str, run: Run | None, *, reason: str, session: 
         opened = client.terminals.open(node, cols=cols, rows=rows, reason=reason)
         _wait_for_approval(client, opened)
         session = opened.id
+    elif (found := client.terminals.get(session)).node != node:
+        raise BadInput(f"The terminal {session} is on {found.node}, not on {node}.")
     return screen.run(client, session, client.terminals.ticket(session), run, (cols, rows))
 
 

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from cyxwiz.errors import NotUnderstood
+from cyxwiz.errors import BadInput, NotUnderstood
 
 VERSION = 1
 HELLO, READY = 0x01, 0x02
@@ -17,6 +17,8 @@ ACK, RESIZE, SIGNAL = 0x20, 0x21, 0x22
 EXIT, NOTICE = 0x30, 0x31
 
 IN_MOST_BYTES = 4096
+COMMAND_MOST_BYTES = 24 * 1024
+FROM_INPUT = "Give it as a script on standard input: cyxwiz nodes exec NODE sh < script"
 OFFSET = struct.Struct("!BQ")
 SEQUENCE = struct.Struct("!BI")
 SIZE = struct.Struct("!BHH")
@@ -35,6 +37,14 @@ class Run:
     command: str = ""
     pty: bool = True
     env: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        try:
+            length = len(self.command.encode())
+        except UnicodeEncodeError:
+            raise BadInput(f"The command is not UTF-8. {FROM_INPUT}") from None
+        if length > COMMAND_MOST_BYTES:
+            raise BadInput(f"A command has at most {COMMAND_MOST_BYTES} bytes. {FROM_INPUT}")
 
 
 @dataclass(frozen=True)

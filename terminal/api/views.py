@@ -104,7 +104,7 @@ class RecordingView(APIView):
         if not permissions.may_read_recording(session, user):
             why = "Only who opened a terminal and owners of the node read its recording."
             raise refusals.forbidden(why, user, session=session)
-        return recordings.download(session, user)
+        return recordings.download(session, user, request.method)
 
 
 class GrantsView(APIView):

@@ -60,6 +60,11 @@ def _open(guest: Guest, size: tuple[int, int]) -> TerminalSession:
     )
 
 
+def look_again(session: TerminalSession) -> None:
+    """At what an approval, or its refusal, changes."""
+    session.refresh_from_db(fields=["state", "end_reason", "approved_at", "expires_at"])
+
+
 def runs(guest: Guest, session: TerminalSession, run: Run) -> None:
     audit.write("runs", session=session, user=guest.user, command=run.command, pty=run.pty)
 

@@ -35,7 +35,6 @@ log = logging.getLogger(__name__)
 # `eow@openssh.com`; nothing else shows it. No number: clients know faults by them.
 VERSION = "SSH-2.0-OpenSSH_compatible CyxWiz"
 TRIES = 3
-MOST_COMMAND_BYTES = 24 * 1024
 MOST_VARIABLES = 32
 WINDOW_BYTES = 256 * 1024  # what a client may send before we have read it
 FIRST_LINE_SECONDS = 10.0
@@ -237,8 +236,8 @@ class Visitor(paramiko.ServerInterface):
         return True
 
     def _why_not(self, command: bytes) -> str:
-        if len(command) > MOST_COMMAND_BYTES:
-            return f"A command has at most {MOST_COMMAND_BYTES} bytes. {FROM_INPUT}"
+        if len(command) > terminal.COMMAND_MOST_BYTES:
+            return f"A command has at most {terminal.COMMAND_MOST_BYTES} bytes. {FROM_INPUT}"
         try:
             text = command.decode()
         except UnicodeDecodeError:

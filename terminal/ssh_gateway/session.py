@@ -116,7 +116,7 @@ class SshSession:
                 await asyncio.wait_for(self._left.wait(), TICK_SECONDS)
             if self._left.is_set():
                 raise Left
-            await database_sync_to_async(session.refresh_from_db)(fields=["state", "end_reason"])
+            await database_sync_to_async(admission.look_again)(session)
         if session.state not in LIVE:
             raise Ended(session.end_reason)
         self._number = await database_sync_to_async(admission.next_writer)(session)

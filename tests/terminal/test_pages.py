@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from datetime import timedelta
 
 import pytest
 from django.contrib.sessions.models import Session
 from django.test import Client
 from django.urls import reverse
+from django.utils import timezone
 
 from nodes.models import Node
 from protocol import names
@@ -103,6 +105,13 @@ def test_no_secret_is_in_a_page_and_nothing_is_done_by_following_a_link(owner, m
     strict.force_login(owner.user)
     for address in (f"{PAGE}nodes/box/", f"{PAGE}{session['id']}/end"):
         assert strict.post(address).status_code == 403
+
+
+def test_what_is_over_says_how_long_it_was_open(owner, machine):
+    opened(owner)
+    now = timezone.now()
+    TerminalSession.objects.update(state="ended", opened_at=now - timedelta(minutes=7), ended_at=now)
+    assert re.search(r"\d, 7.minutes", text(browser(owner).get(PAGE)))
 
 
 def test_an_outsider_finds_nothing(owner, outsider, machine):

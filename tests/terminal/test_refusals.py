@@ -7,12 +7,16 @@ from uuid import uuid4
 import pytest
 
 from accounts import keys, live
-from accounts.models import User
+from accounts.models import SshKey, User
 from protocol import names
+from protocol.errors import CyxwizError
 from terminal import refusals
 from terminal.models import AuditEvent
+from terminal.ssh_gateway import admission as ssh_door
+from terminal.ssh_gateway.admission import Guest
+from terminal.ssh_gateway.login import Login
 from tests.cast import person
-from tests.terminal.conftest import SESSIONS, grant, opened
+from tests.terminal.conftest import POLICY, SESSIONS, grant, opened
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -88,6 +92,38 @@ def test_staff_who_may_not_read_recordings_too(owner, machine):
     owner.client.force_login(clerk)
     assert owner.client.get(f"/admin/terminal/terminalsession/{session}/recording", headers={}).status_code == 403
     assert rows() == [("clerk", session, "", "They may not read this recording.")]
+
+
+def test_by_ssh_too_with_the_key_once_a_minute(owner, outsider, machine, empty_redis):
+    """Of somebody who sees nothing, who may not open one, and who gives no reason."""
+    key = SshKey(owner=outsider.user, fingerprint="SHA256:x")
+    guest = Guest(Login(outsider.user.username, "box"), key, reason="", address="10.0.0.1")
+
+    def refusal() -> str:
+        with pytest.raises(CyxwizError) as raised:
+            ssh_door.open_session(guest, (80, 24))
+        return raised.value.message
+
+    assert refusal() == refusal() == "You know no node 'box'."
+    grant(owner, outsider, "observer")
+    assert refusal() == refusal()
+    grant(owner, outsider, "operator")
+    owner.patch(POLICY, {"reason_required": True})
+    assert "LC_CYXWIZ_REASON" in refusal() == refusal()
+    assert [row[3] for row in rows()] == [
+        "They may not see this node.",
+        "You may not open terminals on box. Its owner can grant it.",
+        "box asks for a reason: say in `reason` what the terminal is for.",
+    ]
+    for event in AuditEvent.objects.filter(what="refused"):
+        assert event.details.items() >= {"ssh_key": "SHA256:x", "address": "10.0.0.1"}.items()
+
+
+def test_a_missing_reason_too(owner, machine):
+    owner.patch(POLICY, {"reason_required": True})
+    for _ in range(2):
+        assert owner.post(SESSIONS, {"node": "box"}).status_code == 400
+    assert [row[3] for row in rows()] == ["box asks for a reason: say in `reason` what the terminal is for."]
 
 
 def test_a_loop_of_refusals_has_a_row_a_minute_which_counts_the_others(owner, outsider, machine):

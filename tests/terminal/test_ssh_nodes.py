@@ -122,6 +122,13 @@ def test_nonsense_is_refused_and_leaves_nothing(admin, about, field, value, word
     assert not AuditEvent.objects.exists()
 
 
+def test_a_look_that_breaks_is_no_error_of_the_api(admin, about, monkeypatch):
+    monkeypatch.setattr(ssh_looks, "COMMAND", ("false",))
+    address = {"host": about["host"], "port": about["port"]}
+    assert admin.post(f"{SSH_NODES}offered-keys", address).status_code == 503
+    assert admin.post(SSH_NODES, about | {"host_key": "SHA256:x"}).status_code == 503
+
+
 def test_a_fingerprint_will_do_and_a_name_is_taken_once(admin, server, about):
     by_fingerprint = {**about, "host_key": ssh.fingerprint(server.host_key)}
     assert admin.post(SSH_NODES, by_fingerprint).json()["host_key"] == server.host_key

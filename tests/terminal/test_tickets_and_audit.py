@@ -16,7 +16,7 @@ from django.urls import reverse
 from django.utils import timezone
 
 from protocol.errors import Conflict, CyxwizError, Forbidden
-from terminal import audit, cast, recordings, services, tickets
+from terminal import audit, cast, recorder, recordings, services, tickets
 from terminal.cast import Cast
 from terminal.models import AuditEvent, TerminalSession, TerminalTicket
 from tests.terminal.conftest import SESSIONS, opened
@@ -200,26 +200,58 @@ def test_only_one_recorder_writes_a_file(tmp_path):
     one.close()
 
 
-def test_verify_audit_finds_a_recording_that_was_changed(owner, session, settings, tmp_path, capsys):
-    settings.RECORDINGS_DIR = tmp_path
-    one = new_cast(recordings.path_of(session.pk))
-    for at in range(10):
+def recorded(session: TerminalSession, path, *, lines: int = 10) -> None:
+    """As the recorder does, 15 bytes of output in each line."""
+    one = new_cast(path)
+    for at in range(lines):
         one.output(at, b"secret things\r\n")
         one.checkpoint()
     one.close()
-    TerminalSession.objects.filter(pk=session.pk).update(recording_digest=one.digest)
+    recorder._finished(session, one.digest, one.offset)
+
+
+def test_verify_audit_finds_a_recording_that_was_changed(owner, session, settings, tmp_path, capsys):
+    settings.RECORDINGS_DIR = tmp_path
+    path = recordings.path_of(session.pk)
+    recorded(session, path)
     call_command("verify_audit")
     assert "1 recordings are as they were written" in capsys.readouterr().out
-    content = recordings.path_of(session.pk).read_bytes()
+    content = path.read_bytes()
     for broken in (
         content.replace(b"secret", b"benign", 1),
         content[: len(content) // 2],
         b"",
         content + b'[0,"o",""]\n',
     ):
-        recordings.path_of(session.pk).write_bytes(broken)
+        path.write_bytes(broken)
         with pytest.raises(CommandError, match="recording"):
             call_command("verify_audit")
+
+
+@pytest.mark.parametrize("row", ["forged", "as if nothing was recorded", "gone"])
+def test_verify_audit_believes_the_audit_and_not_the_row(owner, machine, settings, tmp_path, row):
+    settings.RECORDINGS_DIR = tmp_path
+    sessions = [TerminalSession.objects.get(pk=opened(owner)["id"]) for _ in range(2)]
+    for session in sessions:
+        path = recordings.path_of(session.pk)
+        recorded(session, path)
+        path.unlink()
+        mine = TerminalSession.objects.filter(pk=session.pk)
+        if row == "forged":
+            forged = new_cast(path)
+            forged.output(0, b"nothing happened\r\n")
+            forged.checkpoint()
+            forged.close()
+            mine.update(recording_digest=forged.digest)
+        elif row == "gone":
+            mine.delete()
+        else:
+            path.touch()
+            mine.update(recording_digest="", recording_deleted_at=timezone.now())
+    with pytest.raises(CommandError) as raised:
+        call_command("verify_audit")
+    for session in sessions:
+        assert f"The recording of terminal {session.pk} on box: It " in str(raised.value)
 
 
 @pytest.mark.parametrize("end", [b"", b"x" * 200 * 2**20], ids=["as it was written", "one long line added"])
@@ -234,7 +266,7 @@ def test_verify_audit_has_no_recording_in_memory(owner, session, settings, tmp_p
     one.close()
     with path.open("ab") as file:
         file.write(end)
-    TerminalSession.objects.filter(pk=session.pk).update(recording_digest=one.digest)
+    recorder._finished(session, one.digest, one.offset)
     tracemalloc.start()
     try:
         if end:
@@ -247,34 +279,42 @@ def test_verify_audit_has_no_recording_in_memory(owner, session, settings, tmp_p
         tracemalloc.stop()
 
 
-def test_verify_audit_says_where_less_was_recorded_than_shown(owner, machine, capsys):
+def test_verify_audit_says_where_less_was_recorded_than_shown(owner, machine, settings, tmp_path, capsys):
+    settings.RECORDINGS_DIR = tmp_path
     sessions = {name: TerminalSession.objects.get(pk=opened(owner)["id"]) for name in ("whole", "short", "none")}
-    for name, recorded in (("whole", 100), ("short", 60), ("none", None)):
+    for name, lines in (("whole", 10), ("short", 6), ("none", 0)):
         machine.accept(str(sessions[name].pk))
-        if recorded is not None:
-            audit.write("recorded", session=sessions[name], output_bytes=recorded)
-        machine.ended(str(sessions[name].pk), code=0, output_bytes=100)
+        if lines:
+            recorded(sessions[name], recordings.path_of(sessions[name].pk), lines=lines)
+        machine.ended(str(sessions[name].pk), code=0, output_bytes=150)
     call_command("verify_audit")
     said = capsys.readouterr().out
     assert str(sessions["whole"]) not in said
-    assert f"The recording of {sessions['short']} has only 60 of 100 bytes of output" in said
-    assert f"The recording of {sessions['none']} has only 0 of 100 bytes of output" in said
+    assert f"The recording of {sessions['short']} has only 90 of 150 bytes of output" in said
+    assert f"The recording of {sessions['none']} has only 0 of 150 bytes of output" in said
 
 
-def test_recordings_are_read_and_deleted_with_a_trace(owner, session, settings, tmp_path):
+def test_recordings_are_read_and_deleted_with_a_trace(owner, admin, session, settings, tmp_path):
     settings.RECORDINGS_DIR = tmp_path
     address = f"{SESSIONS}{session.pk}/recording"
+    admins = reverse("admin:terminal_recording", args=[session.pk])
+    admin.client.force_login(admin.user)
     assert owner.get(address).status_code == 404
-    recordings.path_of(session.pk).write_text("{}\n")
+    recorded(session, recordings.path_of(session.pk))
+    for head in (owner.client.head(address), admin.client.head(admins)):
+        assert (head.status_code, bool(int(head["Content-Length"]))) == (200, True)
+        head.close()
     answer = owner.get(address)
     assert answer["Content-Type"] == "application/x-asciicast"
-    assert b"".join(answer.streaming_content) == b"{}\n"
+    assert b"".join(answer.streaming_content) == recordings.path_of(session.pk).read_bytes()
     assert recordings.delete_old() == 0
     TerminalSession.objects.update(state="ended", ended_at=timezone.now() - timedelta(days=91))
     assert recordings.delete_old() == 1
     assert not recordings.path_of(session.pk).exists()
     assert "deleted" in owner.get(address).json()["detail"]
-    assert [e.what for e in AuditEvent.objects.order_by("id")][2:] == ["recording_read", "recording_deleted"]
+    call_command("verify_audit")
+    traces = [e.what for e in AuditEvent.objects.order_by("id")][2:]
+    assert traces == ["recorded", "recording_read", "recording_deleted"]
 
 
 @pytest.mark.parametrize("door", ["API", "admin"])

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,7 +25,7 @@ from tests.sshd import ME, Sshd
 from tests.waiting import until
 from tests.workers import terminal_side
 from tests.workers.terminal_side import TerminalSide, marked
-from workers.terminal import looks
+from workers.terminal import looks, ssh_client
 
 pytestmark = sshd.needs_sshd
 
@@ -222,6 +225,42 @@ def test_one_that_is_down_or_something_else_is_told_apart(server: Sshd, target: 
         page.kill()
         page.wait()
     server.start()
+
+
+BANNER = b"SSH-2.0-x\r\n"
+KEX = b"\x14" + bytes(16) + b"\0\0\0\x02\xff\xff" + bytes(40)  # its first list is no UTF-8
+
+
+@pytest.mark.parametrize(
+    "says",
+    [b"", BANNER, BANNER + (len(KEX) + 6).to_bytes(4, "big") + b"\x05" + KEX + bytes(5)],
+    ids=["nothing", "its version only", "nonsense"],
+)
+def test_one_that_does_not_go_on_is_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, says: bytes) -> None:
+    monkeypatch.setattr(ssh_client, "ANSWER_SECONDS", 0.5)
+    key_file = tmp_path / "key"
+    sshd.make_key(key_file)
+    key = " ".join(key_file.with_suffix(".pub").read_text().split()[:2])
+
+    def answer() -> None:
+        with contextlib.suppress(OSError):  # closed: the test is over
+            while True:
+                connection, _ = mute.accept()
+                connected.append(connection)
+                connection.sendall(says)
+
+    connected: list[socket.socket] = []
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        threading.Thread(target=answer, daemon=True).start()
+        port = mute.getsockname()[1]
+        for host_key in (key, ""):  # a look at a node; which keys it offers
+            target = SshTarget(host="127.0.0.1", port=port, user=ME, host_key=host_key, key_file=str(key_file))
+            assert seen(target) == (
+                "down",
+                f"What answers at 127.0.0.1 port {port} does not speak ssh, broke off, or did not answer in time.",
+            )
+    for connection in connected:
+        connection.close()
 
 
 def test_the_keys_that_a_machine_offers_can_be_compared(server: Sshd, target: SshTarget) -> None:

@@ -50,7 +50,7 @@ def connect(target: SshTarget) -> paramiko.Transport:
     try:
         key = paramiko.Ed25519Key(filename=target.key_file)
         transport.auth_publickey(target.user, key)
-    except (OSError, paramiko.SSHException) as error:
+    except Exception as error:  # of any kind, as in _start
         transport.close()
         if isinstance(error, paramiko.AuthenticationException):
             raise Refused(
@@ -101,13 +101,15 @@ def _start(host: str, port: int, key_types: tuple[str, ...]) -> paramiko.Transpo
     transport.get_security_options().key_types = key_types
     try:
         transport.start_client(timeout=ANSWER_SECONDS)
+        _host_key(transport)  # when its time is over start_client only returns, and there is none
     except paramiko.IncompatiblePeer:
         transport.close()
         raise
-    except (OSError, EOFError, paramiko.SSHException):
+    except Exception:  # of any kind: it is what paramiko's thread fell over
         # Not in paramiko's words, which repeat what the other end has said.
         transport.close()
-        raise NoWayIn(f"What answers at {host} port {port} does not speak ssh, or broke off.") from None
+        why = "does not speak ssh, broke off, or did not answer in time"
+        raise NoWayIn(f"What answers at {host} port {port} {why}.") from None
     return transport
 
 
