@@ -12,11 +12,12 @@ from dataclasses import dataclass
 
 import msgspec
 
-from accounts.redis_connection import RedisConnection
+from accounts.redis_connection import RedisConnection, ReplyTooLarge
 from protocol import names, terminal
 from terminal.broker import Broker
 
-AT_ONCE = 16  # entries in one read: what waits in memory for a slow client
+AT_ONCE = 4  # entries in one read: what waits in memory, Redis's too, for a slow client
+ENTRY_BYTES = terminal.FRAME_MOST_BYTES + 1024  # with what Redis says around a frame
 BULK_BYTES = 1024  # after a frame of more than that the others have their turn
 BLOCK_MS = 5000
 ASK_AGAIN_SECONDS = 3.0  # what the node popped when its connection broke is lost
@@ -52,6 +53,13 @@ class BeyondOutput(Exception):
     """The client asked for output that there never was."""
 
 
+class TooMuch(Exception):
+    """A frame larger than any that a node may send."""
+
+    def __init__(self) -> None:
+        super().__init__("Its node sent more at once than a terminal may.")
+
+
 class Attachment:
     def __init__(
         self, broker: Broker, node_id: str, session_id: str, writer: int = 0, run: terminal.Run | None = None
@@ -74,9 +82,9 @@ class Attachment:
         self.at_ms = 0  # Redis's Unix time of what was passed on last
 
     async def frames(self, last_offset: int | None, cols: int, rows: int) -> AsyncIterator[bytes | Began | Gap]:
-        """Until the task is cancelled. Raises TakenOver, BeyondOutput, and what Redis raises."""
+        """Until the task is cancelled. Raises TakenOver, BeyondOutput, TooMuch, and what Redis raises."""
         await self._broker.up()
-        reader = await self._broker.reader()
+        reader = await self._broker.reader(AT_ONCE * ENTRY_BYTES)
         try:
             newest = await reader.command("XREVRANGE", self._stream, "+", "-", "COUNT", 1)
             read_upto = newest[0][0] if newest else b"0-0"
@@ -97,6 +105,8 @@ class Attachment:
                             await asyncio.sleep(0)
                 if self._question and self._ask_again_in() <= 0:
                     self._put_question()
+        except ReplyTooLarge:
+            raise TooMuch from None
         finally:
             reader.abort()
 
@@ -149,6 +159,8 @@ class Attachment:
         return [(id, fields[1]) for id, fields in entries]
 
     def _sort_out(self, frame: bytes) -> bytes | Began | Gap | None:
+        if len(frame) > terminal.FRAME_MOST_BYTES:
+            raise TooMuch
         match frame[0]:
             case terminal.OUT | terminal.ERR:
                 return self._output(frame) if self._began else None

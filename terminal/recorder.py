@@ -21,10 +21,11 @@ from django.utils import timezone
 
 from protocol import names, terminal
 from terminal import audit, recordings, services
-from terminal.attachment import Attachment, Began, Gap
+from terminal.attachment import Attachment, Began, Gap, TooMuch
 from terminal.broker import Broker
 from terminal.cast import Busy, Cast
 from terminal.models import TerminalSession
+from terminal.pace import Lane, Pace
 from terminal.states import LIVE, SessionState
 
 log = logging.getLogger(__name__)
@@ -38,19 +39,6 @@ CHECKPOINT_SECONDS = 0.2
 FLOOD_BYTES_PER_SECOND = 4 * 2**20
 SYNC_SECONDS = 5.0
 LAST_FRAMES = timedelta(seconds=20)  # after the end of a session
-
-
-class Pace:
-    """Lets through so many bytes in a second, in the order in which they came."""
-
-    def __init__(self, bytes_per_second: float) -> None:
-        self._rate = bytes_per_second
-        self._free_at = 0.0
-
-    async def pass_through(self, count: int) -> None:
-        now = asyncio.get_running_loop().time()
-        self._free_at = max(self._free_at, now) + count / self._rate
-        await asyncio.sleep(self._free_at - now)
 
 
 class Recorder:
@@ -90,7 +78,7 @@ class SessionRecorder:
 
     def __init__(self, broker: Broker, floods: Pace, session: TerminalSession) -> None:
         self._broker = broker
-        self._floods = floods
+        self._floods, self._lane = floods, Lane()
         self._session = session
         self._attachment = Attachment(broker, str(session.node_id), str(session.pk))
         self._timer: asyncio.TimerHandle | None = None
@@ -145,6 +133,9 @@ class SessionRecorder:
             await asyncio.wait([pump, lost], return_when=asyncio.FIRST_COMPLETED)
             if pump.done():
                 pump.result()
+        except TooMuch as error:  # nobody can read past that
+            await self._end(str(error))
+            await self._finish()
         finally:
             for task in (pump, lost):
                 task.cancel()
@@ -172,7 +163,7 @@ class SessionRecorder:
                 await self._finish()
                 return
             if cast.waiting_bytes > CHECKPOINT_BYTES:
-                await self._floods.pass_through(cast.waiting_bytes)
+                await self._floods.pass_through(self._lane, cast.waiting_bytes)
                 await self._checkpoint()
             elif self._timer is None:
                 self._timer = asyncio.get_running_loop().call_later(CHECKPOINT_SECONDS, self._on_timer)
@@ -208,8 +199,11 @@ class SessionRecorder:
 
     async def _give_up(self, why: str) -> None:
         """What cannot be recorded may not go on."""
-        if await sync_to_async(services.end)(self._session, f"It could not be recorded: {why}."):
-            log.error("%s cannot be recorded: %s", self._session, why)
+        await self._end(f"It could not be recorded: {why}.")
+
+    async def _end(self, why: str) -> None:
+        if await sync_to_async(services.end)(self._session, why):
+            log.error("%s was ended. %s", self._session, why)
 
 
 def _to_record() -> list[TerminalSession]:

@@ -8,8 +8,8 @@ from tests.attacks import Group, of, table
 from tests.ssh_attacks import BY_SSH
 
 E2E, TERMINAL, WORKERS = "tests/e2e", "tests/terminal", "tests/workers"
-DOORS, LIMITS, LOSSLESS, COMINGS = (
-    f"{E2E}/test_terminal_{name}.py" for name in ("doors", "limits", "lossless", "comings")
+DOORS, LIMITS, LOSSLESS, COMINGS, NODES = (
+    f"{E2E}/test_terminal_{name}.py" for name in ("doors", "limits", "lossless", "comings", "nodes")
 )
 REFUSALS, TEXTS = f"{TERMINAL}/test_refusals.py", f"{TERMINAL}/test_texts.py"
 TICKETS, SESSIONS = f"{TERMINAL}/test_tickets_and_audit.py", f"{TERMINAL}/test_sessions.py"
@@ -152,6 +152,14 @@ FLOODS = (
             "test_the_pty_is_not_read_further_than_what_was_shown_and_recorded",
         ),
         ("broken frames from Redis", "dropped", "test_broken_frames_do_no_harm"),
+    ),
+    *of(
+        NODES,
+        (
+            "a node puts a frame of 100 MiB into its stream",
+            "its terminal is ended, audited; under 32 MiB more; others go on",
+            "test_a_frame_of_100_mib_ends_its_terminal_and_costs_others_nothing",
+        ),
     ),
     *of(
         LOSSLESS,

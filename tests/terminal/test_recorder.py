@@ -17,7 +17,8 @@ from terminal import recorder, recordings
 from terminal.broker import Broker
 from terminal.cast import Cast
 from terminal.models import TerminalSession
-from terminal.recorder import Pace, SessionRecorder
+from terminal.pace import Lane, Pace
+from terminal.recorder import SessionRecorder
 from tests.cast import Person
 from tests.terminal.conftest import TerminalMachine, close, opened
 
@@ -122,3 +123,36 @@ def test_one_that_is_not_wanted_any_more_because_it_was_noted(
     asyncio.run(course())
     assert TerminalSession.objects.get().recording_digest
     call_command("verify_audit")
+
+
+def test_who_shows_little_waits_for_one_piece_of_a_flood_at_a_time_however_many_flood() -> None:
+    piece, of_a_flood, pieces = 33 * 1024, 200 * 1024, 18
+    let_through = 0
+
+    async def flood(pace: Pace) -> None:
+        nonlocal let_through
+        lane = Lane()
+        while True:
+            await pace.pass_through(lane, of_a_flood)
+            let_through += 1
+
+    async def course() -> None:
+        pace = Pace(40 * 2**20)
+        floods = [asyncio.create_task(flood(pace)) for _ in range(12)]
+        lane = Lane()
+        for _ in range(2):  # who rests between, even if they wait for long, has the same again
+            while let_through < 100:
+                await asyncio.sleep(0)
+            before = let_through
+            for _ in range(pieces):
+                await pace.pass_through(lane, piece)
+            assert let_through - before <= pieces + 1
+            let_through_by_then = let_through
+            while let_through < let_through_by_then + 12 * 6:  # a flood had more than a MiB meanwhile
+                await asyncio.sleep(0)
+        for one in floods:
+            one.cancel()
+        await asyncio.wait(floods)
+        await asyncio.wait_for(pace.pass_through(lane, piece), 1)  # nobody's debt is left
+
+    asyncio.run(course())
