@@ -4,9 +4,9 @@ doubled, and passes on the rest. Knows no websocket, so whatever carries a termi
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import os
-import struct
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
@@ -15,6 +15,9 @@ import msgspec
 from accounts.redis_connection import RedisConnection, ReplyTooLarge
 from protocol import names, terminal
 from terminal.broker import Broker
+from terminal.node_frames import checked
+
+log = logging.getLogger(__name__)
 
 AT_ONCE = 4  # entries in one read: what waits in memory, Redis's too, for a slow client
 ENTRY_BYTES = terminal.FRAME_MOST_BYTES + 1024  # with what Redis says around a frame
@@ -50,7 +53,10 @@ class TakenOver(Exception):
 
 
 class BeyondOutput(Exception):
-    """The client asked for output that there never was."""
+    """The client asked for output that there never was, as the node says."""
+
+    def __init__(self) -> None:
+        super().__init__("Its node has less output than was shown.")
 
 
 class TooMuch(Exception):
@@ -73,6 +79,7 @@ class Attachment:
         self._writer = writer
         self._id = os.urandom(16)
         self._began = False
+        self._complained = False
         self._question = b""  # the ATTACH that is not answered yet
         self._ask_again_at = 0.0
         self._size = (0, 0)
@@ -95,11 +102,7 @@ class Attachment:
                 for id, frame in await self._read(reader, read_upto):
                     read_upto = id
                     self.at_ms = int(id.partition(b"-")[0])
-                    try:
-                        passed = self._sort_out(frame)
-                    except (struct.error, IndexError):  # a node may say what it likes
-                        continue
-                    if passed is not None:
+                    if (passed := self._look_at(frame)) is not None:
                         yield passed
                         if len(frame) > BULK_BYTES:
                             await asyncio.sleep(0)
@@ -158,16 +161,26 @@ class Attachment:
         (entries,) = answer.values()
         return [(id, fields[1]) for id, fields in entries]
 
-    def _sort_out(self, frame: bytes) -> bytes | Began | Gap | None:
+    def _look_at(self, frame: bytes) -> bytes | Began | Gap | None:
         if len(frame) > terminal.FRAME_MOST_BYTES:
             raise TooMuch
+        try:
+            return self._sort_out(checked(frame))
+        except terminal.BadFrame as error:
+            if not self._complained:
+                self._complained = True
+                log.warning("Of %s a frame was dropped, as others will be: %s", self._stream, error)
+            return None
+
+    def _sort_out(self, frame: bytes) -> bytes | Began | Gap | None:
         match frame[0]:
             case terminal.OUT | terminal.ERR:
                 return self._output(frame) if self._began else None
             case terminal.ATTACHED:
                 return self._attached(frame)
             case terminal.INACK:
-                return frame if self._writer and self._began and len(frame) == terminal.SEQUENCE.size else None
+                (sequence,) = terminal.unpack(terminal.SEQUENCE, frame)
+                return frame if self._writer and self._began and sequence <= self._written else None
         return frame if self._began or frame[0] == terminal.END else None
 
     def _output(self, frame: bytes) -> bytes | None:

@@ -43,6 +43,7 @@ MOST_OF_A_USER = 600  # websockets, in one web process
 COME_AGAIN = 1012
 TOO_BIG = 1009
 DONE = 1000
+REASON_MOST_BYTES = 123  # that a close frame has room for
 RESIZE = bytes([terminal.RESIZE])
 
 _silence = Silence(HELLO_SECONDS)
@@ -350,8 +351,9 @@ class TerminalConsumer(AsyncConsumer):
         if not self._is_open:
             return
         self._is_open = False
+        reason = closed.reason.encode()[:REASON_MOST_BYTES].decode(errors="ignore")
         with contextlib.suppress(OSError):
-            await self.send({"type": "websocket.close", "code": closed.code, "reason": closed.reason[:120]})
+            await self.send({"type": "websocket.close", "code": closed.code, "reason": reason})
         await self._leave(closed.refusal)
 
     async def _leave(self, refusal: str = "") -> None:

@@ -21,7 +21,7 @@ from django.utils import timezone
 
 from protocol import names, terminal
 from terminal import audit, recordings, services
-from terminal.attachment import Attachment, Began, Gap, TooMuch
+from terminal.attachment import Attachment, Began, BeyondOutput, Gap, TooMuch
 from terminal.broker import Broker
 from terminal.cast import Busy, Cast
 from terminal.models import TerminalSession
@@ -133,7 +133,7 @@ class SessionRecorder:
             await asyncio.wait([pump, lost], return_when=asyncio.FIRST_COMPLETED)
             if pump.done():
                 pump.result()
-        except TooMuch as error:  # nobody can read past that
+        except (TooMuch, BeyondOutput) as error:  # nobody can record what comes after that
             await self._end(str(error))
             await self._finish()
         finally:

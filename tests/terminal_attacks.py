@@ -160,6 +160,11 @@ FLOODS = (
             "its terminal is ended, audited; under 32 MiB more; others go on",
             "test_a_frame_of_100_mib_ends_its_terminal_and_costs_others_nothing",
         ),
+        (
+            "a node says what no node says: every type, cut off, no JSON, absurd numbers",
+            "dropped, a line in the log; no exception; recorder, browser, ssh and command go on",
+            "test_what_no_node_says_is_dropped_and_harms_nobody",
+        ),
     ),
     *of(
         LOSSLESS,

@@ -120,6 +120,7 @@ async def test_frames_that_are_none_close_the_websocket_and_harm_nobody(stack: S
         ticket = api.post(f"/api/v1/terminal/sessions/{session['id']}/tickets").json()["ticket"]
     first += [hello(ticket=ticket, run=terminal.Run(command="echo a\0b")), hello(ticket="x" * 40_000)]
     first += [hello(ticket=text).replace(b"TEXT", b"\\ud800") for text in ("TEXT", "aTEXTb")]
+    first.append(hello(ticket="TEXT").replace(b"TEXT", b"\xff"))
     for frame in first:
         assert (await said(stack, session["id"], frame))[0] == terminal.BAD_FRAME, frame
     later: list[bytes | str] = [
