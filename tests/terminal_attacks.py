@@ -245,6 +245,14 @@ ON_THE_NODE = (
 
 IN_THE_BROWSER = (
     *of(
+        f"{E2E}/test_terminal_playback.py",
+        (
+            "a recording has a size of 65535×65535",
+            "the page plays it as 500×300",
+            "test_sizes_that_no_screen_can_draw_are_not_drawn",
+        ),
+    ),
+    *of(
         f"{E2E}/test_terminal_pages.py",
         (
             "programs print titles with markup, links to scripts, OSC 52",

@@ -62,19 +62,24 @@ def test_a_recording_plays_seeks_and_is_searched(olga: Person, stack: Stack) -> 
         assert database.execute(audited, [session]).fetchone() == (2,)
 
 
-def test_the_end_of_a_large_recording_is_reached_and_searched(olga: Person, stack: Stack) -> None:
+def play(olga: Person, stack: Stack, *events: tuple[float, str, str], cols: int = 80) -> None:
+    """Opens the page of a recording that has these."""
     screen = opened(olga)
     screen.run("exit")
     screen.page.wait_for_selector("body[data-state=ended]")
     until(lambda: stack.session(screen.session)["state"] == "ended", "the end is known")
-    page, path = olga.page, Path(stack.env["CYXWIZ_HOME"]) / "recordings" / f"{screen.session}.cast"
+    path = Path(stack.env["CYXWIZ_HOME"]) / "recordings" / f"{screen.session}.cast"
     until(lambda: b'"x"' in path.read_bytes()[-300:], "the recording is whole")
-    line = json.dumps([0.01, "o", ("x" * 78 + "\r\n") * 400]) + "\n"
-    with path.open("w") as file:
-        file.write('{"version":3,"term":{"cols":80,"rows":24}}\n[0.01,"o","the first words"]\n[1,"r","100x30"]\n')
-        file.writelines(line for _ in range(60_000_000 // len(line)))
-        file.write('[0.5,"o","\\u001b[2J\\u001b[Hthe last "]\n[0.5,"o","words"]\n[0.1,"x","0"]\n')
-    page.goto(f"/terminal/{screen.session}/recording")
+    lines = ({"version": 3, "term": {"cols": cols, "rows": 24}}, *events)
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    olga.page.goto(f"/terminal/{screen.session}/recording")
+
+
+def test_the_end_of_a_large_recording_is_reached_and_searched(olga: Person, stack: Stack) -> None:
+    page, line = olga.page, (0.01, "o", ("x" * 78 + "\r\n") * 400)
+    first, last = [(0.01, "o", "the first words"), (1, "r", "100x30")], [(0.5, "o", "words"), (0.1, "x", "0")]
+    large = 60_000_000 // len(json.dumps(line))
+    play(olga, stack, *first, *[line] * large, (0.5, "o", "\x1b[2J\x1b[Hthe last "), *last)
     page.get_by_role("button", name="Pause").click()
     played, position = Screen(page), page.get_by_label("Position")
     end_of_it = position.get_attribute("max") or ""
@@ -91,3 +96,11 @@ def test_the_end_of_a_large_recording_is_reached_and_searched(olga: Person, stac
     page.keyboard.press("Enter")
     expect(page.locator("#hint")).to_contain_text("Number 1 of the 1 places", timeout=60_000)
     until(lambda: played.text.strip() == "the last", "it shows no more than that")
+
+
+def test_sizes_that_no_screen_can_draw_are_not_drawn(olga: Person, stack: Stack) -> None:
+    sizes = [(0.01, "r", size) for size in ("65535x65535", "0x0", "-1x-1", "1e9x1e9", "nonsense", "", "80.5x24.5")]
+    play(olga, stack, *sizes, (0.01, "o", "after all that"), (0.01, "x", "0"), cols=65535)
+    played = Screen(olga.page)
+    played.shows("after all that")
+    expect(olga.page.locator(".xterm-rows > div")).to_have_count(24)

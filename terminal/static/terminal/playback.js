@@ -107,7 +107,7 @@ async function show(seconds) {
 
 function rewind() {
   // In its place among what is written, like every change of size.
-  terminal.write("\x1bc", () => terminal.resize(recording.cols, recording.rows));
+  terminal.write("\x1bc", () => resize(recording.cols, recording.rows));
   next = drawn = 0;
 }
 
@@ -150,7 +150,13 @@ function take(goal) {
 function act(code, data) {
   if (code === "m") $("hint").textContent = data;
   if (code === "x") $("hint").textContent = data === "-1" ? "The shell was ended." : `The shell ended with status ${data}.`;
-  if (code === "r") terminal.write("", () => terminal.resize(...data.split("x").map(Number)));
+  if (code === "r") terminal.write("", () => resize(...data.split("x")));
+}
+
+// To what the protocol allows. Recordings from before that was asked of nodes have what a node said.
+function resize(cols, rows) {
+  const clamp = (number, least, most) => Math.min(Math.max(Math.trunc(number) || 0, least), most);
+  terminal.resize(clamp(cols, 2, 500), clamp(rows, 1, 300));
 }
 
 // Goes to where the text of the search box was printed, and marks it there.
