@@ -6,6 +6,7 @@ started anew goes on where the file ends.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from datetime import timedelta
 from uuid import UUID
@@ -19,6 +20,7 @@ from django.db import close_old_connections
 from django.db.models import Q
 from django.utils import timezone
 
+from accounts.redis_connection import ConnectionLost
 from protocol import names, terminal
 from terminal import audit, recordings, services
 from terminal.attachment import Attachment, Began, BeyondOutput, Gap, TooMuch
@@ -69,8 +71,8 @@ class Recorder:
         for id, task in list(self._running.items()):
             if task.done():
                 del self._running[id]
-            elif id not in {session.pk for session in wanted}:
-                task.cancel()  # what is there is kept; nothing more will come
+            elif id not in {session.pk for session in wanted} and not task.cancelling():
+                task.cancel()  # what is there is kept, however long that takes; nothing more will come
 
 
 class SessionRecorder:
@@ -84,7 +86,7 @@ class SessionRecorder:
         self._timer: asyncio.TimerHandle | None = None
         self._checkpointing: asyncio.Future[None] | None = None
         self._synced = 0.0
-        self._finishing = False
+        self._finishing: asyncio.Task[None] | None = None
         self._lost = asyncio.Event()
 
     async def run(self) -> None:
@@ -110,14 +112,15 @@ class SessionRecorder:
         except (OSError, TimeoutError, hiredis.HiredisError) as error:
             log.warning("Recording %s: %s; it is taken up again", session, error or "no answer")
         except asyncio.CancelledError:
-            if not self._finishing:  # else it was noted as recorded, which is why nobody wants it any more
-                await self._finish()
+            await self._finish()
         except Exception:
             log.exception("Recording %s failed; it is taken up again", session)
         finally:
             self._broker.attached.discard(self)
             if self._timer:
                 self._timer.cancel()
+            if self._finishing:
+                await asyncio.wait([self._finishing])
             cast.close()
 
     def look_again(self) -> None:
@@ -183,12 +186,18 @@ class SessionRecorder:
         except OSError as error:
             await self._give_up(str(error.strerror))
             return
-        self._attachment.pass_on(terminal.OFFSET.pack(terminal.RECORDED, offset))
+        with contextlib.suppress(ConnectionLost):  # then `link_lost` is told, or nobody is there to hear it any more
+            self._attachment.pass_on(terminal.OFFSET.pack(terminal.RECORDED, offset))
         if self._cast.size > settings.RECORDING_MOST_BYTES:
             await self._give_up(f"it has more than {settings.RECORDING_MOST_BYTES} bytes")
 
     async def _finish(self) -> None:
-        self._finishing = True
+        """Once, whoever asks; and to its end, also where the first to ask is cancelled meanwhile."""
+        if self._finishing is None:
+            self._finishing = asyncio.create_task(self._seal())
+        await asyncio.shield(self._finishing)
+
+    async def _seal(self) -> None:
         # The digest that is noted has to be the file's last.
         if self._timer:
             self._timer.cancel()

@@ -11,14 +11,15 @@ import redis
 from asgiref.sync import sync_to_async
 from django.core.management import call_command
 from django.db import connections
+from django.utils import timezone
 
 from protocol import names, terminal
 from terminal import recorder, recordings
 from terminal.broker import Broker
 from terminal.cast import Cast
-from terminal.models import TerminalSession
+from terminal.models import AuditEvent, TerminalSession
 from terminal.pace import Lane, Pace
-from terminal.recorder import SessionRecorder
+from terminal.recorder import LAST_FRAMES, Recorder, SessionRecorder
 from tests.cast import Person
 from tests.terminal.conftest import TerminalMachine, close, opened
 
@@ -156,3 +157,43 @@ def test_who_shows_little_waits_for_one_piece_of_a_flood_at_a_time_however_many_
         await asyncio.wait_for(pace.pass_through(lane, piece), 1)  # nobody's debt is left
 
     asyncio.run(course())
+
+
+@pytest.mark.django_db(transaction=True)
+def test_one_whose_disk_is_slow_is_sealed_once_nobody_wants_it_any_more(
+    owner: Person, machine: TerminalMachine, empty_redis: redis.Redis, settings, tmp_path: Path, monkeypatch
+) -> None:
+    settings.RECORDINGS_DIR = tmp_path
+    session = TerminalSession.objects.get(pk=opened(owner)["id"])
+    where = (str(session.node_id), str(session.pk))
+    syncs, synced = threading.Event(), threading.Event()
+
+    def sync(cast: Cast) -> None:
+        syncs.set()
+        assert synced.wait(15)
+
+    monkeypatch.setattr(Cast, "sync", sync)
+    ended = {"state": "ended", "opened_at": timezone.now(), "ended_at": timezone.now() - 2 * LAST_FRAMES}
+
+    async def course() -> None:
+        recorder = Recorder()
+        await recorder._look()
+        (recording,) = recorder._running.values()
+        popped = await asyncio.to_thread(empty_redis.blpop, names.terminal_input(*where), 15)
+        attachment = terminal.ATTACH_FRAME.unpack(popped[1])[1]
+        attached = terminal.ATTACHED_FRAME.pack(terminal.ATTACHED, attachment, False, 0, 0, 0, 80, 24, True, 0)
+        for frame in (attached, terminal.pack_out(0, b"the last words")):
+            empty_redis.xadd(names.terminal_output(*where), {"f": frame})
+        assert await asyncio.to_thread(syncs.wait, 15)
+        await sync_to_async(TerminalSession.objects.update)(**ended)
+        for _ in range(3):
+            await recorder._look()
+        synced.set()
+        async with asyncio.timeout(15):
+            await recording
+        await close(recorder._broker)
+        await sync_to_async(connections.close_all)()  # of the thread that wrote rows
+
+    asyncio.run(course())
+    assert AuditEvent.objects.get(what="recorded").details["output_bytes"] == len("the last words")
+    call_command("verify_audit")
