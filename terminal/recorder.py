@@ -160,7 +160,7 @@ class SessionRecorder:
             elif said[0] == terminal.RESIZE:
                 cast.resize(at, *terminal.unpack(terminal.SIZE, said))
             elif said[0] == terminal.NOTICE:
-                cast.mark(at, msgspec.json.decode(said[1:], type=terminal.Notice).text)
+                cast.mark(at, _mark(msgspec.json.decode(said[1:], type=terminal.Notice)))
             elif said[0] == terminal.EXIT:
                 cast.exit(at, msgspec.json.decode(said[1:], type=terminal.Exit).code)
                 await self._finish()
@@ -213,6 +213,12 @@ class SessionRecorder:
     async def _end(self, why: str) -> None:
         if await sync_to_async(services.end)(self._session, why):
             log.error("%s was ended. %s", self._session, why)
+
+
+def _mark(notice: terminal.Notice) -> str:
+    """What stands in the recording, which has no kinds."""
+    happened = {"joined": " came", "left": " left"}.get(notice.kind, "")
+    return notice.text + happened
 
 
 def _to_record() -> list[TerminalSession]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 from pathlib import Path
 
@@ -197,3 +198,32 @@ def test_one_whose_disk_is_slow_is_sealed_once_nobody_wants_it_any_more(
     asyncio.run(course())
     assert AuditEvent.objects.get(what="recorded").details["output_bytes"] == len("the last words")
     call_command("verify_audit")
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_recording_says_who_came_and_who_left(
+    owner: Person, machine: TerminalMachine, empty_redis: redis.Redis, settings, tmp_path: Path
+) -> None:
+    settings.RECORDINGS_DIR = tmp_path
+    session = TerminalSession.objects.select_related("owner").get(pk=opened(owner)["id"])
+    where = (str(session.node_id), str(session.pk))
+    said = (("joined", "otto (observer)"), ("left", "otto (observer)"), ("gap", "7 bytes of output were skipped"))
+    notices = [terminal.encode(terminal.NOTICE, terminal.Notice(kind=kind, text=text)) for kind, text in said]
+
+    async def course() -> None:
+        broker = Broker(settings.REDIS_URL)
+        recording = asyncio.create_task(SessionRecorder(broker, Pace(1e9), session).run())
+        popped = await asyncio.to_thread(empty_redis.blpop, names.terminal_input(*where), 15)
+        attachment = terminal.ATTACH_FRAME.unpack(popped[1])[1]
+        attached = terminal.ATTACHED_FRAME.pack(terminal.ATTACHED, attachment, False, 0, 0, 0, 80, 24, True, 0)
+        for frame in (attached, *notices, terminal.encode(terminal.EXIT, terminal.Exit(offset=0))):
+            empty_redis.xadd(names.terminal_output(*where), {"f": frame})
+        async with asyncio.timeout(15):
+            await recording
+        await close(broker)
+        await sync_to_async(connections.close_all)()  # of the thread that wrote rows
+
+    asyncio.run(course())
+    lines = [line for line in recordings.path_of(session.pk).read_text().splitlines() if line.startswith("[")]
+    marks = [text for _, code, text in map(json.loads, lines) if code == "m"]
+    assert marks == ["otto (observer) came", "otto (observer) left", "7 bytes of output were skipped"]
