@@ -104,3 +104,11 @@ def test_sizes_that_no_screen_can_draw_are_not_drawn(olga: Person, stack: Stack)
     played = Screen(olga.page)
     played.shows("after all that")
     expect(olga.page.locator(".xterm-rows > div")).to_have_count(24)
+
+
+def test_a_recording_before_anybody_was_attached_says_so(olga: Person, stack: Stack) -> None:
+    session = stack.open()["id"]
+    path = Path(stack.env["CYXWIZ_HOME"]) / "recordings" / f"{session}.cast"
+    until(path.exists, "the recorder waits for it")
+    olga.page.goto(f"/terminal/{session}/recording")
+    expect(olga.page.locator("#status")).to_have_text("Nothing is recorded yet.")
