@@ -50,6 +50,7 @@ def test_a_recording_plays_seeks_and_is_searched(olga: Person, stack: Stack) -> 
     page.keyboard.press("Enter")
     played.shows("line 300")
     expect(page.locator("#hint")).to_contain_text("Number 1 of the 1 places")
+    expect(page.locator("#search .found")).to_have_text("1 of 1")
     page.get_by_label("Position").fill("0")
     until(lambda: "line 300" not in played.text, "the screen is that of the beginning")
     page.get_by_role("button", name="Play", exact=True).click()
@@ -112,3 +113,25 @@ def test_a_recording_before_anybody_was_attached_says_so(olga: Person, stack: St
     until(path.exists, "the recorder waits for it")
     olga.page.goto(f"/terminal/{session}/recording")
     expect(olga.page.locator("#status")).to_have_text("Nothing is recorded yet.")
+
+
+def test_the_search_says_the_same_in_its_box_and_beside_it(olga: Person, stack: Stack) -> None:
+    clear, page = "\x1b[2J\x1b[H", olga.page
+    shown = ("here", clear + "not this", clear + "here again", clear + "the end")
+    play(olga, stack, *((0.1, "o", text) for text in shown))
+    Screen(page).shows("the end")
+    page.get_by_role("button", name="Search").click()
+    box, found, hint = page.get_by_label("Search", exact=True), page.locator("#search .found"), page.locator("#hint")
+    box.fill("here")
+    expect(found).to_have_text("")  # that the screen has none says nothing of the recording
+    for key, number in (("Enter", 1), ("Enter", 2), ("Shift+Enter", 1), ("Shift+Enter", 2)):
+        page.keyboard.press(key)
+        expect(hint).to_have_text(f"Number {number} of the 2 places where it was shown.")
+        expect(found).to_have_text(f"{number} of 2")
+    expect(page.locator(".xterm-find-result-decoration")).not_to_have_count(0)
+    page.get_by_role("button", name="Previous").click()
+    expect(found).to_have_text("1 of 2")
+    box.fill("nowhere")
+    page.keyboard.press("Enter")
+    expect(found).to_have_text("Nothing found.")
+    expect(hint).to_have_text("“nowhere” was not shown.")
