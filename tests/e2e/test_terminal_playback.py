@@ -135,3 +135,33 @@ def test_the_search_says_the_same_in_its_box_and_beside_it(olga: Person, stack: 
     page.keyboard.press("Enter")
     expect(found).to_have_text("Nothing found.")
     expect(hint).to_have_text("“nowhere” was not shown.")
+
+
+def test_a_recording_is_played_as_fast_as_wanted(olga: Person, stack: Stack) -> None:
+    page = olga.page
+    play(olga, stack, (0.01, "o", "begun"), (3600, "o", " and ended"), (0.1, "x", "0"))
+    played, position = Screen(page), page.get_by_label("Position")
+    page.get_by_label("Skip pauses").uncheck()
+
+    def seconds_in_a_second(speed: str) -> float:
+        """How far it gets, by the browser's clock."""
+        page.get_by_label("Speed").fill(speed)
+        return float(
+            position.evaluate(
+                """async (bar) => {
+                    const frame = () => new Promise(requestAnimationFrame);
+                    const [from, begun] = [Number(bar.value), await frame()];
+                    let at;
+                    do at = await frame(); while (at - begun < 500);
+                    return (Number(bar.value) - from) / ((at - begun) / 1000);
+                }"""
+            )
+        )
+
+    played.shows("begun")
+    position.fill("0")
+    for speed in ("1", "20", "0.5"):
+        assert seconds_in_a_second(speed) == pytest.approx(float(speed), rel=0.5)
+    assert "ended" not in played.text
+    page.get_by_label("Speed").fill("1000")
+    played.shows("begun and ended")
