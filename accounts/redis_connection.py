@@ -20,10 +20,18 @@ class ConnectionLost(ConnectionError):
     pass
 
 
+class ReplyTooLarge(Exception):
+    """More than the caller takes. The connection is closed: there is no other way not to read the rest."""
+
+
 class RedisConnection(asyncio.Protocol):
-    def __init__(self, on_push: Push | None = None) -> None:
+    def __init__(self, on_push: Push | None = None, most_bytes: int | None = None) -> None:
+        """`most_bytes`: of one reply, give or take what is read at once."""
         self._loop = asyncio.get_running_loop()
         self._reader = hiredis.Reader()
+        self._most_bytes = most_bytes
+        self._unparsed_bytes = 0
+        self._is_too_large = False
         self._waiting: deque[asyncio.Future[Any]] = deque()
         self._on_push = on_push
         self._transport: asyncio.Transport
@@ -59,10 +67,15 @@ class RedisConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self.heard_at = self._loop.time()
         self._reader.feed(data)
+        self._unparsed_bytes += len(data)
         try:
             while (reply := self._reader.gets()) is not False:
+                self._unparsed_bytes = 0
                 self._received(reply)
         except hiredis.ProtocolError:
+            self.abort()
+        if self._most_bytes is not None and self._unparsed_bytes > self._most_bytes:
+            self._is_too_large = True
             self.abort()
 
     def _received(self, reply: Any) -> None:
@@ -84,22 +97,27 @@ class RedisConnection(asyncio.Protocol):
             self.lost.set_result(None)
         for answer in self._waiting:
             if not answer.done():
-                answer.set_exception(ConnectionLost("The connection to Redis was lost."))
+                lost = ReplyTooLarge() if self._is_too_large else ConnectionLost("The connection to Redis was lost.")
+                answer.set_exception(lost)
                 answer.exception()  # seen: it is no fault if nobody awaits this one
         self._waiting.clear()
 
 
-async def connect(url: str, on_push: Push | None = None) -> RedisConnection:
+async def connect(url: str, on_push: Push | None = None, *, most_bytes: int | None = None) -> RedisConnection:
     """Raises OSError where Redis cannot be reached, ReplyError where it refuses us."""
+
+    def new() -> RedisConnection:
+        return RedisConnection(on_push, most_bytes)
+
     where = parse_url(url)
     loop = asyncio.get_running_loop()
     connection: RedisConnection
     if path := where.get("path"):
-        _, connection = await loop.create_unix_connection(lambda: RedisConnection(on_push), path)
+        _, connection = await loop.create_unix_connection(new, path)
     else:
         encrypted = ssl.create_default_context() if where.get("connection_class") is SSLConnection else None
         _, connection = await loop.create_connection(
-            lambda: RedisConnection(on_push), where.get("host", "localhost"), where.get("port", 6379), ssl=encrypted
+            new, where.get("host", "localhost"), where.get("port", 6379), ssl=encrypted
         )
     login: list[Word] = []
     if password := where.get("password"):

@@ -139,7 +139,7 @@ def decode_hello(frame: bytes) -> Hello:
         raise BadFrame("The first frame must be HELLO.")
     try:
         hello = msgspec.json.decode(memoryview(frame)[1:], type=Hello)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise BadFrame(f"HELLO is not valid: {error}") from None
     if hello.version != VERSION:
         raise BadFrame(f"Version {hello.version} is not spoken here, only {VERSION}.")

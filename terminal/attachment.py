@@ -4,19 +4,23 @@ doubled, and passes on the rest. Knows no websocket, so whatever carries a termi
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import os
-import struct
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 import msgspec
 
-from accounts.redis_connection import RedisConnection
+from accounts.redis_connection import RedisConnection, ReplyTooLarge
 from protocol import names, terminal
 from terminal.broker import Broker
+from terminal.node_frames import checked
 
-AT_ONCE = 16  # entries in one read: what waits in memory for a slow client
+log = logging.getLogger(__name__)
+
+AT_ONCE = 4  # entries in one read: what waits in memory, Redis's too, for a slow client
+ENTRY_BYTES = terminal.FRAME_MOST_BYTES + 1024  # with what Redis says around a frame
 BULK_BYTES = 1024  # after a frame of more than that the others have their turn
 BLOCK_MS = 5000
 ASK_AGAIN_SECONDS = 3.0  # what the node popped when its connection broke is lost
@@ -49,7 +53,17 @@ class TakenOver(Exception):
 
 
 class BeyondOutput(Exception):
-    """The client asked for output that there never was."""
+    """The client asked for output that there never was, as the node says."""
+
+    def __init__(self) -> None:
+        super().__init__("Its node has less output than was shown.")
+
+
+class TooMuch(Exception):
+    """A frame larger than any that a node may send."""
+
+    def __init__(self) -> None:
+        super().__init__("Its node sent more at once than a terminal may.")
 
 
 class Attachment:
@@ -65,6 +79,7 @@ class Attachment:
         self._writer = writer
         self._id = os.urandom(16)
         self._began = False
+        self._complained = False
         self._question = b""  # the ATTACH that is not answered yet
         self._ask_again_at = 0.0
         self._size = (0, 0)
@@ -74,9 +89,9 @@ class Attachment:
         self.at_ms = 0  # Redis's Unix time of what was passed on last
 
     async def frames(self, last_offset: int | None, cols: int, rows: int) -> AsyncIterator[bytes | Began | Gap]:
-        """Until the task is cancelled. Raises TakenOver, BeyondOutput, and what Redis raises."""
+        """Until the task is cancelled. Raises TakenOver, BeyondOutput, TooMuch, and what Redis raises."""
         await self._broker.up()
-        reader = await self._broker.reader()
+        reader = await self._broker.reader(AT_ONCE * ENTRY_BYTES)
         try:
             newest = await reader.command("XREVRANGE", self._stream, "+", "-", "COUNT", 1)
             read_upto = newest[0][0] if newest else b"0-0"
@@ -87,16 +102,14 @@ class Attachment:
                 for id, frame in await self._read(reader, read_upto):
                     read_upto = id
                     self.at_ms = int(id.partition(b"-")[0])
-                    try:
-                        passed = self._sort_out(frame)
-                    except (struct.error, IndexError):  # a node may say what it likes
-                        continue
-                    if passed is not None:
+                    if (passed := self._look_at(frame)) is not None:
                         yield passed
                         if len(frame) > BULK_BYTES:
                             await asyncio.sleep(0)
                 if self._question and self._ask_again_in() <= 0:
                     self._put_question()
+        except ReplyTooLarge:
+            raise TooMuch from None
         finally:
             reader.abort()
 
@@ -148,6 +161,17 @@ class Attachment:
         (entries,) = answer.values()
         return [(id, fields[1]) for id, fields in entries]
 
+    def _look_at(self, frame: bytes) -> bytes | Began | Gap | None:
+        if len(frame) > terminal.FRAME_MOST_BYTES:
+            raise TooMuch
+        try:
+            return self._sort_out(checked(frame))
+        except terminal.BadFrame as error:
+            if not self._complained:
+                self._complained = True
+                log.warning("Of %s a frame was dropped, as others will be: %s", self._stream, error)
+            return None
+
     def _sort_out(self, frame: bytes) -> bytes | Began | Gap | None:
         match frame[0]:
             case terminal.OUT | terminal.ERR:
@@ -155,7 +179,8 @@ class Attachment:
             case terminal.ATTACHED:
                 return self._attached(frame)
             case terminal.INACK:
-                return frame if self._writer and self._began and len(frame) == terminal.SEQUENCE.size else None
+                (sequence,) = terminal.unpack(terminal.SEQUENCE, frame)
+                return frame if self._writer and self._began and sequence <= self._written else None
         return frame if self._began or frame[0] == terminal.END else None
 
     def _output(self, frame: bytes) -> bytes | None:

@@ -45,8 +45,9 @@ class Broker:
                 self._connection.tell(("SUBSCRIBE", names.TERMINAL_RIGHTS, names.CHANGES))
                 self._connection.lost.add_done_callback(self._lost)
 
-    async def reader(self) -> RedisConnection:
-        return await self._connect(None)
+    async def reader(self, most_bytes: int) -> RedisConnection:
+        """For what a node wrote: no reply is larger."""
+        return await self._connect(None, most_bytes)
 
     def push(self, inbox: str, frame: bytes) -> None:
         """Raises ConnectionLost when the link is known to be down; what is lost later `link_lost` tells."""
@@ -69,9 +70,9 @@ class Broker:
         if self._connection is not None:
             self._connection.command("EXPIRE", key, seconds).add_done_callback(_pushed)
 
-    async def _connect(self, on_push: Any) -> RedisConnection:
+    async def _connect(self, on_push: Any, most_bytes: int | None = None) -> RedisConnection:
         async with asyncio.timeout(CONNECT_SECONDS):
-            return await connect(self._url, on_push)
+            return await connect(self._url, on_push, most_bytes=most_bytes)
 
     def _lost(self, _: object) -> None:
         log.warning("Redis: the connection was lost; websockets are asked to come again")

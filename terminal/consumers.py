@@ -26,7 +26,7 @@ from protocol import terminal
 from protocol.errors import CyxwizError
 from protocol.terminal import BAD_FRAME, REFUSED, TAKEN_OVER, TIMED_OUT, BadFrame
 from terminal import admission, permissions, time_limits
-from terminal.attachment import Attachment, Began, BeyondOutput, Gap, TakenOver
+from terminal.attachment import Attachment, Began, BeyondOutput, Gap, TakenOver, TooMuch
 from terminal.broker import broker
 from terminal.client_pace import FRAMES_PER_SECOND, FrameCount, Sizes
 from terminal.presence import Presence
@@ -43,6 +43,7 @@ MOST_OF_A_USER = 600  # websockets, in one web process
 COME_AGAIN = 1012
 TOO_BIG = 1009
 DONE = 1000
+REASON_MOST_BYTES = 123  # that a close frame has room for
 RESIZE = bytes([terminal.RESIZE])
 
 _silence = Silence(HELLO_SECONDS)
@@ -212,6 +213,8 @@ class TerminalConsumer(AsyncConsumer):
             raise Closed(TAKEN_OVER, "This terminal was opened elsewhere.") from None
         except BeyondOutput:
             raise Closed(BAD_FRAME, "last_offset is beyond the output.") from None
+        except TooMuch as error:  # for which the recorder ends it
+            raise Closed(REFUSED, str(error)) from None
         except (OSError, TimeoutError, hiredis.HiredisError) as error:
             log.warning("Redis: %s; a terminal is asked to come again", error or "no answer")
             raise Closed(COME_AGAIN, "The message broker was lost.") from None
@@ -348,8 +351,9 @@ class TerminalConsumer(AsyncConsumer):
         if not self._is_open:
             return
         self._is_open = False
+        reason = closed.reason.encode()[:REASON_MOST_BYTES].decode(errors="ignore")
         with contextlib.suppress(OSError):
-            await self.send({"type": "websocket.close", "code": closed.code, "reason": closed.reason[:120]})
+            await self.send({"type": "websocket.close", "code": closed.code, "reason": reason})
         await self._leave(closed.refusal)
 
     async def _leave(self, refusal: str = "") -> None:

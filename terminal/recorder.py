@@ -6,6 +6,7 @@ started anew goes on where the file ends.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from datetime import timedelta
 from uuid import UUID
@@ -19,12 +20,14 @@ from django.db import close_old_connections, transaction
 from django.db.models import Q
 from django.utils import timezone
 
+from accounts.redis_connection import ConnectionLost
 from protocol import names, terminal
 from terminal import audit, recordings, services
-from terminal.attachment import Attachment, Began, Gap
+from terminal.attachment import Attachment, Began, BeyondOutput, Gap, TooMuch
 from terminal.broker import Broker
 from terminal.cast import Busy, Cast
 from terminal.models import TerminalSession
+from terminal.pace import Lane, Pace
 from terminal.states import LIVE, SessionState
 
 log = logging.getLogger(__name__)
@@ -38,19 +41,6 @@ CHECKPOINT_SECONDS = 0.2
 FLOOD_BYTES_PER_SECOND = 4 * 2**20
 SYNC_SECONDS = 5.0
 LAST_FRAMES = timedelta(seconds=20)  # after the end of a session
-
-
-class Pace:
-    """Lets through so many bytes in a second, in the order in which they came."""
-
-    def __init__(self, bytes_per_second: float) -> None:
-        self._rate = bytes_per_second
-        self._free_at = 0.0
-
-    async def pass_through(self, count: int) -> None:
-        now = asyncio.get_running_loop().time()
-        self._free_at = max(self._free_at, now) + count / self._rate
-        await asyncio.sleep(self._free_at - now)
 
 
 class Recorder:
@@ -81,8 +71,8 @@ class Recorder:
         for id, task in list(self._running.items()):
             if task.done():
                 del self._running[id]
-            elif id not in {session.pk for session in wanted}:
-                task.cancel()  # what is there is kept; nothing more will come
+            elif id not in {session.pk for session in wanted} and not task.cancelling():
+                task.cancel()  # what is there is kept, however long that takes; nothing more will come
 
 
 class SessionRecorder:
@@ -90,13 +80,13 @@ class SessionRecorder:
 
     def __init__(self, broker: Broker, floods: Pace, session: TerminalSession) -> None:
         self._broker = broker
-        self._floods = floods
+        self._floods, self._lane = floods, Lane()
         self._session = session
         self._attachment = Attachment(broker, str(session.node_id), str(session.pk))
         self._timer: asyncio.TimerHandle | None = None
         self._checkpointing: asyncio.Future[None] | None = None
         self._synced = 0.0
-        self._finishing = False
+        self._finishing: asyncio.Task[None] | None = None
         self._lost = asyncio.Event()
 
     async def run(self) -> None:
@@ -122,14 +112,15 @@ class SessionRecorder:
         except (OSError, TimeoutError, hiredis.HiredisError) as error:
             log.warning("Recording %s: %s; it is taken up again", session, error or "no answer")
         except asyncio.CancelledError:
-            if not self._finishing:  # else it was noted as recorded, which is why nobody wants it any more
-                await self._finish()
+            await self._finish()
         except Exception:
             log.exception("Recording %s failed; it is taken up again", session)
         finally:
             self._broker.attached.discard(self)
             if self._timer:
                 self._timer.cancel()
+            if self._finishing:
+                await asyncio.wait([self._finishing])
             cast.close()
 
     def look_again(self) -> None:
@@ -145,6 +136,9 @@ class SessionRecorder:
             await asyncio.wait([pump, lost], return_when=asyncio.FIRST_COMPLETED)
             if pump.done():
                 pump.result()
+        except (TooMuch, BeyondOutput) as error:  # nobody can record what comes after that
+            await self._end(str(error))
+            await self._finish()
         finally:
             for task in (pump, lost):
                 task.cancel()
@@ -166,13 +160,13 @@ class SessionRecorder:
             elif said[0] == terminal.RESIZE:
                 cast.resize(at, *terminal.unpack(terminal.SIZE, said))
             elif said[0] == terminal.NOTICE:
-                cast.mark(at, msgspec.json.decode(said[1:], type=terminal.Notice).text)
+                cast.mark(at, _mark(msgspec.json.decode(said[1:], type=terminal.Notice)))
             elif said[0] == terminal.EXIT:
                 cast.exit(at, msgspec.json.decode(said[1:], type=terminal.Exit).code)
                 await self._finish()
                 return
             if cast.waiting_bytes > CHECKPOINT_BYTES:
-                await self._floods.pass_through(cast.waiting_bytes)
+                await self._floods.pass_through(self._lane, cast.waiting_bytes)
                 await self._checkpoint()
             elif self._timer is None:
                 self._timer = asyncio.get_running_loop().call_later(CHECKPOINT_SECONDS, self._on_timer)
@@ -192,12 +186,18 @@ class SessionRecorder:
         except OSError as error:
             await self._give_up(str(error.strerror))
             return
-        self._attachment.pass_on(terminal.OFFSET.pack(terminal.RECORDED, offset))
+        with contextlib.suppress(ConnectionLost):  # then `link_lost` is told, or nobody is there to hear it any more
+            self._attachment.pass_on(terminal.OFFSET.pack(terminal.RECORDED, offset))
         if self._cast.size > settings.RECORDING_MOST_BYTES:
             await self._give_up(f"it has more than {settings.RECORDING_MOST_BYTES} bytes")
 
     async def _finish(self) -> None:
-        self._finishing = True
+        """Once, whoever asks; and to its end, also where the first to ask is cancelled meanwhile."""
+        if self._finishing is None:
+            self._finishing = asyncio.create_task(self._seal())
+        await asyncio.shield(self._finishing)
+
+    async def _seal(self) -> None:
         # The digest that is noted has to be the file's last.
         if self._timer:
             self._timer.cancel()
@@ -208,8 +208,17 @@ class SessionRecorder:
 
     async def _give_up(self, why: str) -> None:
         """What cannot be recorded may not go on."""
-        if await sync_to_async(services.end)(self._session, f"It could not be recorded: {why}."):
-            log.error("%s cannot be recorded: %s", self._session, why)
+        await self._end(f"It could not be recorded: {why}.")
+
+    async def _end(self, why: str) -> None:
+        if await sync_to_async(services.end)(self._session, why):
+            log.error("%s was ended. %s", self._session, why)
+
+
+def _mark(notice: terminal.Notice) -> str:
+    """What stands in the recording, which has no kinds."""
+    happened = {"joined": " came", "left": " left"}.get(notice.kind, "")
+    return notice.text + happened
 
 
 def _to_record() -> list[TerminalSession]:

@@ -8,8 +8,8 @@ from tests.attacks import Group, of, table
 from tests.ssh_attacks import BY_SSH
 
 E2E, TERMINAL, WORKERS = "tests/e2e", "tests/terminal", "tests/workers"
-DOORS, LIMITS, LOSSLESS, COMINGS = (
-    f"{E2E}/test_terminal_{name}.py" for name in ("doors", "limits", "lossless", "comings")
+DOORS, LIMITS, LOSSLESS, COMINGS, NODES = (
+    f"{E2E}/test_terminal_{name}.py" for name in ("doors", "limits", "lossless", "comings", "nodes")
 )
 REFUSALS, TEXTS = f"{TERMINAL}/test_refusals.py", f"{TERMINAL}/test_texts.py"
 TICKETS, SESSIONS = f"{TERMINAL}/test_tickets_and_audit.py", f"{TERMINAL}/test_sessions.py"
@@ -154,6 +154,19 @@ FLOODS = (
         ("broken frames from Redis", "dropped", "test_broken_frames_do_no_harm"),
     ),
     *of(
+        NODES,
+        (
+            "a node puts a frame of 100 MiB into its stream",
+            "its terminal is ended, audited; under 32 MiB more; others go on",
+            "test_a_frame_of_100_mib_ends_its_terminal_and_costs_others_nothing",
+        ),
+        (
+            "a node says what no node says: every type, cut off, no JSON, absurd numbers",
+            "dropped, a line in the log; no exception; recorder, browser, ssh and command go on",
+            "test_what_no_node_says_is_dropped_and_harms_nobody",
+        ),
+    ),
+    *of(
         LOSSLESS,
         ("200 KiB pasted at once", "in order, once", "test_a_paste_of_200_kib_without_a_newline_arrives_in_order"),
     ),
@@ -231,6 +244,14 @@ ON_THE_NODE = (
 )
 
 IN_THE_BROWSER = (
+    *of(
+        f"{E2E}/test_terminal_playback.py",
+        (
+            "a recording has a size of 65535×65535",
+            "the page plays it as 500×300",
+            "test_sizes_that_no_screen_can_draw_are_not_drawn",
+        ),
+    ),
     *of(
         f"{E2E}/test_terminal_pages.py",
         (

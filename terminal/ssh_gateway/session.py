@@ -23,7 +23,7 @@ from protocol import terminal
 from protocol.errors import CyxwizError
 from protocol.terminal import IN_MOST_BYTES, Run
 from terminal import time_limits
-from terminal.attachment import Attachment, Began, Gap, TakenOver
+from terminal.attachment import Attachment, Began, BeyondOutput, Gap, TakenOver, TooMuch
 from terminal.broker import Broker
 from terminal.models import TerminalSession
 from terminal.presence import Presence
@@ -146,6 +146,8 @@ class SshSession:
                         return self._pumping.result()
                     except TakenOver:
                         raise Ended("This terminal was opened elsewhere.") from None
+                    except (TooMuch, BeyondOutput) as error:
+                        raise Ended(str(error)) from None
                     except (OSError, TimeoutError, hiredis.HiredisError) as error:
                         log.warning("Redis: %s; a terminal is attached again", error or "no answer")
                 await asyncio.sleep(AGAIN_SECONDS)

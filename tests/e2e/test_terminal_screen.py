@@ -158,6 +158,24 @@ def test_light_and_dark_as_the_system_is_or_as_one_wants(screen: Screen) -> None
     is_(LIGHT, "rgb(31, 35, 40)")
 
 
+def test_a_screen_reader_is_told_what_is_printed(screen: Screen) -> None:
+    page = screen.page
+    page.get_by_label("Screen reader").check()
+    said = page.locator(".xterm-accessibility [aria-live]")
+    screen.run("echo $((111 * 9))")
+    expect(said).to_contain_text("999")
+    expect(page.locator(".xterm-accessibility").get_by_role("listitem").filter(has_text="999")).to_have_count(1)
+    screen.run("echo $((111 * 8))")
+    expect(said).to_contain_text("888")
+    expect(said).not_to_contain_text("999")  # which would be read out again
+    page.reload()
+    screen.is_connected()
+    screen.run("echo $((111 * 7))")
+    expect(said).to_contain_text("777")
+    page.get_by_label("Screen reader").uncheck()
+    expect(said).to_have_count(0)
+
+
 def test_what_is_on_the_screen_and_above_it_is_searched(screen: Screen) -> None:
     page = screen.page
     screen.run("clear; for i in $(seq 200); do echo line $i; done; echo en''d")

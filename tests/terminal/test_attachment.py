@@ -44,7 +44,7 @@ def test_what_is_missing_is_asked_for_until_there_is_an_answer(empty_redis: redi
 
     def attached(question: bytes, start: int) -> bytes:
         attachment, writer = terminal.ATTACH_FRAME.unpack(question)[1:3]
-        return terminal.ATTACHED_FRAME.pack(terminal.ATTACHED, attachment, writer > 0, start, 0, 0, 80, 24, True, 0)
+        return terminal.ATTACHED_FRAME.pack(terminal.ATTACHED, attachment, writer > 0, start, start, 0, 80, 24, True, 0)
 
     async def course() -> None:
         broker = Broker(settings.REDIS_URL)

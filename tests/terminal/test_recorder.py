@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 from pathlib import Path
 
@@ -11,13 +12,15 @@ import redis
 from asgiref.sync import sync_to_async
 from django.core.management import call_command
 from django.db import connections
+from django.utils import timezone
 
 from protocol import names, terminal
 from terminal import recorder, recordings
 from terminal.broker import Broker
 from terminal.cast import Cast
-from terminal.models import TerminalSession
-from terminal.recorder import Pace, SessionRecorder
+from terminal.models import AuditEvent, TerminalSession
+from terminal.pace import Lane, Pace
+from terminal.recorder import LAST_FRAMES, Recorder, SessionRecorder
 from tests.cast import Person
 from tests.terminal.conftest import TerminalMachine, close, opened
 
@@ -122,3 +125,105 @@ def test_one_that_is_not_wanted_any_more_because_it_was_noted(
     asyncio.run(course())
     assert TerminalSession.objects.get().recording_digest
     call_command("verify_audit")
+
+
+def test_who_shows_little_waits_for_one_piece_of_a_flood_at_a_time_however_many_flood() -> None:
+    piece, of_a_flood, pieces = 33 * 1024, 200 * 1024, 18
+    let_through = 0
+
+    async def flood(pace: Pace) -> None:
+        nonlocal let_through
+        lane = Lane()
+        while True:
+            await pace.pass_through(lane, of_a_flood)
+            let_through += 1
+
+    async def course() -> None:
+        pace = Pace(40 * 2**20)
+        floods = [asyncio.create_task(flood(pace)) for _ in range(12)]
+        lane = Lane()
+        for _ in range(2):  # who rests between, even if they wait for long, has the same again
+            while let_through < 100:
+                await asyncio.sleep(0)
+            before = let_through
+            for _ in range(pieces):
+                await pace.pass_through(lane, piece)
+            assert let_through - before <= pieces + 1
+            let_through_by_then = let_through
+            while let_through < let_through_by_then + 12 * 6:  # a flood had more than a MiB meanwhile
+                await asyncio.sleep(0)
+        for one in floods:
+            one.cancel()
+        await asyncio.wait(floods)
+        await asyncio.wait_for(pace.pass_through(lane, piece), 1)  # nobody's debt is left
+
+    asyncio.run(course())
+
+
+@pytest.mark.django_db(transaction=True)
+def test_one_whose_disk_is_slow_is_sealed_once_nobody_wants_it_any_more(
+    owner: Person, machine: TerminalMachine, empty_redis: redis.Redis, settings, tmp_path: Path, monkeypatch
+) -> None:
+    settings.RECORDINGS_DIR = tmp_path
+    session = TerminalSession.objects.get(pk=opened(owner)["id"])
+    where = (str(session.node_id), str(session.pk))
+    syncs, synced = threading.Event(), threading.Event()
+
+    def sync(cast: Cast) -> None:
+        syncs.set()
+        assert synced.wait(15)
+
+    monkeypatch.setattr(Cast, "sync", sync)
+    ended = {"state": "ended", "opened_at": timezone.now(), "ended_at": timezone.now() - 2 * LAST_FRAMES}
+
+    async def course() -> None:
+        recorder = Recorder()
+        await recorder._look()
+        (recording,) = recorder._running.values()
+        popped = await asyncio.to_thread(empty_redis.blpop, names.terminal_input(*where), 15)
+        attachment = terminal.ATTACH_FRAME.unpack(popped[1])[1]
+        attached = terminal.ATTACHED_FRAME.pack(terminal.ATTACHED, attachment, False, 0, 0, 0, 80, 24, True, 0)
+        for frame in (attached, terminal.pack_out(0, b"the last words")):
+            empty_redis.xadd(names.terminal_output(*where), {"f": frame})
+        assert await asyncio.to_thread(syncs.wait, 15)
+        await sync_to_async(TerminalSession.objects.update)(**ended)
+        for _ in range(3):
+            await recorder._look()
+        synced.set()
+        async with asyncio.timeout(15):
+            await recording
+        await close(recorder._broker)
+        await sync_to_async(connections.close_all)()  # of the thread that wrote rows
+
+    asyncio.run(course())
+    assert AuditEvent.objects.get(what="recorded").details["output_bytes"] == len("the last words")
+    call_command("verify_audit")
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_recording_says_who_came_and_who_left(
+    owner: Person, machine: TerminalMachine, empty_redis: redis.Redis, settings, tmp_path: Path
+) -> None:
+    settings.RECORDINGS_DIR = tmp_path
+    session = TerminalSession.objects.select_related("owner").get(pk=opened(owner)["id"])
+    where = (str(session.node_id), str(session.pk))
+    said = (("joined", "otto (observer)"), ("left", "otto (observer)"), ("gap", "7 bytes of output were skipped"))
+    notices = [terminal.encode(terminal.NOTICE, terminal.Notice(kind=kind, text=text)) for kind, text in said]
+
+    async def course() -> None:
+        broker = Broker(settings.REDIS_URL)
+        recording = asyncio.create_task(SessionRecorder(broker, Pace(1e9), session).run())
+        popped = await asyncio.to_thread(empty_redis.blpop, names.terminal_input(*where), 15)
+        attachment = terminal.ATTACH_FRAME.unpack(popped[1])[1]
+        attached = terminal.ATTACHED_FRAME.pack(terminal.ATTACHED, attachment, False, 0, 0, 0, 80, 24, True, 0)
+        for frame in (attached, *notices, terminal.encode(terminal.EXIT, terminal.Exit(offset=0))):
+            empty_redis.xadd(names.terminal_output(*where), {"f": frame})
+        async with asyncio.timeout(15):
+            await recording
+        await close(broker)
+        await sync_to_async(connections.close_all)()  # of the thread that wrote rows
+
+    asyncio.run(course())
+    lines = [line for line in recordings.path_of(session.pk).read_text().splitlines() if line.startswith("[")]
+    marks = [text for _, code, text in map(json.loads, lines) if code == "m"]
+    assert marks == ["otto (observer) came", "otto (observer) left", "7 bytes of output were skipped"]

@@ -1,7 +1,7 @@
 // The page that plays a recording: any speed, pause, seek, search.
 
 import { Recording, clock } from "./recording.js";
-import { attachPreferences, attachSearch, makeScreen } from "./screen.js";
+import { attachPreferences, attachSearch, find, makeScreen } from "./screen.js";
 
 const LARGEST_BYTES = 200 * 1024 * 1024;
 const STEP_SECONDS = 5;
@@ -12,7 +12,7 @@ const LONG_MS = 300; // a drawing that takes longer says how far it is
 const $ = (id) => document.getElementById(id);
 const screen = makeScreen($("screen"), { say: (text) => ($("hint").textContent = text), disableStdin: true });
 const { terminal } = screen;
-const openSearch = attachSearch($("search"), screen);
+const openSearch = attachSearch($("search"), screen, toHit);
 
 let recording;
 let next = 0; // index of the first event that is not on the screen
@@ -55,8 +55,6 @@ function attach() {
   $("back").addEventListener("click", () => show(now - STEP_SECONDS));
   $("forward").addEventListener("click", () => show(now + STEP_SECONDS));
   $("find").addEventListener("click", openSearch);
-  $("search").addEventListener("submit", () => toHit(1));
-  $("search").elements.previous.addEventListener("click", () => toHit(-1));
   addEventListener("keydown", (event) => {
     if (event.target.matches("input, select, button") || event.ctrlKey || event.metaKey || event.altKey) return;
     const act = {
@@ -107,7 +105,7 @@ async function show(seconds) {
 
 function rewind() {
   // In its place among what is written, like every change of size.
-  terminal.write("\x1bc", () => terminal.resize(recording.cols, recording.rows));
+  terminal.write("\x1bc", () => resize(recording.cols, recording.rows));
   next = drawn = 0;
 }
 
@@ -150,12 +148,18 @@ function take(goal) {
 function act(code, data) {
   if (code === "m") $("hint").textContent = data;
   if (code === "x") $("hint").textContent = data === "-1" ? "The shell was ended." : `The shell ended with status ${data}.`;
-  if (code === "r") terminal.write("", () => terminal.resize(...data.split("x").map(Number)));
+  if (code === "r") terminal.write("", () => resize(...data.split("x")));
 }
 
-// Goes to where the text of the search box was printed, and marks it there.
-async function toHit(direction) {
-  const text = $("search").elements.text.value;
+// To what the protocol allows. Recordings from before that was asked of nodes have what a node said.
+function resize(cols, rows) {
+  const clamp = (number, least, most) => Math.min(Math.max(Math.trunc(number) || 0, least), most);
+  terminal.resize(clamp(cols, 2, 500), clamp(rows, 1, 300));
+}
+
+// Goes to where `text` was printed, and marks it there. [its number, of how many], or nothing where somebody wanted
+// something else meanwhile.
+async function toHit(text, direction) {
   if (text !== sought) [sought, hits] = [text, recording.find(text)];
   const here = drawing ?? { event: next, upto: drawn };
   const side = ({ event, upto }) => Math.sign(event - here.event || upto - here.upto);
@@ -165,14 +169,16 @@ async function toHit(direction) {
       : (hits.findLast((one) => side(one) < 0) ?? hits.at(-1));
   if (!hit) {
     $("hint").textContent = `“${text}” was not shown.`;
-    return;
+    return [0, 0];
   }
   play(false);
   rewind();
   now = hit.seconds;
-  if (!(await drawUpTo(hit.event, hit.upto))) return;
-  screen.search.findPrevious(text);
-  $("hint").textContent = `Number ${hits.indexOf(hit) + 1} of the ${hits.length} places where it was shown.`;
+  if (!(await drawUpTo(hit.event, hit.upto))) return null;
+  find(screen, text, -1);
+  const number = hits.indexOf(hit) + 1;
+  $("hint").textContent = `Number ${number} of the ${hits.length} places where it was shown.`;
+  return [number, hits.length];
 }
 
 function tell() {

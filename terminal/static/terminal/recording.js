@@ -10,7 +10,8 @@ export class Recording {
     // The last line of a session that goes on may not be whole yet.
     if (!text.endsWith("\n")) lines.pop();
     const [header, ...events] = lines.map((line) => JSON.parse(line));
-    if (header?.version !== 3) throw new Error("This is not an asciicast of version 3.");
+    if (!header) throw new Error("Nothing is recorded yet."); // it begins with the first client
+    if (header.version !== 3) throw new Error("This is not an asciicast of version 3.");
     this.cols = header.term.cols;
     this.rows = header.term.rows;
     let seconds = 0;

@@ -41,32 +41,47 @@ export function makeScreen(element, { say, ...options }) {
   return { terminal, search };
 }
 
-// The search box of a page: `form` has an input, a `.found` output and buttons named previous and close.
-export function attachSearch(form, { terminal, search }) {
+// Marks `text` wherever it is on the screen or above it, and goes to the next of these or, by -1, the one before.
+export function find({ search }, text, direction, more) {
+  search[direction > 0 ? "findNext" : "findPrevious"](text, { decorations: FOUND, ...more });
+}
+
+// The search box of a page: `form` has an input, a `.found` output and buttons named previous and close. Where there is
+// more than the screen has, `seek(text, direction)` goes to a place and promises [its number, of how many].
+export function attachSearch(form, screen, seek) {
+  const { terminal, search } = screen;
   const input = form.querySelector("input");
-  const find = (direction, more) => search[direction](input.value, { decorations: FOUND, ...more });
-  search.onDidChangeResults(({ resultIndex, resultCount }) => {
-    const position = resultIndex < 0 ? "" : `${resultIndex + 1} of `;
-    const said = resultCount ? `${position}${resultCount}` : "Nothing found.";
-    form.querySelector(".found").textContent = input.value ? said : "";
-  });
+  const found = form.querySelector(".found");
+  const tell = (number, count) => {
+    const said = count ? `${number ? `${number} of ` : ""}${count}` : "Nothing found.";
+    found.textContent = input.value ? said : "";
+  };
+  const go = async (direction) => {
+    if (!seek) return find(screen, input.value, direction);
+    const place = await seek(input.value, direction);
+    if (place) tell(...place);
+  };
+  if (!seek) search.onDidChangeResults(({ resultIndex, resultCount }) => tell(resultIndex + 1, resultCount));
   const close = () => {
     form.hidden = true;
     search.clearDecorations();
     terminal.focus();
   };
-  input.addEventListener("input", () => find("findNext", { incremental: true }));
+  input.addEventListener("input", () => {
+    if (seek) found.textContent = ""; // how many that are is known when it is asked for
+    find(screen, input.value, 1, { incremental: true });
+  });
   form.addEventListener("submit", (event) => {
     event.preventDefault();
-    find("findNext");
+    go(1);
   });
-  form.elements.previous.addEventListener("click", () => find("findPrevious"));
+  form.elements.previous.addEventListener("click", () => go(-1));
   form.elements.close.addEventListener("click", close);
   form.addEventListener("keydown", (event) => {
     if (event.key === "Escape") close();
     if (event.key === "Enter" && event.shiftKey) {
       event.preventDefault();
-      find("findPrevious");
+      go(-1);
     }
   });
   return () => {
