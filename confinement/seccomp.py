@@ -25,8 +25,13 @@ _ALLOW, _FAIL, _KILL = 0x7FFF0000, 0x00050000, 0x80000000
 _X32 = 0x40000000  # x86-64 has a second set of calls from there on
 _CLONE_THREAD = 0x00010000
 _AF_UNIX = 1
-# By these the kernel itself sends somebody a signal, of any kind, when something may be read (fcntl.h, sockios.h).
-_SET_OWNER = {"fcntl": (8, 10, 15), "ioctl": (0x8901, 0x8902)}  # F_SETOWN, F_SETSIG, F_SETOWN_EX; FIOSETOWN, SIOCSPGRP
+# What `fcntl` is left for: to copy descriptors, and their flags (F_DUPFD, F_GETFD, F_SETFD, F_GETFL, F_SETFL,
+# F_DUPFD_CLOEXEC). Other commands keep a file from being opened (leases) or written (locks), watch folders, take pipes'
+# memory from all of the user's processes, or have the kernel send somebody a signal when something may be read.
+_FCNTL = (0, 1, 2, 3, 4, 1030)
+_FCNTL_LOCKS_AND_SEALS = (5, 6, 7, 36, 37, 38, 1033, 1034)
+# By these, too, the kernel signals somebody (sockios.h: FIOSETOWN, SIOCSPGRP).
+_SET_OWNER = (0x8901, 0x8902)
 _UNCONNECTED = 0b10  # in the types SOCK_DGRAM and SOCK_RAW, and not in SOCK_STREAM and SOCK_SEQPACKET
 
 
@@ -86,14 +91,14 @@ class _Filter:
         self.end(passes)
         self.end(otherwise)
 
-    def fail_for(self, name: str, argument: int, values: tuple[int, ...]) -> None:
-        """By the lower half of an argument."""
+    def where_any(self, name: str, argument: int, values: tuple[int, ...], *, passes: int, otherwise: int) -> None:
+        """By the lower half of an argument: whether it is one of these."""
         self.add(_EQUAL, self.numbers[name], 0, len(values) + 3)
         self.add(_LOAD, 16 + 8 * argument)
         for left, value in zip(range(len(values), 0, -1), values, strict=True):
             self.add(_EQUAL, value, left, 0)
-        self.end(_ALLOW)
-        self.end(_FAIL | errno.EPERM)
+        self.end(otherwise)
+        self.end(passes)
 
 
 def _program(machine: str, own_pid: int, *, gpu: bool) -> bytes:
@@ -118,8 +123,9 @@ def _program(machine: str, own_pid: int, *, gpu: bool) -> bytes:
         filter.where(name, argument, *only_truncate, passes=denied, otherwise=_ALLOW)
     # The agent's death ends us: that stays so.
     filter.where("prctl", 0, (_EQUAL, PR_SET_PDEATHSIG), passes=denied, otherwise=_ALLOW)
-    for name, commands in _SET_OWNER.items():
-        filter.fail_for(name, 1, commands)
+    commands = _FCNTL + _FCNTL_LOCKS_AND_SEALS if gpu else _FCNTL
+    filter.where_any("fcntl", 1, commands, passes=_ALLOW, otherwise=denied)
+    filter.where_any("ioctl", 1, _SET_OWNER, passes=denied, otherwise=_ALLOW)
     filter.where("tgkill", 0, (_EQUAL, own_pid), passes=_ALLOW, otherwise=denied)  # abort() signals its own thread
     for name, argument in (
         ("prlimit64", 0),
@@ -140,9 +146,10 @@ def _program(machine: str, own_pid: int, *, gpu: bool) -> bytes:
 
 def _spare_gpu_drivers(filter: _Filter) -> None:
     """CUDA makes a memfd, and a Unix socket by which other processes could ask for its memory. To reach anybody it
-    would have to connect; that the persistence daemon does not answer, it takes."""
-    filter.add(_EQUAL, filter.numbers["memfd_create"], 0, 1)
-    filter.end(_ALLOW)
+    would have to connect; that the persistence daemon does not answer, it takes. What drivers lock is their cache."""
+    for name in ("memfd_create", "flock"):
+        filter.add(_EQUAL, filter.numbers[name], 0, 1)
+        filter.end(_ALLOW)
     filter.add(_EQUAL, filter.numbers["socket"], 0, 6)
     filter.add(_LOAD, 16)
     filter.add(_EQUAL, _AF_UNIX, 0, 3)

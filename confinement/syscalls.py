@@ -89,6 +89,8 @@ NUMBERS: dict[str, tuple[int | None, int | None]] = {
     "futimesat": (261, None),
     "utimensat": (280, 88),
     "truncate": (76, 45),
+    # a lock keeps others from a file, though one may only read it
+    "flock": (73, 32),
     # memory that no limit of a process counts
     "memfd_create": (319, 279),
     "memfd_secret": (447, 447),

@@ -138,6 +138,17 @@ def own_a_pipe(targets: Targets) -> None:
         os.close(end)
 
 
+def lease(targets: Targets) -> None:
+    """Whoever opens a file then waits until it is given up, or for 45 s."""
+    with Path(targets.scratch, "leased").open("w") as file:
+        fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+
+
+def lock(targets: Targets) -> None:
+    with Path(os.__file__).open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
 def make_namespace(targets: Targets) -> None:
     kernel.unshare(_NEW_USER_NAMESPACE)
 
@@ -168,6 +179,8 @@ ATTEMPTS: dict[str, tuple[int, Callable[[Targets], None]]] = {
     "trace the agent": (1, trace),
     "signal the agent": (1, signal),
     "have the kernel signal the agent": (1, own_a_pipe),
+    "keep others from opening a file": (1, lease),
+    "lock a file that it may only read": (1, lock),
     "make a namespace": (1, make_namespace),
     "stay in the agent's namespaces": (2, share_namespaces),
 }

@@ -128,6 +128,31 @@ def by_a_pipe(command, owner):
     os.write(theirs, b"x")
 
 
+def ask_of_a_file(command, argument=0):
+    """That it may write, so that without the cage nothing but the command could fail."""
+
+    def attempt():
+        with open("asked", "w") as file:
+            fcntl.fcntl(file, command, argument)
+
+    return attempt
+
+
+def lock_what_it_may_only_read():
+    with open(os.__file__, "rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def notify():
+    folder = os.open(".", os.O_RDONLY)
+    fcntl.fcntl(folder, fcntl.F_NOTIFY, fcntl.DN_MODIFY)
+
+
+def enlarge_a_pipe():
+    for end in os.pipe():
+        fcntl.fcntl(end, 1031, 2**20)
+
+
 ATTEMPTS = {
     "read a file": lambda: read(secret),
     "read a file from a thread": run_in_a_thread(lambda: read(secret)),
@@ -183,6 +208,12 @@ ATTEMPTS = {
     "choose a signal": lambda: fcntl.fcntl(0, fcntl.F_SETSIG, signal.SIGKILL),
     "have the kernel signal another process": lambda: by_a_pipe(fcntl.F_SETOWN, victim),
     "have the kernel signal another thread": lambda: by_a_pipe(15, struct.pack("ii", 0, victim)),
+    "lease a file": ask_of_a_file(fcntl.F_SETLEASE, fcntl.F_WRLCK),
+    "lock a file": ask_of_a_file(fcntl.F_SETLK, struct.pack("hhqqi", fcntl.F_WRLCK, 0, 0, 0, 0)),
+    "lock a file that it may only read": lock_what_it_may_only_read,
+    "hint at how a file is written": ask_of_a_file(1036, struct.pack("Q", 2)),
+    "be told of a folder": notify,
+    "enlarge a pipe": enlarge_a_pipe,
     "signal another process": lambda: os.kill(victim, signal.SIGTERM),
 }
 
