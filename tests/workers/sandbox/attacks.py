@@ -153,6 +153,15 @@ def enlarge_a_pipe():
         fcntl.fcntl(end, 1031, 2**20)
 
 
+def receive():
+    call(70, told["queue"], ctypes.create_string_buffer(64), 16, 0, 0o4000)
+
+
+def wait_for(semaphore):
+    """Not at all: it is free."""
+    call(65, semaphore, struct.pack("Hhh", 0, -1, 0o4000), 1)
+
+
 ATTEMPTS = {
     "read a file": lambda: read(secret),
     "read a file from a thread": run_in_a_thread(lambda: read(secret)),
@@ -214,6 +223,13 @@ ATTEMPTS = {
     "hint at how a file is written": ask_of_a_file(1036, struct.pack("Q", 2)),
     "be told of a folder": notify,
     "enlarge a pipe": enlarge_a_pipe,
+    "read a message of another process": receive,
+    "send a message to another process": lambda: call(69, told["queue"], struct.pack("q8s", 1, b"forged"), 8, 0o4000),
+    "take a semaphore": lambda: wait_for(told["semaphore"]),
+    "give a semaphore, in time": lambda: call(220, told["semaphore"], struct.pack("Hhh", 0, 1, 0o4000), 1, None),
+    "remove a queue": lambda: call(71, told["queue"], 0, None),
+    "remove a semaphore": lambda: call(66, told["semaphore"], 0, 0),
+    "remove a queue by its name": lambda: call(241, told["named_queue"].encode()),
     "signal another process": lambda: os.kill(victim, signal.SIGTERM),
 }
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import socket
+import struct
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from tests.workers.sandbox.caged import AT_EACH_LEVEL, FILE_BYTES, run
 PROGRAM = Path(__file__).with_name("attacks.py").read_text()
 SECRET = "the agent's token"
 X86 = pytest.mark.skipif(os.uname().machine != "x86_64", reason="the raw calls are those of x86-64")
+LIBC = ctypes.CDLL(None, use_errno=True)
 VICTIM = """
 import ctypes, sys
 kept = ctypes.create_string_buffer(b"in memory")
@@ -47,6 +50,22 @@ class Target:
         self.listener.settimeout(0)
         with pytest.raises(BlockingIOError):
             self.listener.accept()
+
+
+@contextmanager
+def numbered() -> Iterator[dict[str, object]]:
+    """A queue with a message and a semaphore that is free, which nobody but this process knows, and a named queue."""
+    queue, semaphore = LIBC.msgget(0, 0o1600), LIBC.semget(0, 1, 0o1600)
+    name = f"cyxwiz-test-{os.getpid()}"
+    named = LIBC.mq_open(f"/{name}".encode(), os.O_CREAT | os.O_RDWR, 0o600, None)
+    LIBC.semctl(semaphore, 0, 16, 1)  # SETVAL
+    LIBC.msgsnd(queue, struct.pack("q8s", 1, b"secret"), 8, 0)
+    assert min(queue, semaphore, named) >= 0
+    yield {"queue": queue, "semaphore": semaphore, "named_queue": name}
+    os.close(named)
+    LIBC.mq_unlink(f"/{name}".encode())
+    LIBC.msgctl(queue, 0, None)
+    LIBC.semctl(semaphore, 0, 0)
 
 
 @pytest.fixture
@@ -81,6 +100,7 @@ def target(tmp_path: Path) -> Iterator[Target]:
             "victim_address": int(victim.stdout.readline()),
             "file_bytes": FILE_BYTES,
         }
+        told |= stack.enter_context(numbered())
         yield Target(told, victim, listener, outside)
         victim.kill()
 
