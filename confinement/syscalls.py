@@ -89,6 +89,11 @@ NUMBERS: dict[str, tuple[int | None, int | None]] = {
     "futimesat": (261, None),
     "utimensat": (280, 88),
     "truncate": (76, 45),
+    # to be told what others do with files, also in folders that one may not list; and there are few for each user
+    "inotify_init": (253, None),
+    "inotify_init1": (294, 26),
+    "inotify_add_watch": (254, 27),
+    "fanotify_mark": (301, 263),
     # a lock keeps others from a file, though one may only read it
     "flock": (73, 32),
     # memory that no limit of a process counts

@@ -156,6 +156,16 @@ def look_at_messages(targets: Targets) -> None:
     call("msgctl", 0, _MSG_INFO, ctypes.create_string_buffer(256))
 
 
+def watch(targets: Targets) -> None:
+    watching = call("inotify_init1", 0)
+    os.close(watching)
+
+
+def read_connections(targets: Targets) -> None:
+    """Those of the whole machine, where there is no namespace."""
+    Path("/proc/self/net/tcp").read_bytes()
+
+
 def make_namespace(targets: Targets) -> None:
     kernel.unshare(_NEW_USER_NAMESPACE)
 
@@ -197,6 +207,8 @@ ATTEMPTS: dict[str, tuple[int, Callable[[Targets], None]]] = {
     "keep others from opening a file": (1, lease),
     "lock a file that it may only read": (1, lock),
     "reach messages of other processes": (1, look_at_messages),
+    "watch what others do with files": (1, watch),
+    "read who is connected to the machine": (1, read_connections),
     "make a namespace": (1, make_namespace),
     "stay in the agent's namespaces": (2, share_namespaces),
 }

@@ -153,6 +153,11 @@ def enlarge_a_pipe():
         fcntl.fcntl(end, 1031, 2**20)
 
 
+def watch_a_folder():
+    if libc.inotify_add_watch(libc.inotify_init(), outside.encode(), 0xFFF) < 0:
+        raise OSError(ctypes.get_errno(), "")
+
+
 def receive():
     call(70, told["queue"], ctypes.create_string_buffer(64), 16, 0, 0o4000)
 
@@ -192,6 +197,9 @@ ATTEMPTS = {
     "fork, the raw call": lambda: forked(call(57)),
     "clone, the raw call": lambda: forked(call(56, SIGCHLD, 0, 0, 0, 0)),
     "clone3, the raw call": lambda: forked(call(435, (ctypes.c_uint64 * 8)(0, 0, 0, 0, SIGCHLD), 64)),
+    "read who is connected": lambda: read("/proc/self/net/tcp"),
+    "read who is connected, otherwise": lambda: read("/proc/thread-self/net/unix"),
+    "read who is connected, by the old name": lambda: read("/proc/net/tcp"),
     "read an environment": lambda: read(f"/proc/{victim}/environ"),
     "read a command line": lambda: read(f"/proc/{victim}/cmdline"),
     "trace": lambda: call(101, 0x4206, victim, 0, 0),
@@ -222,6 +230,8 @@ ATTEMPTS = {
     "lock a file that it may only read": lock_what_it_may_only_read,
     "hint at how a file is written": ask_of_a_file(1036, struct.pack("Q", 2)),
     "be told of a folder": notify,
+    "watch": lambda: call(294, 0),
+    "watch a folder that it may not list": watch_a_folder,
     "enlarge a pipe": enlarge_a_pipe,
     "read a message of another process": receive,
     "send a message to another process": lambda: call(69, told["queue"], struct.pack("q8s", 1, b"forged"), 8, 0o4000),
