@@ -78,4 +78,7 @@ def _grant(ruleset: int, path: Path, rights: int) -> None:
             rights &= _OF_A_FILE
         kernel.call(_ADD_RULE, ruleset, _PATH_BENEATH, ctypes.byref(_Rule(rights, fd)), 0)
     finally:
-        os.close(fd)
+        # A grant belongs to an inode. Those of /proc the kernel makes anew when it was short of memory and nobody had
+        # them open; so we have, to the end.
+        if not path.is_relative_to("/proc"):
+            os.close(fd)
