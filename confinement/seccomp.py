@@ -30,8 +30,14 @@ _AF_UNIX = 1
 # memory from all of the user's processes, or have the kernel send somebody a signal when something may be read.
 _FCNTL = (0, 1, 2, 3, 4, 1030)
 _FCNTL_LOCKS_AND_SEALS = (5, 6, 7, 36, 37, 38, 1033, 1034)
-# By these, too, the kernel signals somebody (sockios.h: FIOSETOWN, SIOCSPGRP).
-_SET_OWNER = (0x8901, 0x8902)
+# And `ioctl`: to ask whether a file is a terminal and how wide, and how much may be read; and flags of descriptors
+# (TCGETS, TCGETS2, TIOCGWINSZ, FIONREAD, FIONBIO, FIONCLEX, FIOCLEX).
+_IOCTL = (0x5401, 0x802C542A, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)
+# GPU drivers have requests of their own, of the types F, K, d, G, m and 0. So there whole types are denied: those of
+# file systems (f, X, v, r, n and the higher numbers), which change attributes of files that one may only read; of block
+# devices (0x12); and of sockets (0x89), by which, too, the kernel signals somebody.
+_IOCTL_TYPE = 0xFF00
+_IOCTL_TYPES_OF_OTHERS = tuple(kind << 8 for kind in (*b"fXvrn", 0x12, 0x89, 0x94, 0x97, 0xCF, 0xF5))
 _UNCONNECTED = 0b10  # in the types SOCK_DGRAM and SOCK_RAW, and not in SOCK_STREAM and SOCK_SEQPACKET
 
 
@@ -91,10 +97,13 @@ class _Filter:
         self.end(passes)
         self.end(otherwise)
 
-    def where_any(self, name: str, argument: int, values: tuple[int, ...], *, passes: int, otherwise: int) -> None:
-        """By the lower half of an argument: whether it is one of these."""
-        self.add(_EQUAL, self.numbers[name], 0, len(values) + 3)
+    def where_any(
+        self, name: str, argument: int, values: tuple[int, ...], *, passes: int, otherwise: int, mask: int = 0xFFFFFFFF
+    ) -> None:
+        """By the lower half of an argument, as far as `mask` lets see it: whether it is one of these."""
+        self.add(_EQUAL, self.numbers[name], 0, len(values) + 4)
         self.add(_LOAD, 16 + 8 * argument)
+        self.add(_AND, mask)
         for left, value in zip(range(len(values), 0, -1), values, strict=True):
             self.add(_EQUAL, value, left, 0)
         self.end(otherwise)
@@ -125,7 +134,10 @@ def _program(machine: str, own_pid: int, *, gpu: bool) -> bytes:
     filter.where("prctl", 0, (_EQUAL, PR_SET_PDEATHSIG), passes=denied, otherwise=_ALLOW)
     commands = _FCNTL + _FCNTL_LOCKS_AND_SEALS if gpu else _FCNTL
     filter.where_any("fcntl", 1, commands, passes=_ALLOW, otherwise=denied)
-    filter.where_any("ioctl", 1, _SET_OWNER, passes=denied, otherwise=_ALLOW)
+    if gpu:
+        filter.where_any("ioctl", 1, _IOCTL_TYPES_OF_OTHERS, passes=denied, otherwise=_ALLOW, mask=_IOCTL_TYPE)
+    else:
+        filter.where_any("ioctl", 1, _IOCTL, passes=_ALLOW, otherwise=_FAIL | errno.ENOTTY)
     filter.where("tgkill", 0, (_EQUAL, own_pid), passes=_ALLOW, otherwise=denied)  # abort() signals its own thread
     for name, argument in (
         ("prlimit64", 0),

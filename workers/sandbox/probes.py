@@ -29,6 +29,7 @@ KINDS = ("net", "ipc", "pid", "mnt")
 
 _PTRACE_SEIZE, _NEW_USER_NAMESPACE, _NO_RESERVE = 0x4206, 0x10000000, 0x4000
 _MSG_INFO = 12
+_FIGETBSZ = 2
 
 
 class Targets(msgspec.Struct, frozen=True):
@@ -151,6 +152,12 @@ def lock(targets: Targets) -> None:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
+def ask_a_file_system(targets: Targets) -> None:
+    """For the size of its blocks. Other requests change attributes of files, and do not ask who may write to them."""
+    with Path(os.__file__).open("rb") as file:
+        fcntl.ioctl(file, _FIGETBSZ, bytes(4))
+
+
 def look_at_messages(targets: Targets) -> None:
     """Of System V: who may ask after queues may guess the number of one."""
     call("msgctl", 0, _MSG_INFO, ctypes.create_string_buffer(256))
@@ -206,6 +213,7 @@ ATTEMPTS: dict[str, tuple[int, Callable[[Targets], None]]] = {
     "have the kernel signal the agent": (1, own_a_pipe),
     "keep others from opening a file": (1, lease),
     "lock a file that it may only read": (1, lock),
+    "ask a file system for something": (1, ask_a_file_system),
     "reach messages of other processes": (1, look_at_messages),
     "watch what others do with files": (1, watch),
     "read who is connected to the machine": (1, read_connections),

@@ -13,6 +13,7 @@ import threading
 told: dict = told  # type: ignore[name-defined,used-before-def]  # noqa: F821
 secret, outside, victim = told["secret"], told["outside"], told["victim"]
 marker = outside + "/marker"
+model = told["readable"][0] + "/model"  # which it may read
 libc = ctypes.CDLL(None, use_errno=True)
 AT_CWD, OPEN, SIGCHLD = -100, 2, 17
 
@@ -129,7 +130,7 @@ def by_a_pipe(command, owner):
 
 
 def ask_of_a_file(command, argument=0):
-    """That it may write, so that without the cage nothing but the command could fail."""
+    """That it may write: nothing but the command could fail."""
 
     def attempt():
         with open("asked", "w") as file:
@@ -139,8 +140,13 @@ def ask_of_a_file(command, argument=0):
 
 
 def lock_what_it_may_only_read():
-    with open(os.__file__, "rb") as file:
+    with open(model, "rb") as file:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def lease():
+    with open(model, "rb") as file:
+        fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_WRLCK)
 
 
 def notify():
@@ -151,6 +157,13 @@ def notify():
 def enlarge_a_pipe():
     for end in os.pipe():
         fcntl.fcntl(end, 1031, 2**20)
+
+
+def change_attributes():
+    """As `chattr +A`, of a file that it may only read."""
+    with open(model, "rb") as file:
+        flags = struct.unpack("l", fcntl.ioctl(file, 0x80086601, bytes(8)))[0]
+        fcntl.ioctl(file, 0x40086602, struct.pack("l", flags | 0x80))
 
 
 def watch_a_folder():
@@ -225,6 +238,7 @@ ATTEMPTS = {
     "choose a signal": lambda: fcntl.fcntl(0, fcntl.F_SETSIG, signal.SIGKILL),
     "have the kernel signal another process": lambda: by_a_pipe(fcntl.F_SETOWN, victim),
     "have the kernel signal another thread": lambda: by_a_pipe(15, struct.pack("ii", 0, victim)),
+    "lease a file that it may only read": lease,
     "lease a file": ask_of_a_file(fcntl.F_SETLEASE, fcntl.F_WRLCK),
     "lock a file": ask_of_a_file(fcntl.F_SETLK, struct.pack("hhqqi", fcntl.F_WRLCK, 0, 0, 0, 0)),
     "lock a file that it may only read": lock_what_it_may_only_read,
@@ -232,6 +246,7 @@ ATTEMPTS = {
     "be told of a folder": notify,
     "watch": lambda: call(294, 0),
     "watch a folder that it may not list": watch_a_folder,
+    "change attributes of a file": change_attributes,
     "enlarge a pipe": enlarge_a_pipe,
     "read a message of another process": receive,
     "send a message to another process": lambda: call(69, told["queue"], struct.pack("q8s", 1, b"forged"), 8, 0o4000),

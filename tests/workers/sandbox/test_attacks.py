@@ -70,8 +70,10 @@ def numbered() -> Iterator[dict[str, object]]:
 
 @pytest.fixture
 def target(tmp_path: Path) -> Iterator[Target]:
-    outside = tmp_path / "outside"
+    outside, readable = tmp_path / "outside", tmp_path / "readable"
     (outside / "empty").mkdir(parents=True)
+    readable.mkdir()
+    (readable / "model").touch()
     for name in ("secret", "file"):
         (outside / name).write_text(SECRET)
         (outside / name).chmod(0o600)
@@ -93,6 +95,7 @@ def target(tmp_path: Path) -> Iterator[Target]:
             "secret": str(outside / "secret"),
             "victim_file": str(outside / "file"),
             "outside": str(outside),
+            "readable": [str(readable)],
             "empty": str(outside / "empty"),
             "socket": str(outside / "socket"),
             "port": listener.getsockname()[1],
