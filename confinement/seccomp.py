@@ -15,14 +15,14 @@ import struct
 from dataclasses import dataclass, field
 
 from confinement import kernel
-from confinement.syscalls import ARCHITECTURES, DENIED, NUMBERS
+from confinement.syscalls import ARCHITECTURES, ATTRIBUTES, DENIED, FIRST_UNKNOWN, NUMBERS
 
 PR_SET_PDEATHSIG = 1
 _PR_SET_SECCOMP, _FILTER = 22, 2
 
 _LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _AND, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x54, 0x06
 _ALLOW, _FAIL, _KILL = 0x7FFF0000, 0x00050000, 0x80000000
-_X32 = 0x40000000  # x86-64 has a second set of calls from there on
+_MAP_HUGETLB = 0x00040000
 _CLONE_THREAD = 0x00010000
 _AF_UNIX = 1
 # What `fcntl` is left for: to copy descriptors, and their flags (F_DUPFD, F_GETFD, F_SETFD, F_GETFL, F_SETFL,
@@ -112,15 +112,15 @@ class _Filter:
 
 def _program(machine: str, own_pid: int, *, gpu: bool) -> bytes:
     audit, column = ARCHITECTURES[machine]
-    numbers = {name: number for name, both in NUMBERS.items() if (number := both[column]) is not None}
+    numbers = {name: number for name, both in (NUMBERS | ATTRIBUTES).items() if (number := both[column]) is not None}
     denied = _FAIL | errno.EPERM
     filter = _Filter(numbers)
     filter.add(_LOAD, 4)
     filter.add(_EQUAL, audit, 1, 0)
     filter.end(_KILL)  # calls by another architecture's numbers: nobody makes them by accident
     filter.add(_LOAD, 0)
-    filter.add(_AT_LEAST, _X32, 0, 1)
-    filter.end(denied)
+    filter.add(_AT_LEAST, FIRST_UNKNOWN, 0, 1)  # with it the second set of calls that x86-64 has
+    filter.end(_FAIL | errno.ENOSYS)
     # A process is refused, a thread is not. The flags of clone3 are out of a filter's sight; the C library uses clone
     # where there is no clone3. (To deny fork and vfork alone would stop nobody: the C library forks by clone.)
     filter.where("clone", 0, (_ANY_BIT, _CLONE_THREAD), passes=_ALLOW, otherwise=denied)
@@ -138,28 +138,45 @@ def _program(machine: str, own_pid: int, *, gpu: bool) -> bytes:
         filter.where_any("ioctl", 1, _IOCTL_TYPES_OF_OTHERS, passes=denied, otherwise=_ALLOW, mask=_IOCTL_TYPE)
     else:
         filter.where_any("ioctl", 1, _IOCTL, passes=_ALLOW, otherwise=_FAIL | errno.ENOTTY)
+    # Huge pages are set aside for a program of the owner's. And what is reserved beyond a file's end no limit counts.
+    if not gpu:
+        filter.where("mmap", 3, (_ANY_BIT, _MAP_HUGETLB), passes=denied, otherwise=_ALLOW)
+    filter.where("fallocate", 1, (_EQUAL, 0), passes=_ALLOW, otherwise=_FAIL | errno.EOPNOTSUPP)
     filter.where("tgkill", 0, (_EQUAL, own_pid), passes=_ALLOW, otherwise=denied)  # abort() signals its own thread
     for name, argument in (
         ("prlimit64", 0),
-        ("setpriority", 1),
         ("sched_setaffinity", 0),
         ("sched_setattr", 0),
         ("sched_setparam", 0),
         ("sched_setscheduler", 0),
     ):  # of oneself only: the agent has the same user
         filter.where(name, argument, (_EQUAL, 0), passes=_ALLOW, otherwise=denied)
+    _keep_priorities_of_others(filter)
     if gpu:
         _spare_gpu_drivers(filter)
     for name in DENIED:
         filter.fail(name)
+    for name in ATTRIBUTES:
+        filter.fail(name, errno.EOPNOTSUPP)
     filter.end(_ALLOW)
     return filter.packed()
+
+
+def _keep_priorities_of_others(filter: _Filter) -> None:
+    """Of what: this process (0), not its group or all of its user's; and which: itself."""
+    filter.add(_EQUAL, filter.numbers["setpriority"], 0, 6)
+    filter.add(_LOAD, 16)
+    filter.add(_EQUAL, 0, 0, 3)
+    filter.add(_LOAD, 24)
+    filter.add(_EQUAL, 0, 0, 1)
+    filter.end(_ALLOW)
+    filter.end(_FAIL | errno.EPERM)
 
 
 def _spare_gpu_drivers(filter: _Filter) -> None:
     """CUDA makes a memfd, and a Unix socket by which other processes could ask for its memory. To reach anybody it
     would have to connect; that the persistence daemon does not answer, it takes. What drivers lock is their cache."""
-    for name in ("memfd_create", "flock"):
+    for name in ("memfd_create", "flock", "setsockopt"):
         filter.add(_EQUAL, filter.numbers[name], 0, 1)
         filter.end(_ALLOW)
     filter.add(_EQUAL, filter.numbers["socket"], 0, 6)

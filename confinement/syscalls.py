@@ -6,6 +6,9 @@ from __future__ import annotations
 # platform.machine() -> what the kernel calls it (linux/audit.h), column below
 ARCHITECTURES = {"x86_64": (0xC000003E, 0), "aarch64": (0xC00000B7, 1)}
 
+# What Linux has got since 6.18 has a number from here on, on all architectures. Nothing depends on it yet.
+FIRST_UNKNOWN = 470
+
 # None: this architecture never had it.
 NUMBERS: dict[str, tuple[int | None, int | None]] = {
     # the network
@@ -28,6 +31,8 @@ NUMBERS: dict[str, tuple[int | None, int | None]] = {
     "process_madvise": (440, 440),
     "process_mrelease": (448, 448),
     "kcmp": (312, 272),
+    "setsid": (112, 157),  # what the agent ends is a group
+    "setpgid": (109, 154),
     "pidfd_open": (434, 434),
     "pidfd_getfd": (438, 438),
     "pidfd_send_signal": (424, 424),
@@ -66,6 +71,11 @@ NUMBERS: dict[str, tuple[int | None, int | None]] = {
     "modify_ldt": (154, None),
     "personality": (135, 92),
     "lsm_set_self_attr": (460, 460),
+    "seccomp": (317, 277),
+    "splice": (275, 76),
+    "vmsplice": (278, 75),
+    "tee": (276, 77),
+    "setsockopt": (54, 208),  # programs that look through packets
     # modes, owners and dates of files, over which Landlock has no say
     "chmod": (90, None),
     "fchmod": (91, 52),
@@ -139,6 +149,12 @@ NUMBERS: dict[str, tuple[int | None, int | None]] = {
     "iopl": (172, None),
     "ioperm": (173, None),
     "vhangup": (153, 58),
+    "io_setup": (206, 0),  # of the places in its queues one process could take all
+    "sync": (162, 81),  # whose turn it is, waits for everybody's writes
+    "syncfs": (306, 267),
+    "statmount": (457, 457),
+    "listmount": (458, 458),
+    "cachestat": (451, 451),
     "ioprio_set": (251, 30),
     "migrate_pages": (256, 238),
     "move_pages": (279, 239),
@@ -151,6 +167,8 @@ NUMBERS: dict[str, tuple[int | None, int | None]] = {
     "prctl": (157, 167),
     "fcntl": (72, 25),
     "ioctl": (16, 29),
+    "mmap": (9, 222),
+    "fallocate": (285, 47),
     "tgkill": (234, 131),
     "prlimit64": (302, 261),
     "setpriority": (141, 140),
@@ -169,6 +187,8 @@ BY_ARGUMENTS = {
     "prctl",
     "fcntl",
     "ioctl",
+    "mmap",
+    "fallocate",
     "tgkill",
     "prlimit64",
     "setpriority",
@@ -176,5 +196,16 @@ BY_ARGUMENTS = {
     "sched_setattr",
     "sched_setparam",
     "sched_setscheduler",
+}
+# Other attributes of files than their modes, over which Landlock has no say either: nothing has any, as on many disks.
+ATTRIBUTES = {
+    "getxattr": (191, 8),
+    "lgetxattr": (192, 9),
+    "fgetxattr": (193, 10),
+    "getxattrat": (464, 464),
+    "listxattr": (194, 11),
+    "llistxattr": (195, 12),
+    "flistxattr": (196, 13),
+    "listxattrat": (465, 465),
 }
 DENIED = [name for name in NUMBERS if name not in BY_ARGUMENTS]

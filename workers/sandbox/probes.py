@@ -29,7 +29,7 @@ KINDS = ("net", "ipc", "pid", "mnt")
 
 _PTRACE_SEIZE, _NEW_USER_NAMESPACE, _NO_RESERVE = 0x4206, 0x10000000, 0x4000
 _MSG_INFO = 12
-_FIGETBSZ = 2
+_FIGETBSZ, _KEEP_SIZE = 2, 1
 
 
 class Targets(msgspec.Struct, frozen=True):
@@ -83,6 +83,14 @@ def fill_disk(targets: Targets) -> None:
         path.write_bytes(b"x" * (FILE_BYTES + 1))
     finally:
         path.unlink(missing_ok=True)
+
+
+def reserve_disk(targets: Targets) -> None:
+    """Beyond the file's end, where it does not count as its size."""
+    path = Path(targets.scratch, "reserved")
+    with path.open("wb") as file:
+        call("fallocate", file.fileno(), _KEEP_SIZE, 0, 2 * FILE_BYTES)
+    path.unlink()
 
 
 def connect(targets: Targets) -> None:
@@ -158,6 +166,12 @@ def ask_a_file_system(targets: Targets) -> None:
         fcntl.ioctl(file, _FIGETBSZ, bytes(4))
 
 
+def take_queues(targets: Targets) -> None:
+    """For asynchronous reads: the whole machine has 65,536 places."""
+    queue = ctypes.c_ulong()
+    call("io_setup", 1, ctypes.byref(queue))
+
+
 def look_at_messages(targets: Targets) -> None:
     """Of System V: who may ask after queues may guess the number of one."""
     call("msgctl", 0, _MSG_INFO, ctypes.create_string_buffer(256))
@@ -214,6 +228,8 @@ ATTEMPTS: dict[str, tuple[int, Callable[[Targets], None]]] = {
     "keep others from opening a file": (1, lease),
     "lock a file that it may only read": (1, lock),
     "ask a file system for something": (1, ask_a_file_system),
+    "reserve more of the disk than allowed": (1, reserve_disk),
+    "take the machine's queues for reads": (1, take_queues),
     "reach messages of other processes": (1, look_at_messages),
     "watch what others do with files": (1, watch),
     "read who is connected to the machine": (1, read_connections),

@@ -152,6 +152,7 @@ def lease():
 def notify():
     folder = os.open(".", os.O_RDONLY)
     fcntl.fcntl(folder, fcntl.F_NOTIFY, fcntl.DN_MODIFY)
+    os.close(folder)  # else the signal, at the next file, would end us
 
 
 def enlarge_a_pipe():
@@ -169,6 +170,38 @@ def change_attributes():
 def watch_a_folder():
     if libc.inotify_add_watch(libc.inotify_init(), outside.encode(), 0xFFF) < 0:
         raise OSError(ctypes.get_errno(), "")
+
+
+def reserve():
+    with open("reserved", "wb") as file:
+        call(285, file.fileno(), 1, 0, 16 * told["file_bytes"])
+
+
+def sync_a_file_system():
+    """One that has nothing to write."""
+    with open("/proc/cpuinfo") as file:
+        call(306, file.fileno())
+
+
+def splice():
+    with open(model, "rb") as file:
+        os.splice(file.fileno(), os.pipe()[1], 1)
+
+
+def set_an_option():
+    with socket.socket(fileno=os.dup(0)) as agent:
+        agent.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+
+
+def come_before_all_others():
+    os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
+    os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+
+
+def let_signals_wait():
+    signal.pthread_sigmask(signal.SIG_BLOCK, {40})
+    for _ in range(1000):
+        call(234, os.getpid(), threading.get_native_id(), 40)
 
 
 def receive():
@@ -197,6 +230,7 @@ ATTEMPTS = {
     "truncate a file by opening it": truncate_by_reading,
     "change a mode": lambda: os.chmod(secret, 0o644),
     "change a date": lambda: os.utime(secret),
+    "list attributes": lambda: os.listxattr(secret),
     "connect": lambda: socket.create_connection(("127.0.0.1", told["port"]), 2).close(),
     "connect from a thread": run_in_a_thread(lambda: socket.create_connection(("127.0.0.1", told["port"]), 2).close()),
     "listen": lambda: socket.create_server(("127.0.0.1", 0)).close(),
@@ -221,6 +255,8 @@ ATTEMPTS = {
     "limit another process": lambda: call(302, victim, 7, (ctypes.c_uint64 * 2)(64, 64), None),
     "slow another process down": lambda: os.setpriority(os.PRIO_PROCESS, victim, 19),
     "tie another process to a core": lambda: os.sched_setaffinity(victim, {0}),
+    "come before all others": come_before_all_others,
+    "leave the group that the agent ends": lambda: os.setpgid(0, 0),
     "outlive the agent": lambda: call(157, 1, 0),
     "make a namespace": lambda: call(272, 0x10000000 if os.getuid() else 0x40000000),
     "mount": mount,
@@ -247,6 +283,13 @@ ATTEMPTS = {
     "watch": lambda: call(294, 0),
     "watch a folder that it may not list": watch_a_folder,
     "change attributes of a file": change_attributes,
+    "reserve the disk": reserve,
+    "write out what others wrote": sync_a_file_system,
+    "splice": splice,
+    "a filter of its own": lambda: call(317, 2, 0, struct.pack("I", 0x7FFF0000)),
+    "set an option of the agent's socket": set_an_option,
+    "take places in the machine's queues": lambda: call(206, 1, ctypes.byref(ctypes.c_ulong())),
+    "let many signals wait": let_signals_wait,
     "enlarge a pipe": enlarge_a_pipe,
     "read a message of another process": receive,
     "send a message to another process": lambda: call(69, told["queue"], struct.pack("q8s", 1, b"forged"), 8, 0o4000),

@@ -128,10 +128,44 @@ def test_without_the_cage_the_same_program_gets_everywhere(target: Target, tmp_p
 
 
 @X86
-def test_level_0_bounds_memory_and_files(target: Target, tmp_path: Path):
+def test_level_0_bounds_memory_files_and_signals(target: Target, tmp_path: Path):
     tried = run(PROGRAM, 0, tmp_path / "scratch", **target.told)
     assert tried["a private memory bomb"] == tried["a shared memory bomb"] == "OSError"
     assert tried["write a large file"] == "OSError"
+    assert tried["let many signals wait"] == "BlockingIOError"
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="it becomes a user whom nobody is, to change nobody's priority")
+def test_it_does_not_change_the_priority_of_all_processes_of_its_user(tmp_path: Path):
+    program = """
+        import os
+        from confinement import kernel, seccomp
+        os.setuid(3_000_000_000)
+        kernel.prctl(38, 1)  # no_new_privs
+        os.setpriority(os.PRIO_USER, 0, 1)
+        seccomp.deny(gpu=False)
+        done = []
+        for which in (os.PRIO_PROCESS, os.PRIO_PGRP, os.PRIO_USER):
+            try:
+                os.setpriority(which, 0, 2)
+                done.append(which)
+            except PermissionError:
+                pass
+        print(json.dumps({"done": done}))
+    """
+    assert run(program, None, tmp_path / "scratch") == {"done": [os.PRIO_PROCESS]}
+
+
+@AT_EACH_LEVEL
+def test_it_gets_no_huge_pages_whether_there_are_any_or_not(tmp_path: Path, level: int):
+    program = """
+        import errno, mmap
+        try:
+            mmap.mmap(-1, 2**21, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x40000)
+        except OSError as error:
+            print(json.dumps({"error": errno.errorcode[error.errno]}))
+    """
+    assert run(program, level, tmp_path / "scratch") == {"error": "EPERM"}
 
 
 @AT_EACH_LEVEL
