@@ -41,7 +41,7 @@ MACHINE = (
 DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
 # Of GPUs, and what their drivers read. CUDA gives its threads names: it opens /proc/self/task/…/comm and truncates it.
 GPU_DEVICES = ("nvidia*", "nvidia-caps/*", "dri/*", "kfd", "dxg")
-GPU_WRITES = ("/proc/self",)
+GPU_WRITES = ("/proc/self/task",)
 GPU_READS = (
     "/proc/self",
     "/proc/driver/nvidia",

@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from confinement import seccomp
+from workers.sandbox import levels
 
 CLOSE = """
 import json, socket
@@ -72,3 +73,30 @@ def test_a_drivers_requests_reach_it_and_those_of_file_systems_nobody():
     commands = [1024, 1026, 1031, 8, 10, 15]
     found = within(REQUESTS, ioctl=denied, fcntl=commands)
     assert found == {hex(number): "EPERM" for number in (*denied, *commands)}
+
+
+FILES = """
+import json, threading
+from pathlib import Path
+from workers.sandbox.cage import Cage, close
+close(Cage(1, None, (), 2**29, 2**20, "cuda:0"))
+done = []
+def write():
+    for name in (f"task/{threading.get_native_id()}/comm", "coredump_filter", "oom_score_adj"):
+        try:
+            Path("/proc/self", name).open("w").close()
+            done.append(name.rpartition("/")[2])
+        except PermissionError:
+            pass
+thread = threading.Thread(target=write)
+thread.start()
+thread.join()
+print(json.dumps(done))
+"""
+
+
+def test_threads_get_names_and_nothing_else_of_the_process_is_written_to():
+    if reason := levels.attempt(1):
+        pytest.skip(f"level 1 cannot be had here: {reason}")
+    run = subprocess.run([sys.executable, "-c", FILES], capture_output=True, text=True, check=True)
+    assert json.loads(run.stdout) == ["comm"]
