@@ -18,12 +18,13 @@ from confinement import kernel
 from confinement.syscalls import ARCHITECTURES, ATTRIBUTES, DENIED, FIRST_UNKNOWN, NUMBERS
 
 PR_SET_PDEATHSIG = 1
-_PR_SET_SECCOMP, _FILTER = 22, 2
+_PR_SET_DUMPABLE, _PR_SET_SECCOMP, _FILTER = 4, 22, 2
 
 _LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _AND, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x54, 0x06
 _ALLOW, _FAIL, _KILL = 0x7FFF0000, 0x00050000, 0x80000000
 _MAP_HUGETLB = 0x00040000
-_CLONE_THREAD = 0x00010000
+_CLONE_FILES, _CLONE_THREAD = 0x00000400, 0x00010000
+_CLOSE_RANGE_UNSHARE = 2
 _AF_UNIX = 1
 # What `fcntl` is left for: to copy descriptors, and their flags (F_DUPFD, F_GETFD, F_SETFD, F_GETFL, F_SETFL,
 # F_DUPFD_CLOEXEC). Other commands keep a file from being opened (leases) or written (locks), watch folders, take pipes'
@@ -121,17 +122,21 @@ def _program(machine: str, own_pid: int, *, gpu: bool) -> bytes:
     filter.add(_LOAD, 0)
     filter.add(_AT_LEAST, FIRST_UNKNOWN, 0, 1)  # with it the second set of calls that x86-64 has
     filter.end(_FAIL | errno.ENOSYS)
-    # A process is refused, a thread is not. The flags of clone3 are out of a filter's sight; the C library uses clone
+    # A process is refused, a thread is not that shares its open files: others would be beyond the limit on those, and
+    # out of the agent's sight. The flags of clone3 are out of a filter's sight; the C library uses clone
     # where there is no clone3. (To deny fork and vfork alone would stop nobody: the C library forks by clone.)
-    filter.where("clone", 0, (_ANY_BIT, _CLONE_THREAD), passes=_ALLOW, otherwise=denied)
+    thread = _CLONE_THREAD | _CLONE_FILES
+    filter.where("clone", 0, (_AND, thread), (_EQUAL, thread), passes=_ALLOW, otherwise=denied)
+    filter.where("close_range", 2, (_ANY_BIT, _CLOSE_RANGE_UNSHARE), passes=denied, otherwise=_ALLOW)
     filter.fail("clone3", errno.ENOSYS)
     filter.fail("openat2", errno.ENOSYS)  # as with clone3: its flags cannot be seen
     # Landlock before ABI 3 does not know truncation, and a file opened for reading may be truncated by a flag.
     for name, argument in (("open", 1), ("openat", 2)):
         only_truncate = (_AND, os.O_TRUNC | os.O_ACCMODE), (_EQUAL, os.O_TRUNC)
         filter.where(name, argument, *only_truncate, passes=denied, otherwise=_ALLOW)
-    # The agent's death ends us: that stays so.
-    filter.where("prctl", 0, (_EQUAL, PR_SET_PDEATHSIG), passes=denied, otherwise=_ALLOW)
+    # The agent's death ends us, and it may look at what we have open: that stays so. And filters cost memory.
+    options = PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_SECCOMP
+    filter.where_any("prctl", 0, options, passes=denied, otherwise=_ALLOW)
     commands = _FCNTL + _FCNTL_LOCKS_AND_SEALS if gpu else _FCNTL
     filter.where_any("fcntl", 1, commands, passes=_ALLOW, otherwise=denied)
     if gpu:

@@ -72,6 +72,7 @@ NUMBERS: dict[str, tuple[int | None, int | None]] = {
     "personality": (135, 92),
     "lsm_set_self_attr": (460, 460),
     "seccomp": (317, 277),
+    "landlock_create_ruleset": (444, 444),  # of any size
     "splice": (275, 76),
     "vmsplice": (278, 75),
     "tee": (276, 77),
@@ -161,6 +162,7 @@ NUMBERS: dict[str, tuple[int | None, int | None]] = {
     # denied by their arguments: see `seccomp`
     "clone": (56, 220),
     "clone3": (435, 435),
+    "close_range": (436, 436),
     "open": (2, None),
     "openat": (257, 56),
     "openat2": (437, 437),
@@ -181,6 +183,7 @@ NUMBERS: dict[str, tuple[int | None, int | None]] = {
 BY_ARGUMENTS = {
     "clone",
     "clone3",
+    "close_range",
     "open",
     "openat",
     "openat2",

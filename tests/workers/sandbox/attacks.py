@@ -204,6 +204,20 @@ def let_signals_wait():
         call(234, os.getpid(), threading.get_native_id(), 40)
 
 
+def thread_with_files_of_its_own():
+    """Of which each would have as many open as the limit says, and nobody sees them."""
+    stack = ctypes.create_string_buffer(65536)
+    told["stack"] = stack  # kept
+    top = ctypes.c_void_p(ctypes.addressof(stack) + 65520)
+    flags = 0x100 | 0x800 | 0x10000  # CLONE_VM, CLONE_SIGHAND, CLONE_THREAD
+    if libc.clone(ctypes.cast(libc.pause, ctypes.c_void_p), top, flags, None) < 0:
+        raise OSError(ctypes.get_errno(), "")
+
+
+def files_of_its_own():
+    call(436, 900, 901, 2)
+
+
 def receive():
     call(70, told["queue"], ctypes.create_string_buffer(64), 16, 0, 0o4000)
 
@@ -298,6 +312,10 @@ ATTEMPTS = {
     "remove a queue": lambda: call(71, told["queue"], 0, None),
     "remove a semaphore": lambda: call(66, told["semaphore"], 0, 0),
     "remove a queue by its name": lambda: call(241, told["named_queue"].encode()),
+    "a thread with files of its own": thread_with_files_of_its_own,
+    "a thread that gets files of its own": run_in_a_thread(files_of_its_own),
+    "keep the agent from looking": lambda: call(157, 4, 0),
+    "rules without end": lambda: call(444, (ctypes.c_uint64 * 1)(1), 8, 0),
     "signal another process": lambda: os.kill(victim, signal.SIGTERM),
 }
 
