@@ -123,8 +123,8 @@ def _program(machine: str, own_pid: int, *, gpu: bool) -> bytes:
     filter.add(_AT_LEAST, FIRST_UNKNOWN, 0, 1)  # with it the second set of calls that x86-64 has
     filter.end(_FAIL | errno.ENOSYS)
     # A process is refused, a thread is not that shares its open files: others would be beyond the limit on those, and
-    # out of the agent's sight. The flags of clone3 are out of a filter's sight; the C library uses clone
-    # where there is no clone3. (To deny fork and vfork alone would stop nobody: the C library forks by clone.)
+    # out of the agent's sight. The flags of clone3 are out of a filter's sight; the C library uses clone where there is
+    # no clone3. (To deny fork and vfork alone would stop nobody: the C library forks by clone.)
     thread = _CLONE_THREAD | _CLONE_FILES
     filter.where("clone", 0, (_AND, thread), (_EQUAL, thread), passes=_ALLOW, otherwise=denied)
     filter.where("close_range", 2, (_ANY_BIT, _CLOSE_RANGE_UNSHARE), passes=denied, otherwise=_ALLOW)

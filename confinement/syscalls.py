@@ -150,8 +150,8 @@ NUMBERS: dict[str, tuple[int | None, int | None]] = {
     "iopl": (172, None),
     "ioperm": (173, None),
     "vhangup": (153, 58),
-    "io_setup": (206, 0),  # of the places in its queues one process could take all
-    "sync": (162, 81),  # whose turn it is, waits for everybody's writes
+    "io_setup": (206, 0),  # all places in its queues one process could take
+    "sync": (162, 81),  # has the disks write what everybody wrote
     "syncfs": (306, 267),
     "statmount": (457, 457),
     "listmount": (458, 458),
@@ -200,7 +200,7 @@ BY_ARGUMENTS = {
     "sched_setparam",
     "sched_setscheduler",
 }
-# Other attributes of files than their modes, over which Landlock has no say either: nothing has any, as on many disks.
+# To read attributes of files, over which Landlock has no say either: they have none, as on many disks.
 ATTRIBUTES = {
     "getxattr": (191, 8),
     "lgetxattr": (192, 9),

@@ -13,9 +13,7 @@ GIB = 1024**3
 MIB = 1024**2
 
 END_BEFORE_OTHERS = 500  # of 1000: as if it took half of the machine's memory more than it does
-MOST_SIGNALS = (
-    128  # that wait, and timers: the kernel has so many for each user, and whoever takes all keeps others from any
-)
+MOST_SIGNALS = 128  # that wait, and timers: of both the processes of a user have a number together
 MOST_FILES = 256  # open at once; the libraries were seen to need some twenty
 
 # Two limits, because neither alone holds what a model takes:
