@@ -22,6 +22,7 @@ _REFER, _TRUNCATE, _IOCTL_DEV = 1 << 13, 1 << 14, 1 << 15
 _FIRST_ABI = (1 << 13) - 1
 _LATER = ((2, _REFER), (3, _TRUNCATE), (5, _IOCTL_DEV))
 
+LIST = _READ_DIR
 READ = _READ_FILE | _READ_DIR
 # Regular files and folders only: no links, by which somebody who reads the folder later could be led elsewhere.
 WRITE = READ | _WRITE_FILE | _REMOVE_DIR | _REMOVE_FILE | _MAKE_DIR | _MAKE_REG | _REFER | _TRUNCATE
@@ -77,4 +78,7 @@ def _grant(ruleset: int, path: Path, rights: int) -> None:
             rights &= _OF_A_FILE
         kernel.call(_ADD_RULE, ruleset, _PATH_BENEATH, ctypes.byref(_Rule(rights, fd)), 0)
     finally:
-        os.close(fd)
+        # A grant belongs to an inode. Those of /proc the kernel makes anew when it was short of memory and nobody had
+        # them open; so we have, to the end.
+        if not path.is_relative_to("/proc"):
+            os.close(fd)

@@ -15,18 +15,30 @@ import struct
 from dataclasses import dataclass, field
 
 from confinement import kernel
-from confinement.syscalls import ARCHITECTURES, DENIED, NUMBERS
+from confinement.syscalls import ARCHITECTURES, ATTRIBUTES, DENIED, FIRST_UNKNOWN, NUMBERS
 
 PR_SET_PDEATHSIG = 1
-_PR_SET_SECCOMP, _FILTER = 22, 2
+_PR_SET_DUMPABLE, _PR_SET_SECCOMP, _FILTER = 4, 22, 2
 
 _LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _AND, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x54, 0x06
 _ALLOW, _FAIL, _KILL = 0x7FFF0000, 0x00050000, 0x80000000
-_X32 = 0x40000000  # x86-64 has a second set of calls from there on
-_CLONE_FILES, _CLONE_THREAD = 0x400, 0x00010000
+_MAP_HUGETLB = 0x00040000
+_CLONE_FILES, _CLONE_THREAD = 0x00000400, 0x00010000
+_CLOSE_RANGE_UNSHARE = 2
 _AF_UNIX = 1
-# By these the kernel itself sends somebody a signal, of any kind, when something may be read (fcntl.h, sockios.h).
-_SET_OWNER = {"fcntl": (8, 10, 15), "ioctl": (0x8901, 0x8902)}  # F_SETOWN, F_SETSIG, F_SETOWN_EX; FIOSETOWN, SIOCSPGRP
+# What `fcntl` is left for: to copy descriptors, and their flags (F_DUPFD, F_GETFD, F_SETFD, F_GETFL, F_SETFL,
+# F_DUPFD_CLOEXEC). Other commands keep a file from being opened (leases) or written (locks), watch folders, take pipes'
+# memory from all of the user's processes, or have the kernel send somebody a signal when something may be read.
+_FCNTL = (0, 1, 2, 3, 4, 1030)
+_FCNTL_LOCKS_AND_SEALS = (5, 6, 7, 36, 37, 38, 1033, 1034)
+# And `ioctl`: to ask whether a file is a terminal and how wide, and how much may be read; and flags of descriptors
+# (TCGETS, TCGETS2, TIOCGWINSZ, FIONREAD, FIONBIO, FIONCLEX, FIOCLEX).
+_IOCTL = (0x5401, 0x802C542A, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)
+# GPU drivers have requests of their own, of the types F, K, d, G, m and 0. So there whole types are denied: those of
+# file systems (f, X, v, r, n and the higher numbers), which change attributes of files that one may only read; of block
+# devices (0x12); and of sockets (0x89), by which, too, the kernel signals somebody.
+_IOCTL_TYPE = 0xFF00
+_IOCTL_TYPES_OF_OTHERS = tuple(kind << 8 for kind in (*b"fXvrn", 0x12, 0x89, 0x94, 0x97, 0xCF, 0xF5))
 _UNCONNECTED = 0b10  # in the types SOCK_DGRAM and SOCK_RAW, and not in SOCK_STREAM and SOCK_SEQPACKET
 
 
@@ -86,65 +98,92 @@ class _Filter:
         self.end(passes)
         self.end(otherwise)
 
-    def fail_for(self, name: str, argument: int, values: tuple[int, ...]) -> None:
-        """By the lower half of an argument."""
-        self.add(_EQUAL, self.numbers[name], 0, len(values) + 3)
+    def where_any(
+        self, name: str, argument: int, values: tuple[int, ...], *, passes: int, otherwise: int, mask: int = 0xFFFFFFFF
+    ) -> None:
+        """By the lower half of an argument, as far as `mask` lets see it: whether it is one of these."""
+        self.add(_EQUAL, self.numbers[name], 0, len(values) + 4)
         self.add(_LOAD, 16 + 8 * argument)
+        self.add(_AND, mask)
         for left, value in zip(range(len(values), 0, -1), values, strict=True):
             self.add(_EQUAL, value, left, 0)
-        self.end(_ALLOW)
-        self.end(_FAIL | errno.EPERM)
+        self.end(otherwise)
+        self.end(passes)
 
 
 def _program(machine: str, own_pid: int, *, gpu: bool) -> bytes:
     audit, column = ARCHITECTURES[machine]
-    numbers = {name: number for name, both in NUMBERS.items() if (number := both[column]) is not None}
+    numbers = {name: number for name, both in (NUMBERS | ATTRIBUTES).items() if (number := both[column]) is not None}
     denied = _FAIL | errno.EPERM
     filter = _Filter(numbers)
     filter.add(_LOAD, 4)
     filter.add(_EQUAL, audit, 1, 0)
     filter.end(_KILL)  # calls by another architecture's numbers: nobody makes them by accident
     filter.add(_LOAD, 0)
-    filter.add(_AT_LEAST, _X32, 0, 1)
-    filter.end(denied)
-    # A process is refused, a thread is not. The flags of clone3 are out of a filter's sight; the C library uses clone
-    # where there is no clone3. (To deny fork and vfork alone would stop nobody: the C library forks by clone.) A thread
-    # has the files of its process: the agent counts those.
-    thread = _CLONE_FILES | _CLONE_THREAD
+    filter.add(_AT_LEAST, FIRST_UNKNOWN, 0, 1)  # with it the second set of calls that x86-64 has
+    filter.end(_FAIL | errno.ENOSYS)
+    # A process is refused, a thread is not that shares its open files: others would be beyond the limit on those, and
+    # out of the agent's sight. The flags of clone3 are out of a filter's sight; the C library uses clone where there is
+    # no clone3. (To deny fork and vfork alone would stop nobody: the C library forks by clone.)
+    thread = _CLONE_THREAD | _CLONE_FILES
     filter.where("clone", 0, (_AND, thread), (_EQUAL, thread), passes=_ALLOW, otherwise=denied)
+    filter.where("close_range", 2, (_ANY_BIT, _CLOSE_RANGE_UNSHARE), passes=denied, otherwise=_ALLOW)
     filter.fail("clone3", errno.ENOSYS)
     filter.fail("openat2", errno.ENOSYS)  # as with clone3: its flags cannot be seen
     # Landlock before ABI 3 does not know truncation, and a file opened for reading may be truncated by a flag.
     for name, argument in (("open", 1), ("openat", 2)):
         only_truncate = (_AND, os.O_TRUNC | os.O_ACCMODE), (_EQUAL, os.O_TRUNC)
         filter.where(name, argument, *only_truncate, passes=denied, otherwise=_ALLOW)
-    # The agent's death ends us: that stays so.
-    filter.where("prctl", 0, (_EQUAL, PR_SET_PDEATHSIG), passes=denied, otherwise=_ALLOW)
-    for name, commands in _SET_OWNER.items():
-        filter.fail_for(name, 1, commands)
+    # The agent's death ends us, and it may look at what we have open: that stays so. And filters cost memory.
+    options = PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_SECCOMP
+    filter.where_any("prctl", 0, options, passes=denied, otherwise=_ALLOW)
+    commands = _FCNTL + _FCNTL_LOCKS_AND_SEALS if gpu else _FCNTL
+    filter.where_any("fcntl", 1, commands, passes=_ALLOW, otherwise=denied)
+    if gpu:
+        filter.where_any("ioctl", 1, _IOCTL_TYPES_OF_OTHERS, passes=denied, otherwise=_ALLOW, mask=_IOCTL_TYPE)
+    else:
+        filter.where_any("ioctl", 1, _IOCTL, passes=_ALLOW, otherwise=_FAIL | errno.ENOTTY)
+    # Huge pages are set aside for a program of the owner's. And what is reserved beyond a file's end no limit counts.
+    if not gpu:
+        filter.where("mmap", 3, (_ANY_BIT, _MAP_HUGETLB), passes=denied, otherwise=_ALLOW)
+    filter.where("fallocate", 1, (_EQUAL, 0), passes=_ALLOW, otherwise=_FAIL | errno.EOPNOTSUPP)
     filter.where("tgkill", 0, (_EQUAL, own_pid), passes=_ALLOW, otherwise=denied)  # abort() signals its own thread
     for name, argument in (
         ("prlimit64", 0),
-        ("setpriority", 1),
         ("sched_setaffinity", 0),
         ("sched_setattr", 0),
         ("sched_setparam", 0),
         ("sched_setscheduler", 0),
     ):  # of oneself only: the agent has the same user
         filter.where(name, argument, (_EQUAL, 0), passes=_ALLOW, otherwise=denied)
+    _keep_priorities_of_others(filter)
     if gpu:
         _spare_gpu_drivers(filter)
     for name in DENIED:
         filter.fail(name)
+    for name in ATTRIBUTES:
+        filter.fail(name, errno.EOPNOTSUPP)
     filter.end(_ALLOW)
     return filter.packed()
 
 
+def _keep_priorities_of_others(filter: _Filter) -> None:
+    """Of what: this process (0), not its group or all of its user's; and which: itself."""
+    filter.add(_EQUAL, filter.numbers["setpriority"], 0, 6)
+    filter.add(_LOAD, 16)
+    filter.add(_EQUAL, 0, 0, 3)
+    filter.add(_LOAD, 24)
+    filter.add(_EQUAL, 0, 0, 1)
+    filter.end(_ALLOW)
+    filter.end(_FAIL | errno.EPERM)
+
+
 def _spare_gpu_drivers(filter: _Filter) -> None:
     """CUDA makes a memfd, and a Unix socket by which other processes could ask for its memory. To reach anybody it
-    would have to connect; that the persistence daemon does not answer, it takes."""
-    filter.add(_EQUAL, filter.numbers["memfd_create"], 0, 1)
-    filter.end(_ALLOW)
+    would have to connect; that the persistence daemon does not answer, it takes. What drivers lock is their cache."""
+    for name in ("memfd_create", "flock", "setsockopt"):
+        filter.add(_EQUAL, filter.numbers[name], 0, 1)
+        filter.end(_ALLOW)
     filter.add(_EQUAL, filter.numbers["socket"], 0, 6)
     filter.add(_LOAD, 16)
     filter.add(_EQUAL, _AF_UNIX, 0, 3)

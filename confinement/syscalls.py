@@ -6,6 +6,9 @@ from __future__ import annotations
 # platform.machine() -> what the kernel calls it (linux/audit.h), column below
 ARCHITECTURES = {"x86_64": (0xC000003E, 0), "aarch64": (0xC00000B7, 1)}
 
+# What Linux has got since 6.18 has a number from here on, on all architectures. Nothing depends on it yet.
+FIRST_UNKNOWN = 470
+
 # None: this architecture never had it.
 NUMBERS: dict[str, tuple[int | None, int | None]] = {
     # the network
@@ -28,6 +31,8 @@ NUMBERS: dict[str, tuple[int | None, int | None]] = {
     "process_madvise": (440, 440),
     "process_mrelease": (448, 448),
     "kcmp": (312, 272),
+    "setsid": (112, 157),  # what the agent ends is a group
+    "setpgid": (109, 154),
     "pidfd_open": (434, 434),
     "pidfd_getfd": (438, 438),
     "pidfd_send_signal": (424, 424),
@@ -66,6 +71,12 @@ NUMBERS: dict[str, tuple[int | None, int | None]] = {
     "modify_ldt": (154, None),
     "personality": (135, 92),
     "lsm_set_self_attr": (460, 460),
+    "seccomp": (317, 277),
+    "landlock_create_ruleset": (444, 444),  # of any size
+    "splice": (275, 76),
+    "vmsplice": (278, 75),
+    "tee": (276, 77),
+    "setsockopt": (54, 208),  # programs that look through packets
     # modes, owners and dates of files, over which Landlock has no say
     "chmod": (90, None),
     "fchmod": (91, 52),
@@ -89,15 +100,34 @@ NUMBERS: dict[str, tuple[int | None, int | None]] = {
     "futimesat": (261, None),
     "utimensat": (280, 88),
     "truncate": (76, 45),
+    # to be told what others do with files, also in folders that one may not list; and there are few for each user
+    "inotify_init": (253, None),
+    "inotify_init1": (294, 26),
+    "inotify_add_watch": (254, 27),
+    "fanotify_mark": (301, 263),
+    # a lock keeps others from a file, though one may only read it
+    "flock": (73, 32),
     # memory that no limit of a process counts
     "memfd_create": (319, 279),
     "memfd_secret": (447, 447),
     "shmget": (29, 194),
     "shmat": (30, 196),
     "shmctl": (31, 195),
+    # queues, semaphores and messages: who guesses a number or a name has those of the user's other processes
     "semget": (64, 190),
+    "semctl": (66, 191),
+    "semop": (65, 193),
+    "semtimedop": (220, 192),
     "msgget": (68, 186),
+    "msgctl": (71, 187),
+    "msgrcv": (70, 188),
+    "msgsnd": (69, 189),
     "mq_open": (240, 180),
+    "mq_unlink": (241, 181),
+    "mq_timedsend": (242, 182),
+    "mq_timedreceive": (243, 183),
+    "mq_notify": (244, 184),
+    "mq_getsetattr": (245, 185),
     # the machine
     "init_module": (175, 105),
     "finit_module": (313, 273),
@@ -120,18 +150,27 @@ NUMBERS: dict[str, tuple[int | None, int | None]] = {
     "iopl": (172, None),
     "ioperm": (173, None),
     "vhangup": (153, 58),
+    "io_setup": (206, 0),  # all places in its queues one process could take
+    "sync": (162, 81),  # has the disks write what everybody wrote
+    "syncfs": (306, 267),
+    "statmount": (457, 457),
+    "listmount": (458, 458),
+    "cachestat": (451, 451),
     "ioprio_set": (251, 30),
     "migrate_pages": (256, 238),
     "move_pages": (279, 239),
     # denied by their arguments: see `seccomp`
     "clone": (56, 220),
     "clone3": (435, 435),
+    "close_range": (436, 436),
     "open": (2, None),
     "openat": (257, 56),
     "openat2": (437, 437),
     "prctl": (157, 167),
     "fcntl": (72, 25),
     "ioctl": (16, 29),
+    "mmap": (9, 222),
+    "fallocate": (285, 47),
     "tgkill": (234, 131),
     "prlimit64": (302, 261),
     "setpriority": (141, 140),
@@ -144,12 +183,15 @@ NUMBERS: dict[str, tuple[int | None, int | None]] = {
 BY_ARGUMENTS = {
     "clone",
     "clone3",
+    "close_range",
     "open",
     "openat",
     "openat2",
     "prctl",
     "fcntl",
     "ioctl",
+    "mmap",
+    "fallocate",
     "tgkill",
     "prlimit64",
     "setpriority",
@@ -157,5 +199,16 @@ BY_ARGUMENTS = {
     "sched_setattr",
     "sched_setparam",
     "sched_setscheduler",
+}
+# To read attributes of files, over which Landlock has no say either: they have none, as on many disks.
+ATTRIBUTES = {
+    "getxattr": (191, 8),
+    "lgetxattr": (192, 9),
+    "fgetxattr": (193, 10),
+    "getxattrat": (464, 464),
+    "listxattr": (194, 11),
+    "llistxattr": (195, 12),
+    "flistxattr": (196, 13),
+    "listxattrat": (465, 465),
 }
 DENIED = [name for name in NUMBERS if name not in BY_ARGUMENTS]

@@ -21,9 +21,14 @@ HIGHEST = 2
 PR_SET_NO_NEW_PRIVS = 38
 
 OURS = ("workers", "protocol", "confinement")
-# What libraries look at to find out about the machine. Of /proc ourselves only.
+# What libraries look at to find out about themselves. Not all of /proc/self: its `net` tells of the whole machine's.
+OURSELVES = (
+    *("auxv", "cgroup", "cmdline", "comm", "cpuset", "environ", "limits", "maps", "mountinfo", "mounts", "numa_maps"),
+    *("smaps", "smaps_rollup", "stat", "statm", "status"),
+)
+OUR_LISTS = ("fd", "task")  # what is in them has the names of files above, and `net` again
+# … and about the machine.
 MACHINE = (
-    "/proc/self",
     "/proc/cpuinfo",
     "/proc/meminfo",
     "/proc/stat",
@@ -36,8 +41,9 @@ MACHINE = (
 DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
 # Of GPUs, and what their drivers read. CUDA gives its threads names: it opens /proc/self/task/…/comm and truncates it.
 GPU_DEVICES = ("nvidia*", "nvidia-caps/*", "dri/*", "kfd", "dxg")
-GPU_WRITES = ("/proc/self",)
+GPU_WRITES = ("/proc/self/task",)
 GPU_READS = (
+    "/proc/self",
     "/proc/driver/nvidia",
     "/proc/driver/nvidia-uvm",
     "/proc/devices",
@@ -95,6 +101,10 @@ def _attempt(what: str, part: Callable[[], object]) -> None:
 def _grants(cage: Cage, *, gpu: bool) -> Iterator[tuple[Path, int]]:
     for path in [*programs.readable(*OURS), *settings.library_folders(), *cage.readable, *map(Path, MACHINE)]:
         yield path, landlock.READ
+    for name in OURSELVES:
+        yield Path("/proc/self", name), landlock.READ
+    for name in OUR_LISTS:
+        yield Path("/proc/self", name), landlock.LIST
     for name in DEVICES:
         yield Path(name), landlock.DEVICE
     if cage.scratch is not None:

@@ -13,6 +13,7 @@ GIB = 1024**3
 MIB = 1024**2
 
 END_BEFORE_OTHERS = 500  # of 1000: as if it took half of the machine's memory more than it does
+MOST_SIGNALS = 128  # that wait, and timers: of both the processes of a user have a number together
 MOST_FILES = 256  # open at once; the libraries were seen to need some twenty
 
 # Two limits, because neither alone holds what a model takes:
@@ -36,6 +37,9 @@ def apply(*, memory_bytes: int | None, file_bytes: int) -> None:
     _set(resource.RLIMIT_CORE, 0)
     _set(resource.RLIMIT_NOFILE, MOST_FILES)
     _set(resource.RLIMIT_FSIZE, file_bytes)
+    if kernel.IS_LINUX:
+        _set(resource.RLIMIT_SIGPENDING, MOST_SIGNALS)
+        _set(resource.RLIMIT_RTPRIO, 0)  # where the agent may have its threads run before all others
     if memory_bytes is None:
         return
     cores = os.cpu_count() or 1

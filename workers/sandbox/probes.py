@@ -6,6 +6,7 @@ An attempt that is blocked raises OSError, or MemoryError.
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import mmap
 import os
@@ -18,6 +19,7 @@ from pathlib import Path
 import msgspec
 
 from confinement import kernel
+from confinement.syscalls import ARCHITECTURES, NUMBERS
 from workers.sandbox import cage
 
 MEMORY_BYTES = 64 * 1024**2
@@ -26,7 +28,8 @@ FAR_TOO_MUCH = 1024**4  # of address space: even with many cores nothing near it
 KINDS = ("net", "ipc", "pid", "mnt")
 
 _PTRACE_SEIZE, _NEW_USER_NAMESPACE, _NO_RESERVE = 0x4206, 0x10000000, 0x4000
-_PTRACE = {"x86_64": 101, "aarch64": 117}
+_MSG_INFO = 12
+_FIGETBSZ, _KEEP_SIZE = 2, 1
 
 
 class Targets(msgspec.Struct, frozen=True):
@@ -82,6 +85,14 @@ def fill_disk(targets: Targets) -> None:
         path.unlink(missing_ok=True)
 
 
+def reserve_disk(targets: Targets) -> None:
+    """Beyond the file's end, where it does not count as its size."""
+    path = Path(targets.scratch, "reserved")
+    with path.open("wb") as file:
+        call("fallocate", file.fileno(), _KEEP_SIZE, 0, 2 * FILE_BYTES)
+    path.unlink()
+
+
 def connect(targets: Targets) -> None:
     socket.create_connection(("127.0.0.1", targets.port), 2).close()
 
@@ -124,7 +135,7 @@ def read_environment(targets: Targets) -> None:
 
 
 def trace(targets: Targets) -> None:
-    kernel.call(_PTRACE[os.uname().machine], _PTRACE_SEIZE, targets.pid, 0, 0)
+    call("ptrace", _PTRACE_SEIZE, targets.pid, 0, 0)
 
 
 def signal(targets: Targets) -> None:
@@ -136,6 +147,44 @@ def own_a_pipe(targets: Targets) -> None:
     for end in os.pipe():
         fcntl.fcntl(end, fcntl.F_SETOWN, targets.pid)
         os.close(end)
+
+
+def lease(targets: Targets) -> None:
+    """Whoever opens a file then waits until it is given up, or for 45 s."""
+    with Path(targets.scratch, "leased").open("w") as file:
+        fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+
+
+def lock(targets: Targets) -> None:
+    with Path(os.__file__).open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def ask_a_file_system(targets: Targets) -> None:
+    """For the size of its blocks. Other requests change attributes of files, and do not ask who may write to them."""
+    with Path(os.__file__).open("rb") as file:
+        fcntl.ioctl(file, _FIGETBSZ, bytes(4))
+
+
+def take_queues(targets: Targets) -> None:
+    """For asynchronous reads: the whole machine has 65,536 places."""
+    queue = ctypes.c_ulong()
+    call("io_setup", 1, ctypes.byref(queue))
+
+
+def look_at_messages(targets: Targets) -> None:
+    """Of System V: who may ask after queues may guess the number of one."""
+    call("msgctl", 0, _MSG_INFO, ctypes.create_string_buffer(256))
+
+
+def watch(targets: Targets) -> None:
+    watching = call("inotify_init1", 0)
+    os.close(watching)
+
+
+def read_connections(targets: Targets) -> None:
+    """Those of the whole machine, where there is no namespace."""
+    Path("/proc/self/net/tcp").read_bytes()
 
 
 def make_namespace(targets: Targets) -> None:
@@ -150,6 +199,14 @@ def share_namespaces(targets: Targets) -> None:
 
 def namespace(kind: str) -> str:
     return os.readlink(f"/proc/self/ns/{kind}")
+
+
+def call(name: str, *arguments: object) -> int:
+    """What no function of Python does."""
+    number = NUMBERS[name][ARCHITECTURES[os.uname().machine][1]]
+    if number is None:
+        raise OSError(f"{name} is not there")
+    return kernel.call(number, *arguments)
 
 
 # What is promised from which level on.
@@ -168,6 +225,14 @@ ATTEMPTS: dict[str, tuple[int, Callable[[Targets], None]]] = {
     "trace the agent": (1, trace),
     "signal the agent": (1, signal),
     "have the kernel signal the agent": (1, own_a_pipe),
+    "keep others from opening a file": (1, lease),
+    "lock a file that it may only read": (1, lock),
+    "ask a file system for something": (1, ask_a_file_system),
+    "reserve more of the disk than allowed": (1, reserve_disk),
+    "take the machine's queues for reads": (1, take_queues),
+    "reach messages of other processes": (1, look_at_messages),
+    "watch what others do with files": (1, watch),
+    "read who is connected to the machine": (1, read_connections),
     "make a namespace": (1, make_namespace),
     "stay in the agent's namespaces": (2, share_namespaces),
 }

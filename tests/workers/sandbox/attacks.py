@@ -13,6 +13,7 @@ import threading
 told: dict = told  # type: ignore[name-defined,used-before-def]  # noqa: F821
 secret, outside, victim = told["secret"], told["outside"], told["victim"]
 marker = outside + "/marker"
+model = told["readable"][0] + "/model"  # which it may read
 libc = ctypes.CDLL(None, use_errno=True)
 AT_CWD, OPEN, SIGCHLD = -100, 2, 17
 
@@ -128,6 +129,104 @@ def by_a_pipe(command, owner):
     os.write(theirs, b"x")
 
 
+def ask_of_a_file(command, argument=0):
+    """That it may write: nothing but the command could fail."""
+
+    def attempt():
+        with open("asked", "w") as file:
+            fcntl.fcntl(file, command, argument)
+
+    return attempt
+
+
+def lock_what_it_may_only_read():
+    with open(model, "rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def lease():
+    with open(model, "rb") as file:
+        fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+
+
+def notify():
+    folder = os.open(".", os.O_RDONLY)
+    fcntl.fcntl(folder, fcntl.F_NOTIFY, fcntl.DN_MODIFY)
+    os.close(folder)  # else the signal, at the next file, would end us
+
+
+def enlarge_a_pipe():
+    for end in os.pipe():
+        fcntl.fcntl(end, 1031, 2**20)
+
+
+def change_attributes():
+    """As `chattr +A`, of a file that it may only read."""
+    with open(model, "rb") as file:
+        flags = struct.unpack("l", fcntl.ioctl(file, 0x80086601, bytes(8)))[0]
+        fcntl.ioctl(file, 0x40086602, struct.pack("l", flags | 0x80))
+
+
+def watch_a_folder():
+    if libc.inotify_add_watch(libc.inotify_init(), outside.encode(), 0xFFF) < 0:
+        raise OSError(ctypes.get_errno(), "")
+
+
+def reserve():
+    with open("reserved", "wb") as file:
+        call(285, file.fileno(), 1, 0, 16 * told["file_bytes"])
+
+
+def sync_a_file_system():
+    """One that has nothing to write."""
+    with open("/proc/cpuinfo") as file:
+        call(306, file.fileno())
+
+
+def splice():
+    with open(model, "rb") as file:
+        os.splice(file.fileno(), os.pipe()[1], 1)
+
+
+def set_an_option():
+    with socket.socket(fileno=os.dup(0)) as agent:
+        agent.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+
+
+def come_before_all_others():
+    os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
+    os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+
+
+def let_signals_wait():
+    signal.pthread_sigmask(signal.SIG_BLOCK, {40})
+    for _ in range(1000):
+        call(234, os.getpid(), threading.get_native_id(), 40)
+
+
+def thread_with_files_of_its_own():
+    """Of which each would have as many open as the limit says, and nobody sees them."""
+    stack = ctypes.create_string_buffer(65536)
+    told["stack"] = stack  # kept
+    top = ctypes.c_void_p(ctypes.addressof(stack) + 65520)
+    flags = 0x100 | 0x800 | 0x10000  # CLONE_VM, CLONE_SIGHAND, CLONE_THREAD
+    if libc.clone(ctypes.cast(libc.pause, ctypes.c_void_p), top, flags, None) < 0:
+        raise OSError(ctypes.get_errno(), "")
+
+
+def files_of_its_own():
+    call(436, 900, 901, 2)
+
+
+def receive():
+    call(70, told["queue"], ctypes.create_string_buffer(64), 16, 0, 0o4000)
+
+
+def wait_for(semaphore):
+    """Not at all: it is free."""
+    call(65, semaphore, struct.pack("Hhh", 0, -1, 0o4000), 1)
+
+
 ATTEMPTS = {
     "read a file": lambda: read(secret),
     "read a file from a thread": run_in_a_thread(lambda: read(secret)),
@@ -145,6 +244,7 @@ ATTEMPTS = {
     "truncate a file by opening it": truncate_by_reading,
     "change a mode": lambda: os.chmod(secret, 0o644),
     "change a date": lambda: os.utime(secret),
+    "list attributes": lambda: os.listxattr(secret),
     "connect": lambda: socket.create_connection(("127.0.0.1", told["port"]), 2).close(),
     "connect from a thread": run_in_a_thread(lambda: socket.create_connection(("127.0.0.1", told["port"]), 2).close()),
     "listen": lambda: socket.create_server(("127.0.0.1", 0)).close(),
@@ -158,6 +258,9 @@ ATTEMPTS = {
     "fork, the raw call": lambda: forked(call(57)),
     "clone, the raw call": lambda: forked(call(56, SIGCHLD, 0, 0, 0, 0)),
     "clone3, the raw call": lambda: forked(call(435, (ctypes.c_uint64 * 8)(0, 0, 0, 0, SIGCHLD), 64)),
+    "read who is connected": lambda: read("/proc/self/net/tcp"),
+    "read who is connected, otherwise": lambda: read("/proc/thread-self/net/unix"),
+    "read who is connected, by the old name": lambda: read("/proc/net/tcp"),
     "read an environment": lambda: read(f"/proc/{victim}/environ"),
     "read a command line": lambda: read(f"/proc/{victim}/cmdline"),
     "trace": lambda: call(101, 0x4206, victim, 0, 0),
@@ -166,6 +269,8 @@ ATTEMPTS = {
     "limit another process": lambda: call(302, victim, 7, (ctypes.c_uint64 * 2)(64, 64), None),
     "slow another process down": lambda: os.setpriority(os.PRIO_PROCESS, victim, 19),
     "tie another process to a core": lambda: os.sched_setaffinity(victim, {0}),
+    "come before all others": come_before_all_others,
+    "leave the group that the agent ends": lambda: os.setpgid(0, 0),
     "outlive the agent": lambda: call(157, 1, 0),
     "make a namespace": lambda: call(272, 0x10000000 if os.getuid() else 0x40000000),
     "mount": mount,
@@ -183,6 +288,34 @@ ATTEMPTS = {
     "choose a signal": lambda: fcntl.fcntl(0, fcntl.F_SETSIG, signal.SIGKILL),
     "have the kernel signal another process": lambda: by_a_pipe(fcntl.F_SETOWN, victim),
     "have the kernel signal another thread": lambda: by_a_pipe(15, struct.pack("ii", 0, victim)),
+    "lease a file that it may only read": lease,
+    "lease a file": ask_of_a_file(fcntl.F_SETLEASE, fcntl.F_WRLCK),
+    "lock a file": ask_of_a_file(fcntl.F_SETLK, struct.pack("hhqqi", fcntl.F_WRLCK, 0, 0, 0, 0)),
+    "lock a file that it may only read": lock_what_it_may_only_read,
+    "hint at how a file is written": ask_of_a_file(1036, struct.pack("Q", 2)),
+    "be told of a folder": notify,
+    "watch": lambda: call(294, 0),
+    "watch a folder that it may not list": watch_a_folder,
+    "change attributes of a file": change_attributes,
+    "reserve the disk": reserve,
+    "write out what others wrote": sync_a_file_system,
+    "splice": splice,
+    "a filter of its own": lambda: call(317, 2, 0, struct.pack("I", 0x7FFF0000)),
+    "set an option of the agent's socket": set_an_option,
+    "take places in the machine's queues": lambda: call(206, 1, ctypes.byref(ctypes.c_ulong())),
+    "let many signals wait": let_signals_wait,
+    "enlarge a pipe": enlarge_a_pipe,
+    "read a message of another process": receive,
+    "send a message to another process": lambda: call(69, told["queue"], struct.pack("q8s", 1, b"forged"), 8, 0o4000),
+    "take a semaphore": lambda: wait_for(told["semaphore"]),
+    "give a semaphore, in time": lambda: call(220, told["semaphore"], struct.pack("Hhh", 0, 1, 0o4000), 1, None),
+    "remove a queue": lambda: call(71, told["queue"], 0, None),
+    "remove a semaphore": lambda: call(66, told["semaphore"], 0, 0),
+    "remove a queue by its name": lambda: call(241, told["named_queue"].encode()),
+    "a thread with files of its own": thread_with_files_of_its_own,
+    "a thread that gets files of its own": run_in_a_thread(files_of_its_own),
+    "keep the agent from looking": lambda: call(157, 4, 0),
+    "rules without end": lambda: call(444, (ctypes.c_uint64 * 1)(1), 8, 0),
     "signal another process": lambda: os.kill(victim, signal.SIGTERM),
 }
 

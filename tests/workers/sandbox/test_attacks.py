@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import socket
+import struct
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from tests.workers.sandbox.caged import AT_EACH_LEVEL, FILE_BYTES, run
 PROGRAM = Path(__file__).with_name("attacks.py").read_text()
 SECRET = "the agent's token"
 X86 = pytest.mark.skipif(os.uname().machine != "x86_64", reason="the raw calls are those of x86-64")
+LIBC = ctypes.CDLL(None, use_errno=True)
 VICTIM = """
 import ctypes, sys
 kept = ctypes.create_string_buffer(b"in memory")
@@ -50,10 +53,28 @@ class Target:
             self.listener.accept()
 
 
+@contextmanager
+def numbered() -> Iterator[dict[str, object]]:
+    """A queue with a message and a semaphore that is free, which nobody but this process knows, and a named queue."""
+    queue, semaphore = LIBC.msgget(0, 0o1600), LIBC.semget(0, 1, 0o1600)
+    name = f"cyxwiz-test-{os.getpid()}"
+    named = LIBC.mq_open(f"/{name}".encode(), os.O_CREAT | os.O_RDWR, 0o600, None)
+    LIBC.semctl(semaphore, 0, 16, 1)  # SETVAL
+    LIBC.msgsnd(queue, struct.pack("q8s", 1, b"secret"), 8, 0)
+    assert min(queue, semaphore, named) >= 0
+    yield {"queue": queue, "semaphore": semaphore, "named_queue": name}
+    os.close(named)
+    LIBC.mq_unlink(f"/{name}".encode())
+    LIBC.msgctl(queue, 0, None)
+    LIBC.semctl(semaphore, 0, 0)
+
+
 @pytest.fixture
 def target(tmp_path: Path) -> Iterator[Target]:
-    outside = tmp_path / "outside"
+    outside, readable = tmp_path / "outside", tmp_path / "readable"
     (outside / "empty").mkdir(parents=True)
+    readable.mkdir()
+    (readable / "model").touch()
     for name in ("secret", "file"):
         (outside / name).write_text(SECRET)
         (outside / name).chmod(0o600)
@@ -75,6 +96,7 @@ def target(tmp_path: Path) -> Iterator[Target]:
             "secret": str(outside / "secret"),
             "victim_file": str(outside / "file"),
             "outside": str(outside),
+            "readable": [str(readable)],
             "empty": str(outside / "empty"),
             "socket": str(outside / "socket"),
             "port": listener.getsockname()[1],
@@ -82,6 +104,7 @@ def target(tmp_path: Path) -> Iterator[Target]:
             "victim_address": int(victim.stdout.readline()),
             "file_bytes": FILE_BYTES,
         }
+        told |= stack.enter_context(numbered())
         yield Target(told, victim, listener, outside)
         victim.kill()
 
@@ -106,10 +129,44 @@ def test_without_the_cage_the_same_program_gets_everywhere(target: Target, tmp_p
 
 
 @X86
-def test_level_0_bounds_memory_and_files(target: Target, tmp_path: Path):
+def test_level_0_bounds_memory_files_and_signals(target: Target, tmp_path: Path):
     tried = run(PROGRAM, 0, tmp_path / "scratch", **target.told)
     assert tried["a private memory bomb"] == tried["a shared memory bomb"] == "OSError"
     assert tried["write a large file"] == "OSError"
+    assert tried["let many signals wait"] == "BlockingIOError"
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="it becomes a user whom nobody is, to change nobody's priority")
+def test_it_does_not_change_the_priority_of_all_processes_of_its_user(tmp_path: Path):
+    program = """
+        import os
+        from confinement import kernel, seccomp
+        os.setuid(3_000_000_000)
+        kernel.prctl(38, 1)  # no_new_privs
+        os.setpriority(os.PRIO_USER, 0, 1)
+        seccomp.deny(gpu=False)
+        done = []
+        for which in (os.PRIO_PROCESS, os.PRIO_PGRP, os.PRIO_USER):
+            try:
+                os.setpriority(which, 0, 2)
+                done.append(which)
+            except PermissionError:
+                pass
+        print(json.dumps({"done": done}))
+    """
+    assert run(program, None, tmp_path / "scratch") == {"done": [os.PRIO_PROCESS]}
+
+
+@AT_EACH_LEVEL
+def test_it_gets_no_huge_pages_whether_there_are_any_or_not(tmp_path: Path, level: int):
+    program = """
+        import errno, mmap
+        try:
+            mmap.mmap(-1, 2**21, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x40000)
+        except OSError as error:
+            print(json.dumps({"error": errno.errorcode[error.errno]}))
+    """
+    assert run(program, level, tmp_path / "scratch") == {"error": "EPERM"}
 
 
 @AT_EACH_LEVEL
