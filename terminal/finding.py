@@ -27,10 +27,10 @@ def session(user: User, id: UUID) -> TerminalSession:
     raise Http404
 
 
-def node(user: User, name: str) -> Node:
-    """Raises Http404."""
+def node(user: User, name: str, **how: str) -> Node:
+    """`how` they came, for the audit. Raises Http404."""
     if (found := permissions.known_nodes(user).filter(name=name).first()) is not None:
         return found
     if Node.objects.filter(name=name).exists():
-        refusals.refused("They may not see this node.", user, node=name)
+        refusals.refused("They may not see this node.", user, node=name, **how)
     raise Http404

@@ -13,7 +13,7 @@ from accounts.models import ApiKey, User
 from accounts.sweeps import one_of_many
 from nodes.models import Node
 from protocol import terminal
-from protocol.errors import BadRequest, Conflict, Forbidden, Unavailable
+from protocol.errors import BadRequest, Conflict, CyxwizError, Forbidden, Unavailable
 from protocol.terminal import Mode
 from terminal import audit, doors, permissions, refusals, tickets
 from terminal.models import TerminalGrant, TerminalPolicy, TerminalSession
@@ -27,25 +27,39 @@ REASON_MOST = 500  # characters
 FILLERS = "\u115f\u1160\u3164\uffa0"  # letters by Unicode that nobody can see
 
 
+class ReasonMissing(BadRequest):
+    """Each door knows its own way to give one."""
+
+
 def policy_of(node: Node) -> TerminalPolicy:
     return TerminalPolicy.objects.filter(node=node).first() or TerminalPolicy(node=node)
 
 
 def open_session(
-    *, node: Node, user: User, api_key: ApiKey | None, cols: int, rows: int, reason: str = ""
+    *, node: Node, user: User, api_key: ApiKey | None, cols: int, rows: int, reason: str = "", **how: str
 ) -> TerminalSession:
-    """Rings the node, or waits for an approval where the node's rules ask for one."""
+    """Rings the node, or waits for an approval where the node's rules ask for one. `how` they came, for the audit of a
+    refusal. Raises CyxwizError."""
+    try:
+        return _open_session(node, user, api_key, (cols, rows), reason)
+    except CyxwizError as error:
+        refusals.refused(error.message, user, node=node.name, **how)
+        raise
+
+
+def _open_session(
+    node: Node, user: User, api_key: ApiKey | None, size: tuple[int, int], reason: str
+) -> TerminalSession:
     if not permissions.may_open(node, user):
-        why = f"You may not open terminals on {node.name}. Its owner can grant it."
-        raise refusals.forbidden(why, user, node=node.name)
+        raise Forbidden(f"You may not open terminals on {node.name}. Its owner can grant it.")
     policy = policy_of(node)
     if policy.reason_required and not _says_something(reason):
-        raise BadRequest(f"{node.name} asks for a reason: say in `reason` what the terminal is for.")
+        raise ReasonMissing(f"{node.name} asks for a reason: say in `reason` what the terminal is for.")
     if len(reason) > REASON_MOST or "\0" in reason:
         raise BadRequest(f"A reason has at most {REASON_MOST} characters, and no NUL among them.")
     check_ready(node, recorder_runs=doors.recorder_runs())
     _check_quotas(node, user)
-    cols, rows = terminal.clamp(cols, rows)
+    cols, rows = terminal.clamp(*size)
     with transaction.atomic():
         session = TerminalSession.objects.create(
             owner=user,

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 from uuid import UUID
 
 from django.db import transaction
+from django.http import Http404
 
 from accounts import ssh_keys
 from accounts.models import SshKey, User
-from nodes.models import Node
-from protocol.errors import BadRequest, CyxwizError, NotFound
+from protocol.errors import BadRequest, NotFound
 from protocol.terminal import Run
-from terminal import admission, audit, permissions, services
+from terminal import admission, audit, finding, services
 from terminal.models import TerminalSession
 from terminal.ssh_gateway.login import Login
 
@@ -31,7 +30,7 @@ class Guest:
         return user
 
     @property
-    def how(self) -> dict[str, Any]:
+    def how(self) -> dict[str, str]:
         """They came in, for the audit."""
         return {"ssh_key": self.key.fingerprint, "address": self.address}
 
@@ -39,25 +38,18 @@ class Guest:
 def open_session(guest: Guest, size: tuple[int, int]) -> TerminalSession:
     """Raises CyxwizError."""
     ssh_keys.used(guest.key)
+    name, reason = guest.login.node, guest.reason
     try:
-        return _open(guest, size)
-    except CyxwizError as error:
-        audit.write("refused", user=guest.user, node=guest.login.node, reason=error.message, **guest.how)
-        raise
-
-
-def _open(guest: Guest, size: tuple[int, int]) -> TerminalSession:
-    name = guest.login.node
-    node: Node | None = permissions.known_nodes(guest.user).filter(name=name).first()
-    if node is None:
-        raise NotFound(f"You know no node {name!r}.")
-    if services.policy_of(node).reason_required and not guest.reason.strip():
+        node = finding.node(guest.user, name, **guest.how)
+        return services.open_session(
+            node=node, user=guest.user, api_key=None, cols=size[0], rows=size[1], reason=reason, **guest.how
+        )
+    except Http404:
+        raise NotFound(f"You know no node {name!r}.") from None
+    except services.ReasonMissing:
         raise BadRequest(
             f"{name} asks for a reason. Say it with: ssh -o 'SetEnv=LC_CYXWIZ_REASON=\"the disk is full\"' …"
-        )
-    return services.open_session(
-        node=node, user=guest.user, api_key=None, cols=size[0], rows=size[1], reason=guest.reason
-    )
+        ) from None
 
 
 def look_again(session: TerminalSession) -> None:

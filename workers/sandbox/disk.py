@@ -69,15 +69,26 @@ def _look_through(folder: Path, most: int) -> int:
 
 def _deleted_bytes(pid: int, folder: Path) -> int:
     used: dict[int, int] = {}
+    thread = _thread(pid)
     with contextlib.suppress(*ENDED):
-        for fd in os.listdir(f"/proc/{pid}/fd"):
+        for fd in os.listdir(f"{thread}/fd"):
             with contextlib.suppress(*ENDED):
-                used |= _deleted(f"/proc/{pid}/fd/{fd}")
+                used |= _deleted(f"{thread}/fd/{fd}")
     # One page that is mapped keeps the whole of a file. How large one is that is not open as well, only root may see.
-    for inode, mapping in _mapped(pid, folder).items():
+    for inode, mapping in _mapped(thread, folder).items():
         if inode not in used:
             used |= _deleted(f"/proc/{pid}/map_files/{mapping}")
     return sum(used.values())
+
+
+def _thread(pid: int) -> str:
+    """Where the kernel tells of one that is there: what is open and mapped is so for all. The first may have ended
+    without the others, and nothing is told of it then."""
+    with contextlib.suppress(*ENDED):
+        for thread in reversed(os.listdir(f"/proc/{pid}/task")):
+            if os.listdir(f"/proc/{pid}/task/{thread}/fd"):
+                return f"/proc/{pid}/task/{thread}"
+    return f"/proc/{pid}"
 
 
 def _deleted(path: str) -> dict[int, int]:
@@ -86,10 +97,10 @@ def _deleted(path: str) -> dict[int, int]:
     return {file.st_ino: file.st_blocks * 512} if stat.S_ISREG(file.st_mode) and file.st_nlink == 0 else {}
 
 
-def _mapped(pid: int, folder: Path) -> dict[int, str]:
+def _mapped(thread: str, folder: Path) -> dict[int, str]:
     """A mapping of each deleted file, by the number of its inode."""
     maps, where = b"", b" " + os.fsencode(folder.resolve()) + b"/"
-    with contextlib.suppress(*ENDED), open(f"/proc/{pid}/maps", "rb") as file:
+    with contextlib.suppress(*ENDED), open(f"{thread}/maps", "rb") as file:
         maps = file.read(MOST_MAPS_BYTES + 1)
     found = {}
     for line in maps.splitlines():

@@ -136,6 +136,30 @@ def test_files_that_are_deleted_but_open_count(tmp_path: Path):
     assert not disk.is_over(folder, os.getpid(), MIB)
 
 
+WITHOUT_ITS_FIRST_THREAD = """
+import ctypes, os, sys, threading
+def keep():
+    with open("kept", "wb") as file:
+        file.write(b"x" * 2 * 1024**2)
+        file.flush()
+        os.unlink("kept")
+        print("kept", flush=True)
+        sys.stdin.read()
+threading.Thread(target=keep).start()
+ctypes.CDLL(None).syscall({"x86_64": 60, "aarch64": 93}[os.uname().machine], 0)  # of this thread only
+"""
+
+
+def test_they_count_where_the_first_thread_has_ended_alone(tmp_path: Path):
+    command = [sys.executable, "-c", WITHOUT_ITS_FIRST_THREAD]
+    with subprocess.Popen(command, cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout and process.stdin
+        assert process.stdout.readline() == b"kept\n"
+        until(lambda: psutil.Process(process.pid).status() == psutil.STATUS_ZOMBIE)
+        assert disk.is_over(tmp_path, process.pid, MIB)
+        process.stdin.close()
+
+
 def test_files_that_are_deleted_but_mapped_count(tmp_path: Path):
     """By one page, which keeps the whole file."""
     libc = ctypes.CDLL(None)
