@@ -125,10 +125,13 @@ def size(field: str, title: str | None = None, *, sortable: bool = True) -> Any:
 
     @admin.display(description=words, ordering=field if sortable else None)
     def column(self: object, row: Model) -> str:
-        value = getattr(row, field)
-        return UNKNOWN if value is None else filesizeformat(value)
+        return size_words(getattr(row, field))
 
     return column
+
+
+def size_words(count: int | None) -> str:
+    return UNKNOWN if count is None else filesizeformat(count)
 
 
 def badge(field: str, title: str | None = None) -> Any:
@@ -142,12 +145,33 @@ def badge(field: str, title: str | None = None) -> Any:
     return column
 
 
+def short(field: str, title: str | None = None, *, most: int = 100) -> Any:
+    """A column with the beginning of a text."""
+
+    @admin.display(description=title or field.replace("_", " "), ordering=field)
+    def column(self: object, row: Model) -> str:
+        return shortened(getattr(row, field), most)
+
+    return column
+
+
+def shortened(value: object, most: int) -> str:
+    """The whole is the title of what is left of it."""
+    text = UNKNOWN if value in (None, "") else str(value)
+    if len(text) <= most:
+        return text
+    return format_html('<span title="{}">{}…</span>', text, text[:most])
+
+
 def pretty(field: str, title: str | None = None) -> Any:
     """A JSON field over several lines, for a change page."""
 
     @admin.display(description=title or field.replace("_", " "))
-    def column(self: object, row: Model) -> SafeString:
-        text = json.dumps(getattr(row, field), indent=2, ensure_ascii=False, sort_keys=True)
+    def column(self: object, row: Model) -> str:
+        value = getattr(row, field)
+        if not value:
+            return UNKNOWN
+        text = json.dumps(value, indent=2, ensure_ascii=False, sort_keys=True)
         return format_html('<pre class="json">{}</pre>', text)
 
     return column

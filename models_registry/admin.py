@@ -11,7 +11,7 @@ from django.http import HttpRequest
 from django.template.defaultfilters import filesizeformat
 from django.utils.html import format_html_join
 
-from accounts.staff_admin import UNKNOWN, ReadOnlyAdmin, ReadOnlyInline, StaffAdmin, badge, pretty, size
+from accounts.staff_admin import UNKNOWN, ReadOnlyAdmin, ReadOnlyInline, StaffAdmin, badge, pretty, short, size
 from models_registry import formats, memory
 from models_registry.models import Admission, Blob, MeasuredMemory, Model, Version, VersionFile
 
@@ -110,7 +110,8 @@ def _peaks(row: MeasuredMemory) -> str:
 
 @admin.register(Admission)
 class AdmissionAdmin(ReadOnlyAdmin):
-    list_display = ("__str__", "state_badge", "owner", "filename", "file_size", "reason", "created_at")
+    list_display = ("__str__", "state_badge", "owner", "filename", "file_size", "why", "created_at")
+    why = short("reason")
     list_filter = ("state", "created_at")
     search_fields = ("name", "filename", "sha256", "owner__username")
     exclude = ("size_bytes",)
