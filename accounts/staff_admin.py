@@ -25,7 +25,6 @@ from django.contrib import admin, messages
 from django.contrib.auth import get_permission_codename
 from django.db.models import Model, QuerySet
 from django.http import HttpRequest
-from django.template.defaultfilters import filesizeformat
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
@@ -38,6 +37,7 @@ else:
     ModelAdmin, TabularInline = admin.ModelAdmin, admin.TabularInline
 
 UNKNOWN = "–"
+UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
 class StaffAdmin(ModelAdmin):
@@ -131,7 +131,11 @@ def size(field: str, title: str | None = None, *, sortable: bool = True) -> Any:
 
 
 def size_words(count: int | None) -> str:
-    return UNKNOWN if count is None else filesizeformat(count)
+    """As the command line says it."""
+    if count is None:
+        return UNKNOWN
+    steps = min(max(abs(count).bit_length() - 1, 0) // 10, len(UNITS) - 1)
+    return f"{count / 1024**steps:.{1 if steps else 0}f} {UNITS[steps]}"
 
 
 def badge(field: str, title: str | None = None) -> Any:

@@ -7,7 +7,6 @@ from typing import Any
 from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest
-from django.template.defaultfilters import filesizeformat
 
 from accounts.staff_admin import UNKNOWN, ReadOnlyAdmin, ReadOnlyInline, badge, pretty, short, size, size_words
 from deployments import previews, reconcile, services
@@ -64,7 +63,7 @@ class DeploymentAdmin(ReadOnlyAdmin):
     @admin.display(description="estimated memory of a replica")
     def estimated(self, deployment: Deployment) -> str:
         kind = kind_of(deployment.hardware_class)
-        return str(filesizeformat(memory.estimate_for(deployment.version, deployment.options, kind)))
+        return size_words(memory.estimate_for(deployment.version, deployment.options, kind))
 
     @admin.display(description="why replicas wait")
     def why_not(self, deployment: Deployment) -> str:

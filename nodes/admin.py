@@ -10,12 +10,11 @@ from django.contrib import admin, messages
 from django.db.models import QuerySet
 from django.forms import ModelForm
 from django.http import HttpRequest
-from django.template.defaultfilters import filesizeformat
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
 from accounts.models import User
-from accounts.staff_admin import UNKNOWN, ReadOnlyAdmin, ReadOnlyInline, StaffAdmin, badge, pretty, size
+from accounts.staff_admin import UNKNOWN, ReadOnlyAdmin, ReadOnlyInline, StaffAdmin, badge, pretty, size, size_words
 from nodes import benchmarks, joining, planning, services
 from nodes.device_columns import BENCHMARK_FIGURES, shown
 from nodes.models import Allocation, Benchmark, Device, JoinToken, Node
@@ -208,8 +207,7 @@ def held_table(node: Node) -> SafeString:
     for row, held in itertools.islice(planning.held_on(node), MOST_ROWS):
         known = held.on(row.device) if held else planning.Sizes(None, None, None)
         sizes = [row.memory_bytes, known.estimated_bytes, known.now_bytes, known.peak_bytes]
-        shown = [UNKNOWN if one is None else filesizeformat(one) for one in sizes]
-        cells.append((row.device.name, held.name if held else "ending", *shown))
+        cells.append((row.device.name, held.name if held else "ending", *map(size_words, sizes)))
     if not cells:
         return SafeString(UNKNOWN)
     titles = ("Device", "For", "Promised", "Estimated", "Measured now", "Measured peak")
