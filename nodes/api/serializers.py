@@ -144,7 +144,8 @@ class OneNodeSerializer(NodeSerializer):
 
     @extend_schema_field(PromisedSerializer(many=True))
     def get_allocations(self, node: Node) -> Any:
-        return PromisedSerializer(planning.promised_on(node, self.context["request"].user), many=True).data
+        user = self.context["request"].user
+        return [PromisedSerializer(promised).data for promised in planning.promised_on(node, user)]
 
 
 class JoinTokenSerializer(serializers.ModelSerializer[JoinToken]):
