@@ -131,7 +131,7 @@ class NodeSerializer(serializers.ModelSerializer[Node]):
 
 class PromisedSerializer(serializers.Serializer[planning.Promised]):
     device = serializers.CharField()
-    kind = serializers.ChoiceField(["deployment", "job"], allow_null=True)
+    kind = serializers.CharField(allow_null=True, help_text="deployment or job.")
     name = serializers.CharField(allow_null=True, help_text="Of a job its id. Null: those of others, together.")
     memory_bytes = serializers.IntegerField()
 
