@@ -25,7 +25,6 @@ from django.contrib import admin, messages
 from django.contrib.auth import get_permission_codename
 from django.db.models import Model, QuerySet
 from django.http import HttpRequest
-from django.template.defaultfilters import filesizeformat
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
@@ -38,6 +37,7 @@ else:
     ModelAdmin, TabularInline = admin.ModelAdmin, admin.TabularInline
 
 UNKNOWN = "–"
+UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
 class StaffAdmin(ModelAdmin):
@@ -125,10 +125,17 @@ def size(field: str, title: str | None = None, *, sortable: bool = True) -> Any:
 
     @admin.display(description=words, ordering=field if sortable else None)
     def column(self: object, row: Model) -> str:
-        value = getattr(row, field)
-        return UNKNOWN if value is None else filesizeformat(value)
+        return size_words(getattr(row, field))
 
     return column
+
+
+def size_words(count: int | None) -> str:
+    """As the command line says it."""
+    if count is None:
+        return UNKNOWN
+    steps = min(max(abs(count).bit_length() - 1, 0) // 10, len(UNITS) - 1)
+    return f"{count / 1024**steps:.{1 if steps else 0}f} {UNITS[steps]}"
 
 
 def badge(field: str, title: str | None = None) -> Any:
@@ -142,12 +149,33 @@ def badge(field: str, title: str | None = None) -> Any:
     return column
 
 
+def short(field: str, title: str | None = None, *, most: int = 100) -> Any:
+    """A column with the beginning of a text."""
+
+    @admin.display(description=title or field.replace("_", " "), ordering=field)
+    def column(self: object, row: Model) -> str:
+        return shortened(getattr(row, field), most)
+
+    return column
+
+
+def shortened(value: object, most: int) -> str:
+    """The whole is the title of what is left of it."""
+    text = UNKNOWN if value in (None, "") else str(value)
+    if len(text) <= most:
+        return text
+    return format_html('<span title="{}">{}…</span>', text, text[:most])
+
+
 def pretty(field: str, title: str | None = None) -> Any:
     """A JSON field over several lines, for a change page."""
 
     @admin.display(description=title or field.replace("_", " "))
-    def column(self: object, row: Model) -> SafeString:
-        text = json.dumps(getattr(row, field), indent=2, ensure_ascii=False, sort_keys=True)
+    def column(self: object, row: Model) -> str:
+        value = getattr(row, field)
+        if not value:
+            return UNKNOWN
+        text = json.dumps(value, indent=2, ensure_ascii=False, sort_keys=True)
         return format_html('<pre class="json">{}</pre>', text)
 
     return column

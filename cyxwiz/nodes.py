@@ -33,7 +33,9 @@ class Device:
     model: str | None = None
     memory_total_bytes: int | None = None
     memory_available_bytes: int | None = None
+    memory_others_bytes: int | None = None  # taken, and not by what CyxWiz runs there
     allocated_bytes: int | None = None
+    allocatable_bytes: int | None = None  # what placement may promise besides
     memory_is_ram: bool = False
     absent_since: str | None = None  # its node tells of it no more, and it gets nothing
     hardware_class: str = ""
@@ -61,10 +63,21 @@ class Device:
 
 
 @dataclass(frozen=True)
+class Allocation:
+    """Memory that is promised, to a deployment or job of yours; no name: to those of others."""
+
+    device: str
+    memory_bytes: int
+    kind: str | None = None
+    name: str | None = None
+
+
+@dataclass(frozen=True)
 class Node:
     id: str
     name: str
     state: str
+    owner: str = ""
     draining: bool = False
     shared: bool = False
     allows_programs: bool = False
@@ -80,6 +93,7 @@ class Node:
     formats: Sequence[str] = ()
     hardware_classes: Sequence[str] = ()
     devices: Sequence[Device] = ()
+    allocations: Sequence[Allocation] = ()  # told of one node, not in a list
     refusals: dict[str, str] = field(default_factory=dict)
     unknown: dict[str, str] = field(default_factory=dict)
     benchmark_asked_at: str | None = None  # until it has measured

@@ -7,9 +7,8 @@ from typing import Any
 from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest
-from django.template.defaultfilters import filesizeformat
 
-from accounts.staff_admin import ReadOnlyAdmin, ReadOnlyInline, badge, pretty, size
+from accounts.staff_admin import UNKNOWN, ReadOnlyAdmin, ReadOnlyInline, badge, pretty, short, size, size_words
 from deployments import previews, reconcile, services
 from deployments.models import Deployment, DeploymentEvent, DeploymentMetric, Replica
 from models_registry import memory
@@ -19,32 +18,25 @@ from protocol.hardware import kind_of
 
 class ReplicaInline(ReadOnlyInline):
     model = Replica
-    fields = (
-        "index",
-        "state",
-        "state_since",
-        "node",
-        "device",
-        "fence",
-        "estimated",
-        "allocated",
-        "measured",
-        "peak",
-        "device_peak",
-        "failures",
-        "reason",
-    )
-    readonly_fields = ("estimated", "allocated", "measured", "peak", "device_peak")
-    estimated = size("estimated_bytes", "estimated")
+    fields = ("index", "state_badge", "device", "allocated", "measured", "failures", "why")
+    state_badge = badge("state")
     allocated = size("allocated_bytes", "promised")
-    measured = size("memory_bytes", "measured")
-    peak = size("peak_bytes", "measured peak")
-    device_peak = size("device_peak_bytes", "peak on its device")
+    why = short("reason", most=200)
+
+    @admin.display(description="measured, at most")
+    def measured(self, replica: Replica) -> str:
+        """Of the memory that is promised."""
+        now, most = map(size_words, replica.measured_bytes)
+        return UNKNOWN if (now, most) == (UNKNOWN, UNKNOWN) else f"{now}, {most}"
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
+        return super().get_queryset(request).select_related("device__node")
 
 
 class EventInline(ReadOnlyInline):
     model = DeploymentEvent
-    fields = ("at", "replica_index", "came_from", "went_to", "node", "fence", "reason")
+    fields = ("at", "replica_index", "node", "fence", "why")  # each under a line of the states that it is between
+    why = short("reason", most=200)
 
 
 @admin.register(Deployment)
@@ -56,9 +48,10 @@ class DeploymentAdmin(ReadOnlyAdmin):
         "version",
         "replica_count",
         "hardware_class",
-        "reason",
+        "why",
         "created_at",
     )
+    why = short("reason")
     list_filter = ("state", "wanted_running", "hardware_class", "version__format")
     search_fields = ("name", "owner__username", "version__model__name")
     list_select_related = ("version__model",)
@@ -70,7 +63,7 @@ class DeploymentAdmin(ReadOnlyAdmin):
     @admin.display(description="estimated memory of a replica")
     def estimated(self, deployment: Deployment) -> str:
         kind = kind_of(deployment.hardware_class)
-        return str(filesizeformat(memory.estimate_for(deployment.version, deployment.options, kind)))
+        return size_words(memory.estimate_for(deployment.version, deployment.options, kind))
 
     @admin.display(description="why replicas wait")
     def why_not(self, deployment: Deployment) -> str:
@@ -95,13 +88,13 @@ class ReplicaAdmin(ReadOnlyAdmin):
         "__str__",
         "state_badge",
         "state_since",
-        "node",
         "device",
         "fence",
         "allocated",
         "measured",
-        "reason",
+        "why",
     )
+    why = short("reason")
     list_filter = ("state", "node")
     search_fields = ("deployment__name", "node__name")
     list_select_related = ("device__node",)
@@ -119,7 +112,8 @@ class ReplicaAdmin(ReadOnlyAdmin):
 
 @admin.register(DeploymentEvent)
 class DeploymentEventAdmin(ReadOnlyAdmin):
-    list_display = ("at", "deployment", "replica_index", "came_from", "went_to", "node", "fence", "reason")
+    list_display = ("at", "deployment", "replica_index", "came_from", "went_to", "node", "fence", "why")
+    why = short("reason")
     list_filter = ("went_to",)
     search_fields = ("deployment__name", "node__name", "reason")
     date_hierarchy = "at"

@@ -8,7 +8,7 @@ from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest
 
-from accounts.staff_admin import ReadOnlyAdmin, ReadOnlyInline, badge, size
+from accounts.staff_admin import ReadOnlyAdmin, ReadOnlyInline, badge, short, size
 from jobs import queueing, services
 from jobs.models import Dataset, Job, JobEvent
 from jobs.states import JobState
@@ -31,9 +31,9 @@ class JobAdmin(ReadOnlyAdmin):
         "node",
         "attempts",
         "created_at",
-        "finished_at",
-        "reason",
+        "why",
     )
+    why = short("reason")
     list_filter = ("state", "hardware_class", "node", "version__format", "error_code")
     search_fields = ("id", "owner__username", "version__model__name", "node__name")
     list_select_related = ("version__model", "device__node")

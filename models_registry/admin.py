@@ -8,10 +8,19 @@ from typing import Any
 from django.contrib import admin
 from django.db.models import Count, QuerySet
 from django.http import HttpRequest
-from django.template.defaultfilters import filesizeformat
 from django.utils.html import format_html_join
 
-from accounts.staff_admin import UNKNOWN, ReadOnlyAdmin, ReadOnlyInline, StaffAdmin, badge, pretty, size
+from accounts.staff_admin import (
+    UNKNOWN,
+    ReadOnlyAdmin,
+    ReadOnlyInline,
+    StaffAdmin,
+    badge,
+    pretty,
+    short,
+    size,
+    size_words,
+)
 from models_registry import formats, memory
 from models_registry.models import Admission, Blob, MeasuredMemory, Model, Version, VersionFile
 
@@ -80,7 +89,7 @@ class VersionAdmin(ReadOnlyAdmin):
     def estimated(self, version: Version) -> str:
         if version.format in formats.WEIGHTS:
             return "nothing runs it"
-        return str(filesizeformat(memory.estimate_bytes(version, {})))
+        return size_words(memory.estimate_bytes(version, {}))
 
     @admin.display(description="measured memory")
     def measured(self, version: Version) -> str:
@@ -104,13 +113,14 @@ class MeasuredMemoryAdmin(ReadOnlyAdmin):
 
 
 def _peaks(row: MeasuredMemory) -> str:
-    own = UNKNOWN if row.peak_bytes is None else filesizeformat(row.peak_bytes)
-    return own if row.ram_peak_bytes is None else f"{own} and {filesizeformat(row.ram_peak_bytes)} of RAM"
+    own = size_words(row.peak_bytes)
+    return own if row.ram_peak_bytes is None else f"{own} and {size_words(row.ram_peak_bytes)} of RAM"
 
 
 @admin.register(Admission)
 class AdmissionAdmin(ReadOnlyAdmin):
-    list_display = ("__str__", "state_badge", "owner", "filename", "file_size", "reason", "created_at")
+    list_display = ("__str__", "state_badge", "owner", "filename", "file_size", "why", "created_at")
+    why = short("reason")
     list_filter = ("state", "created_at")
     search_fields = ("name", "filename", "sha256", "owner__username")
     exclude = ("size_bytes",)

@@ -10,41 +10,25 @@ from django.contrib import admin, messages
 from django.db.models import QuerySet
 from django.forms import ModelForm
 from django.http import HttpRequest
-from django.template.defaultfilters import filesizeformat
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
 from accounts.models import User
-from accounts.staff_admin import UNKNOWN, ReadOnlyAdmin, ReadOnlyInline, StaffAdmin, badge, pretty, size
+from accounts.staff_admin import UNKNOWN, ReadOnlyAdmin, ReadOnlyInline, StaffAdmin, badge, pretty, size, size_words
 from nodes import benchmarks, joining, planning, services
-from nodes.device_columns import shown
+from nodes.device_columns import BENCHMARK_FIGURES, shown
 from nodes.models import Allocation, Benchmark, Device, JoinToken, Node
 from nodes.why_not import Row
 
 
 class DeviceInline(ReadOnlyInline):
     model = Device
-    fields = (
-        "name",
-        "absent_since",
-        "model",
-        "total",
-        "allocated",
-        "others",
-        "free",
-        "available",
-        "pcie",
-        "temperature",
-        "measured",
-        "declared",
-        "look",
-    )
+    fields = ("what", "total", "allocated", "others", "free", "speed", "look")
     total = size("memory_total_bytes", "memory")
     allocated = size("allocated_bytes", "allocated", sortable=False)
-    available = size("memory_available_bytes", "available")
     others = size("memory_others_bytes", "used by others")
     free = size("free_bytes", "free to promise")
-    pcie, temperature, measured, declared, look = shown("pcie", "temperature", "measured", "declared", "look")
+    what, speed, look = shown("what", "speed", "look")
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
         return super().get_queryset(request).prefetch_related("allocations", "benchmarks")
@@ -52,18 +36,7 @@ class DeviceInline(ReadOnlyInline):
 
 @admin.register(Node)
 class NodeAdmin(ReadOnlyAdmin):
-    list_display = (
-        "name",
-        "state_badge",
-        "draining",
-        "shared",
-        "owner",
-        "classes",
-        "sandbox_level",
-        "allows_programs",
-        "agent_version",
-        "last_heartbeat_at",
-    )
+    list_display = ("name", "state_now", "owned", "sandbox", "last_heartbeat_at", "classes")
     list_filter = ("state", "draining", "shared", "allows_programs", "sandbox_level", "architecture", "agent_version")
     search_fields = ("name", "hostname", "owner__username")
     exclude = (
@@ -85,10 +58,22 @@ class NodeAdmin(ReadOnlyAdmin):
     why_unknown = pretty("unknown", "sources that told nothing")
     inlines = (DeviceInline,)
     actions = ("benchmark", "drain", "resume", "allow_programs", "refuse_programs", "remove")
-    state_badge = badge("state")
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
         return super().get_queryset(request).prefetch_related("devices")
+
+    @admin.display(description="state", ordering="state")
+    def state_now(self, node: Node) -> SafeString:
+        draining = "draining" if node.draining else ""
+        return format_html("{} {}", badge("state")(self, node), draining)
+
+    @admin.display(description="owner", ordering="owner__username")
+    def owned(self, node: Node) -> str:
+        return f"{node.owner.username}, shared" if node.shared else node.owner.username
+
+    @admin.display(description="sandbox", ordering="sandbox_level")
+    def sandbox(self, node: Node) -> str:
+        return f"level {node.sandbox_level}{', programs' if node.allows_programs else ''}"
 
     @admin.display(description="formats")
     def runs(self, node: Node) -> str:
@@ -129,7 +114,7 @@ class NodeAdmin(ReadOnlyAdmin):
 
 @admin.register(Device)
 class DeviceAdmin(ReadOnlyAdmin):
-    list_display = ("node", "name", "kind", "model", "hardware_class", "total", "available", "absent_since", "measured")
+    list_display = ("__str__", "make", "hardware_class", "total", "free", "available", "measured")
     list_filter = ("kind", ("absent_since", admin.EmptyFieldListFilter))
     search_fields = ("node__name", "model")
     exclude = (
@@ -160,7 +145,7 @@ class DeviceAdmin(ReadOnlyAdmin):
     free = size("free_bytes", "free to promise")
     available = size("memory_available_bytes", "available")
     allocated = size("allocated_bytes", "allocated", sortable=False)
-    measured, declared, look = shown("measured", "declared", "look")
+    make, measured, declared, look = shown("make", "measured", "declared", "look")
     why_not = pretty("refusals", "formats it cannot run")
     why_unknown = pretty("unknown")
 
@@ -170,12 +155,11 @@ class DeviceAdmin(ReadOnlyAdmin):
 
 @admin.register(Benchmark)
 class BenchmarkAdmin(ReadOnlyAdmin):
-    list_display = ("device", "measured_at", "gflops", "memory", "to_device", "loaded_models", "method")
+    list_display = ("device", "measured_at", "compute", "memory", "to_device", "loaded_models")
     list_filter = ("device__kind",)
     search_fields = ("device__node__name", "device__model")
     list_select_related = ("device__node",)
-    memory = size("memory_bytes_per_second", "memory, per second")
-    to_device = size("host_to_device_bytes_per_second", "to the device, per second")
+    compute, memory, to_device = BENCHMARK_FIGURES
 
 
 @admin.register(Allocation)
@@ -223,8 +207,7 @@ def held_table(node: Node) -> SafeString:
     for row, held in itertools.islice(planning.held_on(node), MOST_ROWS):
         known = held.on(row.device) if held else planning.Sizes(None, None, None)
         sizes = [row.memory_bytes, known.estimated_bytes, known.now_bytes, known.peak_bytes]
-        shown = [UNKNOWN if one is None else filesizeformat(one) for one in sizes]
-        cells.append((row.device.name, held.name if held else "ending", *shown))
+        cells.append((row.device.name, held.name if held else "ending", *map(size_words, sizes)))
     if not cells:
         return SafeString(UNKNOWN)
     titles = ("Device", "For", "Promised", "Estimated", "Measured now", "Measured peak")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from django.contrib import admin
@@ -10,12 +11,32 @@ from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
 from accounts.staff_admin import UNKNOWN
-from nodes.models import Device
+from nodes.models import Benchmark, Device
 
 
 def shown(*names: str) -> list[Any]:
     """The columns of these names, for an admin class of devices."""
     return [_column(name) for name in names]
+
+
+def what(device: Device) -> SafeString:
+    """What it is, where it sits and how it is."""
+    lines = [device.name, make(device)]
+    lines += [f"PCIe {pcie(device)}"] if device.pci_address is not None else []
+    lines += [heat] if (heat := temperature(device)) != UNKNOWN else []
+    return _lines(lines)
+
+
+def make(device: Device) -> str:
+    gone = f", absent since {date(device.absent_since, 'Y-m-d H:i')}" if device.absent_since else ""
+    return f"{device.model or UNKNOWN}{gone}"
+
+
+def speed(device: Device) -> SafeString:
+    """As measured, and as declared."""
+    lines = [measured(device)]
+    lines += [f"declared: {said}"] if (said := declared(device)) != UNKNOWN else []
+    return _lines(lines)
 
 
 def pcie(device: Device) -> str:
@@ -56,13 +77,36 @@ def look(device: Device) -> str | SafeString:
 
 
 def _column(name: str) -> Any:
-    say = {"pcie": pcie, "temperature": temperature, "measured": measured, "declared": declared, "look": look}[name]
+    columns = {"what": what, "make": make, "speed": speed, "measured": measured, "declared": declared, "look": look}
+    say = columns[name]
 
-    @admin.display(description=name)
+    @admin.display(description=name, ordering="model" if say is make else None)
     def column(self: object, device: Device) -> str:
         return say(device)
 
     return column
+
+
+def _figure(field: str, title: str, scale: float) -> Any:
+    @admin.display(description=title, ordering=field)
+    def column(self: object, row: Benchmark) -> str | SafeString:
+        value = getattr(row, field)
+        if value is None:
+            return UNKNOWN
+        return format_html('<span title="{}">{}</span>', row.method, f"{value / scale:,.1f}")
+
+    return column
+
+
+BENCHMARK_FIGURES = (
+    _figure("gflops", "GFLOP/s", 1),
+    _figure("memory_bytes_per_second", "memory, GB/s", 1e9),
+    _figure("host_to_device_bytes_per_second", "from RAM, GB/s", 1e9),
+)
+
+
+def _lines(lines: Iterable[str]) -> SafeString:
+    return format_html_join("", "<div>{}</div>", ((line,) for line in lines))
 
 
 def _figures(gflops: float | None, bytes_per_second: float | None) -> str:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from protocol.formats import PROGRAM_FORMATS, PROGRAM_LEVEL
 from protocol.hardware import HOST, kind_of
 
-GIB = 1024**3
+MIB, GIB = 1024**2, 1024**3
 NAMED = 20  # nodes in one line for people
 
 
@@ -237,7 +237,7 @@ def _too_full(need: Need, node: NodeOffer, lacks: Sequence[list[Want]]) -> Refus
 
 
 def _in_words(want: Want) -> str:
-    free, needed = gib(max(want.device.free_bytes or 0, 0)), gib(want.needed_bytes)
+    free, needed = apart(max(want.device.free_bytes or 0, 0), want.needed_bytes)
     return (
         f"{free} of RAM free, {needed} needed beside {want.beside}" if want.beside else f"{free} free, {needed} needed"
     )
@@ -250,5 +250,13 @@ def cost(hardware_class: str) -> int:
     return {"cpu": 0, "opencl": 1, "rocm": 2}.get(kind_of(hardware_class)) or (int(tier.rstrip("g")) + 1 if tier else 0)
 
 
-def gib(size: int) -> str:
-    return f"{size / GIB:.2f} GiB"
+def in_words(size: int, more: int = 0) -> str:
+    """`more` digits than usual."""
+    return f"{size / GIB:.{2 + more}f} GiB" if size >= GIB else f"{size / MIB:.{more}f} MiB"
+
+
+def apart(one: int, other: int) -> tuple[str, str]:
+    """Two sizes with as many digits as it takes to tell them apart."""
+    enough = (more for more in range(10) if in_words(one, more) != in_words(other, more))  # they tell bytes apart
+    more = next(enough, 0)
+    return in_words(one, more), in_words(other, more)

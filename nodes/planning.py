@@ -3,6 +3,7 @@ rules as `allocations.allocate`."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -55,12 +56,33 @@ class Held:
         return self.ram if self.ram is not None and device.kind == HOST else self.own
 
 
+@dataclass(frozen=True)
+class Promised:
+    """Of one device, to one deployment or job. No name: to those of others."""
+
+    device: str
+    kind: str | None
+    name: str | None
+    memory_bytes: int
+
+
 def held_on(node: Node) -> list[tuple[Allocation, Held | None]]:
     """None: it is about to be given back."""
     parts: list[Any] = signals.held_wanted.send(Node, node=node)
     known: dict[str, Held] = {holder: one for _, part in parts for holder, one in part.items()}
     rows = Allocation.objects.filter(device__node=node).select_related("device").order_by("device__name", "holder")
     return [(row, known.get(row.holder)) for row in rows]
+
+
+def promised_on(node: Node, user: User) -> list[Promised]:
+    """What of each device is promised, by name where it is `user`'s; that of all others in one sum."""
+    held = list(Allocation.objects.filter(device__node=node).values_list("device__name", "holder", "memory_bytes"))
+    names = _names([holder for _, holder, _ in held], user)
+    sums: Counter[tuple[str, Stoppable | None]] = Counter()
+    for device, holder, size in held:
+        sums[device, names.get(holder)] += size
+    rows = [Promised(device, to and to.kind, to and to.name, size) for (device, to), size in sums.items()]
+    return sorted(rows, key=lambda row: (row.device, row.name is None, row.name))
 
 
 def plan(
@@ -102,7 +124,11 @@ def _holdings(offers: Sequence[NodeOffer], refusals: Sequence[Refusal], user: Us
     if not devices:
         return []
     held = list(Allocation.objects.filter(device__in=devices).values_list("device", "holder", "memory_bytes"))
-    holders = [holder for _, holder, _ in held]
-    parts: list[Any] = signals.holders_wanted.send(Node, user=user, holders=holders)
-    names: dict[str, Stoppable] = {holder: one for _, part in parts for holder, one in part.items()}
+    names = _names([holder for _, holder, _ in held], user)
     return [Holding(device, size, names.get(holder)) for device, holder, size in held]
+
+
+def _names(holders: Sequence[str], user: User) -> dict[str, Stoppable]:
+    """Those that are `user`'s."""
+    parts: list[Any] = signals.holders_wanted.send(Node, user=user, holders=holders)
+    return {holder: one for _, part in parts for holder, one in part.items()}

@@ -9,7 +9,7 @@ from dataclasses import replace
 from itertools import accumulate, chain, combinations, islice
 from typing import Literal, NamedTuple
 
-from nodes.placement import Choice, Need, NodeOffer, Refusal, Want, choose, gib, lacking, suitable, wants
+from nodes.placement import Choice, Need, NodeOffer, Refusal, Want, apart, choose, in_words, lacking, suitable, wants
 
 
 class Stoppable(NamedTuple):
@@ -104,11 +104,12 @@ def _way_out(
     promised = sum(holding.memory_bytes for holding in there)
     if hopeless.missing_bytes > promised:
         at_most = max((hopeless.device.free_bytes or 0) + promised, 0)
-        return WayOut(f"{NOTHING}: with nothing of CyxWiz on it, {hopeless.device.name} would have {gib(at_most)}")
+        most, _ = apart(at_most, hopeless.needed_bytes)
+        return WayOut(f"{NOTHING}: with nothing of CyxWiz on it, {hopeless.device.name} would have {most}")
     others = sum(holding.memory_bytes for holding in there if holding.to is None)
     replicas = sum(holding.memory_bytes for holding in there if own is not None and holding.to == own)
-    used_by = [f"its own other replicas use {gib(replicas)}"] if replicas else []
-    used_by += [f"{gib(others)} is used by others"] if others else []
+    used_by = [f"its own other replicas use {in_words(replicas)}"] if replicas else []
+    used_by += [f"{in_words(others)} is used by others"] if others else []
     used_by += [_told(ending, [hopeless])] if (ending := _ending(there)) else []
     return WayOut(f"{NOTHING}: of {hopeless.device.name}, {' and '.join(used_by)}")
 
@@ -139,9 +140,9 @@ def _on(want: Want, holdings: Iterable[Holding]) -> int:
 def _amount(holdings: Sequence[Holding], lacks: Sequence[Want]) -> str:
     """Of the device in question; of several, or of RAM beside one, with what it is of."""
     if len(lacks) == 1 and not lacks[0].beside:
-        return gib(_on(lacks[0], holdings))
+        return in_words(_on(lacks[0], holdings))
     sizes = [(_on(want, holdings), "RAM" if want.beside else want.device.name) for want in lacks]
-    return " and ".join(f"{gib(size)} of {name}" for size, name in sizes if size)
+    return " and ".join(f"{in_words(size)} of {name}" for size, name in sizes if size)
 
 
 def _ending(holdings: Iterable[Holding]) -> list[Holding]:

@@ -16,7 +16,7 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from accounts.models import User
-from accounts.staff_admin import UNKNOWN, ReadOnlyAdmin, StaffAdmin, badge, size
+from accounts.staff_admin import UNKNOWN, ReadOnlyAdmin, StaffAdmin, badge, short, shortened, size_words
 from protocol.errors import NotFound
 from terminal import recordings, refusals, services, ssh_admin
 from terminal.models import AuditEvent, TerminalGrant, TerminalPolicy, TerminalSession
@@ -38,14 +38,14 @@ class LiveFilter(admin.SimpleListFilter):
 
 @admin.register(TerminalSession)
 class TerminalSessionAdmin(ReadOnlyAdmin):
-    list_display = ("__str__", "state_badge", "owner", "created_at", "ended_at", "end_reason", "output", "recording")
+    list_display = ("__str__", "state_badge", "owner", "created_at", "recording", "why_ended")
     list_filter = (LiveFilter, "state", "node")
     search_fields = ("id", "owner__username", "node_name", "reason")
     date_hierarchy = "created_at"
     readonly_fields = ("recording",)
     actions = ("end",)
     state_badge = badge("state")
-    output = size("output_bytes", "output")
+    why_ended = short("end_reason")
 
     @admin.action(description="End, with all their processes", permissions=["act"])
     def end(self, request: HttpRequest, queryset: QuerySet[Any]) -> None:
@@ -58,9 +58,10 @@ class TerminalSessionAdmin(ReadOnlyAdmin):
         if session.opened_at is None or session.recording_deleted_at is not None:
             return UNKNOWN
         return format_html(
-            '<a href="{}">play</a> · <a href="{}">download</a>',
+            '<a href="{}">play</a> · <a href="{}">download</a> {}',
             reverse("terminal-playback", args=[session.pk]),
             reverse("admin:terminal_recording", args=[session.pk]),
+            size_words(session.output_bytes),
         )
 
     def get_urls(self) -> list[URLPattern]:
@@ -132,7 +133,12 @@ class TerminalPolicyAdmin(AuditedAdmin):
 
 @admin.register(AuditEvent)
 class AuditEventAdmin(ReadOnlyAdmin):
-    list_display = ("id", "at", "what", "user", "node", "session", "details")
+    list_display = ("id", "at", "what", "user", "node", "terminal", "said")
+    terminal = short("session", most=8)
     list_filter = ("what", "node")
     search_fields = ("user", "session")
     date_hierarchy = "at"
+
+    @admin.display(description="details")
+    def said(self, event: AuditEvent) -> str:
+        return shortened(", ".join(f"{name}: {value}" for name, value in event.details.items()), 120)

@@ -69,8 +69,8 @@ TORCH = (
             "test_a_torchscript_archive_that_lies",
         ),
         (
-            "TorchScript: code with `torch.from_file`, `torch.save`, `c10d`",
-            "the check at upload; the cage",
+            "TorchScript: code that names `from_file` or `save` of `torch` or `aten`, or `c10d`, however it is spaced",
+            "the check at upload; the cage, which alone stops what is named otherwise",
             "test_code_that_reaches_out_is_refused",
         ),
         (

@@ -18,7 +18,9 @@ def describe(device: Device) -> Iterator[Line]:
     ram = " (the machine's RAM)" if device.memory_is_ram else ""
     yield "memory", f"{size(device.memory_total_bytes)}{ram}"
     yield "allocated", size(device.allocated_bytes or 0)
-    yield "available", size(device.memory_available_bytes)
+    yield "used by others", size(device.memory_others_bytes)
+    yield "free to promise", size(device.allocatable_bytes)
+    yield "available", f"{size(device.memory_available_bytes)}, says the operating system"
     yield "runs", " ".join(device.formats) or "nothing"
     facts: list[Line] = [
         ("vendor", device.vendor),

@@ -39,7 +39,7 @@ def list_nodes(context: typer.Context, json: Json = False) -> None:
 
 @app.command()
 def show(context: typer.Context, name: NodeName, json: Json = False) -> None:
-    """Show a node's devices: what they say of themselves, what was measured, what somebody should look at.
+    """Show a node: what may run there, its devices with what was measured of them, and who holds memory of them.
 
     Example: cyxwiz nodes show gpu-1
     """
@@ -53,7 +53,11 @@ def show(context: typer.Context, name: NodeName, json: Json = False) -> None:
     state = f"{node.state}, draining" if node.draining else node.state
     say(f"{node.name}  {state}, seen {age(node.last_heartbeat_at)} ago")
     disk = f"disk {size(node.disk_free_bytes)} free of {size(node.disk_total_bytes)}"
+    say(f"of {node.owner}{', shared with everybody' if node.shared else ''}")
     say(f"{node.operating_system}, {node.architecture}, {node.cpu_cores} cores, {disk}")
+    why_not_higher = f", no higher: {node.sandbox_why_not_higher}" if node.sandbox_why_not_higher else ""
+    say(f"models that are programs: {'allowed' if node.allows_programs else 'not allowed'}")
+    say(f"sandbox level {node.sandbox_level}{why_not_higher}")
     for format, why in node.refusals.items():
         say(f"cannot run {format}: {why}")
     for source, why in node.unknown.items():
@@ -61,8 +65,12 @@ def show(context: typer.Context, name: NodeName, json: Json = False) -> None:
     for device in node.devices:
         say()
         table((device.name, device.model or "unknown"), describe(device))
+    if node.allocations:
+        say()
+        held = [(one.device, one.kind, one.name or "others", size(one.memory_bytes)) for one in node.allocations]
+        table(("DEVICE", "KIND", "HELD BY", "ALLOCATED"), held)
     if node.benchmark_asked_at:
-        note("The devices are to be measured; look again in some seconds.")
+        note(f"The devices are to be measured; look again {_when_measured(node)}.")
 
 
 @app.command()
@@ -76,7 +84,7 @@ def benchmark(context: typer.Context, name: NodeName, json: Json = False) -> Non
     if json:
         emit(node.raw)
     else:
-        note(f"{node.name} was asked. The figures: cyxwiz nodes show {node.name}")
+        note(f"{node.name} was asked. The figures, {_when_measured(node)}: cyxwiz nodes show {node.name}")
 
 
 @app.command()
@@ -134,6 +142,10 @@ def set_node(
     note(f"{node.name} {'allows' if node.allows_programs else 'does not allow'} models that are programs.")
     if node.allows_programs and node.sandbox_why_not_higher:
         note(f"Its sandbox reaches level {node.sandbox_level} ({node.sandbox_why_not_higher}).")
+
+
+def _when_measured(node: Node) -> str:
+    return "in some seconds" if node.state == "online" else f"when it is back (it is {node.state})"
 
 
 def _sandbox(node: Node) -> str:

@@ -23,7 +23,14 @@ RECORDS = {"data.pkl": "data", "constants.pkl": "constants"}
 TRACED = "traced_inputs.pkl"  # what the model was traced with, without its bytes; never loaded
 KNOWN = re.compile(r"(data|constants|traced_inputs)(\.pkl|/\d+)|code/.+\.py(\.debug_pkl)?|extra/.+|model\.json")
 CODE_LIMIT_BYTES = 64 * 1024**2
-REACHING_OUT = re.compile(rb"\btorch\.(?:from_file|save)\b|\bops\.c10d\.\w+|\btorch\.classes\.(?:dist_c10d|dist_rpc)\b")
+SPACE = rb"\s|\\\r?\n|#[^\n]*\n"  # may stand between tokens, as parentheses may
+SKIP = rb"(?:" + SPACE + rb"|[()])*"
+DOT = SKIP + rb"\." + SKIP
+REACHING_OUT = re.compile(
+    rb"\b(?:(?:torch|aten)%(dot)b(?:from_file|save)\b|ops%(dot)bc10d%(dot)b\w+"
+    rb"|torch%(dot)bclasses%(dot)b(?:dist_c10d|dist_rpc)\b|getattr%(skip)b(?:torch|ops)\b)"
+    % {b"dot": DOT, b"skip": SKIP}
+)
 
 
 def matches_names(names: Collection[str]) -> bool:
@@ -69,7 +76,8 @@ def _check_code(script: Archive) -> None:
         if left < 0:
             raise ModelRefused(f"The archive has more than {CODE_LIMIT_BYTES:,} bytes of code.")
         if name.endswith(".py") and (found := REACHING_OUT.search(script.read(name, CODE_LIMIT_BYTES))):
+            what = re.sub(SPACE, b"", found[0]).decode()
             raise ModelRefused(
-                f"{name} uses {found[0].decode()}, which reaches files or the network; a model must not. "
+                f"{name} uses {what}, which reaches files or the network; a model must not. "
                 "Give it what it needs as weights or inputs."
             )

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
+from nodes import planning
 from nodes.models import Benchmark, Device, JoinToken, Node
 from protocol.hardware import allocatable_bytes
 
@@ -125,6 +127,25 @@ class NodeSerializer(serializers.ModelSerializer[Node]):
 
     def validate_labels(self, labels: Any) -> dict[str, str]:
         return check_labels(labels)
+
+
+class PromisedSerializer(serializers.Serializer[planning.Promised]):
+    device = serializers.CharField()
+    kind = serializers.CharField(allow_null=True, help_text="deployment or job.")
+    name = serializers.CharField(allow_null=True, help_text="Of a job its id. Null: those of others, together.")
+    memory_bytes = serializers.IntegerField()
+
+
+class OneNodeSerializer(NodeSerializer):
+    allocations = serializers.SerializerMethodField(help_text="What of its devices' memory is promised, and to what.")
+
+    class Meta(NodeSerializer.Meta):
+        fields = [*NodeSerializer.Meta.fields, "allocations"]
+
+    @extend_schema_field(PromisedSerializer(many=True))
+    def get_allocations(self, node: Node) -> Any:
+        user = self.context["request"].user
+        return [PromisedSerializer(promised).data for promised in planning.promised_on(node, user)]
 
 
 class JoinTokenSerializer(serializers.ModelSerializer[JoinToken]):

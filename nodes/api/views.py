@@ -13,7 +13,7 @@ from rest_framework.views import APIView
 
 from accounts.models import User
 from nodes import benchmarks, joining, services
-from nodes.api.serializers import JoinTokenSerializer, NewJoinTokenSerializer, NodeSerializer
+from nodes.api.serializers import JoinTokenSerializer, NewJoinTokenSerializer, NodeSerializer, OneNodeSerializer
 from nodes.models import JoinToken, Node, NodeQuerySet
 from protocol.errors import Forbidden
 
@@ -32,7 +32,7 @@ class NodesView(generics.ListAPIView[Node]):
 
 class NodeView(mixins.UpdateModelMixin, generics.RetrieveDestroyAPIView[Node]):
     scope = "nodes"
-    serializer_class = NodeSerializer
+    serializer_class = OneNodeSerializer
     queryset = Node.objects.none()
     lookup_field = "name"
 

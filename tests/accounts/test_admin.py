@@ -6,8 +6,9 @@ import pytest
 from django.contrib.admin.models import LogEntry
 from django.test import Client
 
-from accounts import keys
+from accounts import keys, staff_admin
 from accounts.models import ApiKey
+from cyxwiz.cli import output
 
 
 @pytest.fixture
@@ -72,3 +73,16 @@ def test_people_who_are_not_staff_do_not_enter(owner):
     client = Client()
     client.force_login(owner.user)
     assert client.get("/admin/accounts/apikey/").status_code == 302
+
+
+@pytest.mark.parametrize(
+    ("count", "words"),
+    [
+        *((0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (-1536, "-1.5 KiB"), (101_502_156, "96.8 MiB")),
+        *((25_232_932_864, "23.5 GiB"), (2**50, "1024.0 TiB"), (None, "–")),
+    ],
+)
+def test_sizes_are_said_as_the_command_line_says_them(count, words):
+    assert staff_admin.size_words(count) == words
+    if count is not None and count >= 0:
+        assert output.size(count) == words

@@ -7,8 +7,11 @@ from django.test import Client
 from django.urls import reverse
 from msgspec.structs import replace
 
-from nodes.models import JoinToken, Node
+from cyxwiz.cli.output import size
+from nodes.models import Allocation, JoinToken, Node
+from protocol.hardware import GIB
 from protocol.messages import SandboxFacts
+from tests import factories
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -30,6 +33,38 @@ def test_what_a_node_cannot_run_is_shown_with_the_reason(cyxwiz, logged_in, mach
     browser.force_login(admin.user)
     page = browser.get(reverse("admin:nodes_node_change", args=[machine.node.pk])).content.decode()
     assert reason in page
+
+
+def test_what_explains_placement_is_shown(cyxwiz, logged_in, machine, owner, admin):
+    Node.objects.update(shared=True, allows_programs=True)
+    machine.heartbeat(
+        hardware=replace(machine.facts, sandbox=SandboxFacts(1, "no namespaces")),
+        memory_others_bytes={"cpu": 2 * GIB},
+    )
+    for person, name in ((owner, "mine"), (admin, "theirs")):
+        factories.version(person.user)
+        assert person.post("/api/v1/deployments/", {"name": name, "model": "digits"}).status_code == 201
+    mine, theirs = Allocation.objects.order_by("pk").values_list("memory_bytes", flat=True)
+    shown = cyxwiz("nodes", "show", "box").out
+    assert "of olga, shared with everybody" in shown
+    assert "sandbox level 1, no higher: no namespaces" in shown
+    assert "models that are programs: allowed" in shown
+    lines = [line.split("  ") for line in shown.splitlines()]
+    cells = [[cell.strip() for cell in line if cell.strip()] for line in lines]
+    assert ["used by others", "2.0 GiB"] in cells
+    assert ["free to promise", size(6 * GIB - mine - theirs)] in cells
+    assert ["cpu", "deployment", "mine", size(mine)] in cells
+    assert ["cpu", "-", "others", size(theirs)] in cells
+    assert "theirs" not in shown
+
+
+def test_a_node_that_is_offline_measures_when_it_is_back(cyxwiz, logged_in, machine):
+    machine.heartbeat()
+    assert "in some seconds" in cyxwiz("nodes", "benchmark", "box").err
+    assert "in some seconds" in cyxwiz("nodes", "show", "box").err
+    Node.objects.update(state="offline")
+    assert "when it is back (it is offline)" in cyxwiz("nodes", "benchmark", "box").err
+    assert "when it is back (it is offline)" in cyxwiz("nodes", "show", "box").err
 
 
 def test_its_owner_allows_programs_and_takes_it_back(cyxwiz, logged_in, machine):

@@ -19,6 +19,8 @@ from jobs.models import Job, JobEvent
 from models_registry import blobs, services
 from models_registry.models import Model, Version
 from nodes.models import Allocation, Benchmark, Device, JoinToken, Node
+from terminal import audit
+from terminal.models import AuditEvent
 from tests import factories
 
 SITE = django_admin.site
@@ -180,6 +182,27 @@ def test_a_version_in_use_cannot_be_deleted_in_the_admin(browser, owner):
         browser.post(address, {"post": "yes"})
     assert Model.objects.exists()
     assert Version.objects.exists()
+
+
+def test_figures_are_rounded_long_texts_shortened_and_empty_values_no_braces(browser, owner):
+    fleet(owner.user, "one")
+    Benchmark.objects.update(gflops=23.877386247811398)
+    page = browser.get(reverse("admin:nodes_benchmark_changelist")).content.decode()
+    assert '<span title="NumPy">23.9</span>' in page
+    assert "23.877" not in page
+    Deployment.objects.update(reason="no room " * 60)
+    page = browser.get(reverse("admin:deployments_deployment_changelist")).content.decode()
+    assert f'<span title="{"no room " * 60}">{("no room " * 60)[:100]}…</span>' in page
+    assert "{}" not in browser.get(pages(Node)["change"]).content.decode()
+
+
+def test_an_audit_event_says_who_why_and_of_which_terminal(browser):
+    terminal = uuid.uuid4()
+    audit.write("granted", session_id=terminal, node="box", to="carl", reason="a ticket")
+    page = browser.get("/admin/terminal/auditevent/").content.decode()
+    assert "to: carl, reason: a ticket" in page
+    assert f'<span title="{terminal}">{str(terminal)[:8]}…</span>' in page
+    assert f"{AuditEvent.objects.get().at:%Y-%m-%d %H:%M:%S}" in page
 
 
 def test_secrets_are_on_no_page(browser, owner):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from django.template.defaultfilters import filesizeformat
 
+from accounts.staff_admin import size_words
 from models_registry import memory
 from models_registry.memory import with_margin
 from nodes.models import Allocation
@@ -46,7 +46,7 @@ def test_the_estimate_is_that_of_the_device_where_it_is_placed(owner, admin):
     admin.client.force_login(admin.user)
     page = admin.get(f"/admin/nodes/node/{machine.node.pk}/change/").content.decode()
     for size in (of_cpu, of_gpu):
-        assert f"<td>{filesizeformat(size)}</td><td>{filesizeformat(size)}</td>" in page
+        assert f"<td>{size_words(size)}</td><td>{size_words(size)}</td>" in page
 
 
 def test_the_next_copy_is_placed_by_what_the_first_took_of_the_gpu(owner):

@@ -128,7 +128,7 @@ def test_what_finds_no_room_waits_says_why_and_is_placed_when_there_is_room(owne
     small = Machine(owner, "small", memory_bytes=GIB // 16)
     small.heartbeat()
     reconcile.sweep()
-    assert "small: has 0.06 GiB free" in owner.get(f"{URL}digits/").json()["reason"]
+    assert "small: has 58 MiB free" in owner.get(f"{URL}digits/").json()["reason"]
     Machine(owner, "large").heartbeat()
     reconcile.sweep()
     shown = owner.get(f"{URL}digits/").json()

@@ -7,9 +7,9 @@ import threading
 import pytest
 from django.db import connection
 from django.db.models import Count, Sum
-from django.template.defaultfilters import filesizeformat
 from django.test import Client
 
+from accounts.staff_admin import size_words
 from deployments import reconcile
 from deployments.models import Replica
 from models_registry import memory
@@ -114,7 +114,7 @@ def test_a_nodes_page_in_the_admin_shows_them_for_each_allocation(owner, admin, 
     measured(machine, PEAK, now=PEAK - MIB)
     admin.client.force_login(admin.user)
     page = admin.get(f"/admin/nodes/node/{machine.node.pk}/change/").content.decode()
-    sizes = [filesizeformat(size) for size in (ESTIMATE, ESTIMATE, PEAK - MIB, PEAK)]
+    sizes = [size_words(size) for size in (ESTIMATE, ESTIMATE, PEAK - MIB, PEAK)]
     cells = "".join(f"<td>{cell}</td>" for cell in ("cpu", f"first/0 of {version}", *sizes))
     assert f"<tr>{cells}</tr>" in page
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from django.template.defaultfilters import filesizeformat
 
+from accounts.staff_admin import size_words
 from models_registry import memory
 from models_registry.memory import with_margin
 from models_registry.models import MeasuredMemory, Version
@@ -144,5 +144,5 @@ def test_a_nodes_page_in_the_admin_shows_both(owner, admin, machine, version):
     took(machine, PEAK)
     admin.client.force_login(admin.user)
     page = admin.get(f"/admin/nodes/node/{machine.node.pk}/change/").content.decode()
-    sizes = "".join(f"<td>{filesizeformat(size)}</td>" for size in (BESIDE, BESIDE, PEAK, PEAK))
+    sizes = "".join(f"<td>{size_words(size)}</td>" for size in (BESIDE, BESIDE, PEAK, PEAK))
     assert f"<tr><td>cpu</td><td>digits/0 of {version}</td>{sizes}</tr>" in page

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from django.template.defaultfilters import filesizeformat
 from django.utils import timezone
 
+from accounts.staff_admin import size_words
 from jobs import leases, progress, queueing
 from jobs.models import Job
 from models_registry import memory
@@ -148,10 +148,10 @@ def test_a_nodes_page_in_the_admin_names_the_job_that_holds_memory(owner, admin,
     assert f"<tr><td>cpu</td><td>{job} of {job.version}</td>" in page
     machine.heartbeat(**said(job, 600 * MIB, PEAK))
     page = admin.get(f"/admin/nodes/node/{machine.node.pk}/change/").content.decode()
-    sizes = "".join(f"<td>{filesizeformat(size)}</td>" for size in (ESTIMATE, ESTIMATE, 600 * MIB, PEAK))
+    sizes = "".join(f"<td>{size_words(size)}</td>" for size in (ESTIMATE, ESTIMATE, 600 * MIB, PEAK))
     assert f"<tr><td>cpu</td><td>{job} of {job.version}</td>{sizes}</tr>" in page
     page = admin.get(f"/admin/jobs/job/{job.pk}/change/").content.decode()
-    assert filesizeformat(600 * MIB) in page
+    assert size_words(600 * MIB) in page
 
 
 def test_while_it_runs_a_job_shows_what_it_takes(owner, machine, version):

@@ -158,6 +158,12 @@ def test_a_torchscript_archive_that_lies(refusal, archive, words):
         (b'  y = torch.from_file("/etc/passwd", False, 9)\n', "torch.from_file"),
         (b'  torch.save(x, "/tmp/x")\n', "torch.save"),
         (b"  y = ops.c10d.send(x)\n", "ops.c10d.send"),
+        (b'  y = torch . from_file("/etc/passwd", False, 9)\n', "torch.from_file"),
+        (b'  y = ops.aten.from_file("/etc/passwd", False, 9)\n', "aten.from_file"),
+        (b'  y = (torch  # .x\n  . \\\n from_file)("/etc/passwd")\n', "torch.from_file"),
+        (b'  y = (torch).from_file("/etc/passwd", False, 9)\n', "torch).from_file"),
+        (b'  y = getattr (torch, "from_file")("/etc/passwd", False, 9)\n', "getattr(torch"),
+        (b"  y = ops\t.c10d\t.send(x)\n", "ops.c10d.send"),
     ],
 )
 def test_code_that_reaches_out_is_refused(refusal, code, words):

@@ -1,17 +1,23 @@
 """No byte of a device is promised twice."""
 
 import threading
+from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from django.db import connection, transaction
+from django.test import Client
 
+from deployments.models import Replica
+from models_registry import memory
 from nodes import allocations, services
 from nodes.models import Allocation, Device, Node
 from nodes.placement import Need
 from nodes.tasks import mend_sums
 from protocol.errors import Conflict
 from protocol.hardware import GIB, allocatable_bytes
+from tests import factories
 from tests.nodes.promises import end_all, totals
 from tests.nodes.reports import Machine, h200, hardware
 
@@ -91,6 +97,26 @@ def test_two_hundred_at_once_with_sizes_that_were_learned_and_others_that_end(ow
         assert all(0 < total <= room for total in totals())
         assert sum(totals()) > 4 * room * 0.9  # and none is left unused
         end_all()
+
+
+@pytest.mark.postgres
+@pytest.mark.django_db(transaction=True)
+def test_parallel_requests_place_as_many_as_fit_and_no_byte_twice(owner):
+    """By the API, as many people would ask at once."""
+    each = memory.estimate_for(factories.version(owner.user), {}, "cpu")
+    for name in ("a", "b"):
+        Machine(owner, name, memory_bytes=20 * each * 10 // 9 + 10).heartbeat()  # a tenth is kept in reserve
+
+    def deploy(thread: int) -> None:
+        asking = replace(owner, client=Client(headers={"Authorization": f"Bearer {owner.key}"}))  # threads share none
+        for number in range(3):
+            body = {"name": f"d-{thread}-{number}", "model": "digits"}
+            assert asking.post("/api/v1/deployments/", body).status_code == 201
+
+    at_once(20, deploy)
+    states = Counter(Replica.objects.values_list("state", flat=True))
+    assert states == {"placed": 40, "waiting": 20}
+    assert totals() == [20 * each] * 2
 
 
 @pytest.mark.postgres

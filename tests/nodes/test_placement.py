@@ -2,8 +2,12 @@
 
 from dataclasses import replace
 
+import pytest
+
 from nodes.placement import Choice, DeviceOffer, Need, NodeOffer, choose, explain
 from protocol.hardware import GIB
+
+MIB = 1024**2
 
 NEED = Need(format="onnx", memory_bytes=2 * GIB)
 
@@ -65,16 +69,31 @@ def with_ram(name: str, ram_gib: float | None, *devices: DeviceOffer) -> NodeOff
 ON_GPU = Need(format="onnx", memory_bytes=99 * GIB, device_bytes=2 * GIB, ram_bytes=GIB)
 
 
+@pytest.mark.parametrize(
+    ("free", "needed", "words"),
+    [
+        (59 * MIB, 75 * MIB, "has 59 MiB free, 75 MiB needed"),
+        (75 * MIB, 75 * MIB + 2**18, "has 75.0 MiB free, 75.2 MiB needed"),
+        (2 * GIB, 2 * GIB + MIB, "has 2.000 GiB free, 2.001 GiB needed"),
+        (2 * GIB, 2 * GIB + 1, "has 2.000000000 GiB free, 2.000000001 GiB needed"),
+        (0, 3 * GIB, "has 0 MiB free, 3.00 GiB needed"),
+    ],
+)
+def test_what_is_free_and_what_is_needed_never_read_the_same(free, needed, words):
+    [refusal] = choose(Need(format="onnx", memory_bytes=needed), [node("a", DeviceOffer(1, "cpu", "cpu", free))])
+    assert refusal.reason == words
+
+
 def test_beside_a_gpu_there_must_be_ram_for_the_runner():
     nodes = [with_ram("a", 0.5, cuda(24, 20)), with_ram("b", 1, cuda(24, 10))]
     assert choose(ON_GPU, nodes) == Choice("b", 24)
     [refusal] = choose(ON_GPU, nodes[:1])
     assert (refusal.code, refusal.device, refusal.needed_bytes, refusal.free_bytes) == ("memory", "cpu", GIB, GIB // 2)
-    assert refusal.reason == "has 0.50 GiB of RAM free, 1.00 GiB needed beside cuda:24"
+    assert refusal.reason == "has 512 MiB of RAM free, 1.00 GiB needed beside cuda:24"
     [refusal] = choose(ON_GPU, [with_ram("a", -3, cuda(24, 1))])
     assert (refusal.device, refusal.needed_bytes) == ("cuda:24", 2 * GIB)
     assert refusal.reason.endswith(
-        "1.00 GiB free, 2.00 GiB needed and 0.00 GiB of RAM free, 1.00 GiB needed beside cuda:24"
+        "1.00 GiB free, 2.00 GiB needed and 0 MiB of RAM free, 1.00 GiB needed beside cuda:24"
     )
     small = replace(ON_GPU, ram_measured={"cuda": GIB // 4})
     assert choose(small, nodes[:1]) == Choice("a", 24)

@@ -121,7 +121,7 @@ def test_ram_beside_a_gpu_is_freed_like_any_memory():
     found = way_out(ON_GPU, place, mine("on-gpu", 9, 24), mine("on-gpu", 0.5), others(9))
     assert found.text == "nothing else would help: of cpu, 9.00 GiB is used by others"
     found = way_out(ON_GPU, place)
-    assert found.text == "nothing else would help: with nothing of CyxWiz on it, cpu would have 0.25 GiB"
+    assert found.text == "nothing else would help: with nothing of CyxWiz on it, cpu would have 256 MiB"
 
 
 def test_for_want_of_both_what_frees_both():
@@ -134,7 +134,7 @@ def test_for_want_of_both_what_frees_both():
     assert [one.name for one in found.stop] == ["both", "card"]
     found = way_out(ON_GPU, place, ending("old", 3, 24), ending("old", 0.5), mine("ram", 4), mine("card", 4, 24))
     assert found.text == (
-        "stop `ram` on a: frees 4.00 GiB of RAM; `old` is stopping, frees 3.00 GiB of cuda:24 and 0.50 GiB of RAM"
+        "stop `ram` on a: frees 4.00 GiB of RAM; `old` is stopping, frees 3.00 GiB of cuda:24 and 512 MiB of RAM"
     )
     found = way_out(ON_GPU, place, mine("card", 4, 24), others(9))
     assert found.text == "nothing else would help: of cpu, 9.00 GiB is used by others"

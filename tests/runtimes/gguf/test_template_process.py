@@ -57,6 +57,23 @@ def test_a_template_runs_in_a_cage_with_little_memory(process: subprocess.Popen[
     assert "CapEff:\t0000000000000000" in status
 
 
+@pytest.mark.parametrize(
+    ("template", "words"),
+    [
+        ("{{ messages | dictsort }}", "AttributeError: "),
+        ("{{ 1 | xmlattr }}", "AttributeError: "),
+        ("{{ cycler()() }}", "RuntimeError: "),
+        ("{{ messages | tojson(cls=dict) }}", "AttributeError: "),
+        ("{{ '\\ud83d' }}", "ValueError: it makes half a character (a lone surrogate)"),
+        ("{{ missing['\\ud83d'].x }}", "UndefinedError: "),
+    ],
+)
+def test_whatever_a_template_raises_is_told_as_its_fault(process: subprocess.Popen[bytes], template: str, words: str):
+    answer = ask(process, {"template": template}, {"messages": [{"role": "user", "content": "x"}]})
+    assert str(answer.get("failed", answer.get("invalid"))).startswith(words), answer
+    assert ask(process, {"messages": []}) != {"died": True}  # and it lives on
+
+
 @pytest.mark.parametrize("first", [b"", b'{"template": ""}\n'])
 def test_a_line_without_an_end_ends_it(process: subprocess.Popen[bytes], first: bytes):
     assert process.stdin is not None

@@ -19,7 +19,7 @@ import sys
 import time
 from typing import IO
 
-from protocol.chat_templates import FAULTS, MEMORY_BYTES, Refused, prepare, told
+from protocol.chat_templates import MEMORY_BYTES, Refused, prepare, told
 from workers.runtimes.gguf.templates import MOST_LINE_BYTES
 from workers.sandbox.cage import Cage, close
 
@@ -117,7 +117,8 @@ class Worker:
 
 
 def said(**answer: object) -> bytes:
-    return json.dumps(answer).encode() + b"\n"
+    """What a template raises may hold what is no character."""
+    return json.dumps(answer, ensure_ascii=False).encode(errors="replace") + b"\n"
 
 
 def render_all(level: int, lines: IO[bytes], answers: IO[bytes]) -> None:
@@ -134,7 +135,7 @@ def render_all(level: int, lines: IO[bytes], answers: IO[bytes]) -> None:
                 answer = {"text": render(read)}
         except Refused as error:
             answer = {"refused": str(error)[:1000]}
-        except FAULTS as fault:
+        except Exception as fault:
             answer = {"failed" if render else "invalid": told(fault)}
         answers.write(said(**answer))
         answers.flush()
