@@ -12,6 +12,8 @@ from confinement import kernel
 
 STEP = 10  # of `nice`: about a tenth of what the others get
 
+_lowered: set[int] = set()  # groups
+
 
 @contextmanager
 def lowered(group: int) -> Iterator[None]:
@@ -19,12 +21,19 @@ def lowered(group: int) -> Iterator[None]:
     if not can_be_raised():
         yield
         return
-    own = os.getpriority(os.PRIO_PROCESS, 0)
-    _set(group, own + STEP)
+    _lowered.add(group)
+    _set(group, _own() + STEP)
     try:
         yield
     finally:
-        _set(group, own)
+        _lowered.discard(group)
+        _set(group, _own())
+
+
+def even_out(group: int) -> None:
+    """Now and then: a thread that was being made while the others were raised has been left behind."""
+    if group not in _lowered and can_be_raised():
+        _set(group, _own())
 
 
 @cache
@@ -36,8 +45,12 @@ def can_be_raised() -> bool:
         return pool.submit(_try).result()
 
 
+def _own() -> int:
+    return os.getpriority(os.PRIO_PROCESS, 0)
+
+
 def _try() -> bool:
-    own = os.getpriority(os.PRIO_PROCESS, 0)
+    own = _own()
     try:
         os.setpriority(os.PRIO_PROCESS, 0, own + 1)
         os.setpriority(os.PRIO_PROCESS, 0, own)

@@ -261,6 +261,7 @@ class RunnerProcess:
         _running.discard(self)
 
     def _look(self) -> None:
+        priority.even_out(self.pid)
         if disk.is_over(self._folder, self.pid, self._most_scratch_bytes):
             mib = self._most_scratch_bytes // 1024**2
             most = f"{mib} MiB, or {disk.MOST_ENTRIES} files, or than can be counted"
