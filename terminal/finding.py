@@ -3,6 +3,7 @@ is the same as for what there is not."""
 
 from __future__ import annotations
 
+from typing import Any
 from uuid import UUID
 
 from django.http import Http404
@@ -27,7 +28,7 @@ def session(user: User, id: UUID) -> TerminalSession:
     raise Http404
 
 
-def node(user: User, name: str, **how: str) -> Node:
+def node(user: User, name: str, **how: Any) -> Node:
     """`how` they came, for the audit. Raises Http404."""
     if (found := permissions.known_nodes(user).filter(name=name).first()) is not None:
         return found

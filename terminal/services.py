@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from datetime import timedelta
+from typing import Any
 
 from django.db import transaction
 from django.db.models import F
@@ -36,7 +37,7 @@ def policy_of(node: Node) -> TerminalPolicy:
 
 
 def open_session(
-    *, node: Node, user: User, api_key: ApiKey | None, cols: int, rows: int, reason: str = "", **how: str
+    *, node: Node, user: User, api_key: ApiKey | None, cols: int, rows: int, reason: str = "", **how: Any
 ) -> TerminalSession:
     """Rings the node, or waits for an approval where the node's rules ask for one. `how` they came, for the audit of a
     refusal. Raises CyxwizError."""
