@@ -17,7 +17,7 @@ from websockets.frames import CloseCode, Frame
 PIECE_BYTES = 1024  # at most 170 frames, which take about a millisecond
 FRAMES_PER_SECOND = 1000  # of all kinds; the rest waits, in the end with the client
 FRAGMENTS_MOST = 1000  # of one message
-LAST_WORDS_SECONDS = 2.0  # in which a client that floods on may read why it was shut out; nobody reads what it sends
+LAST_WORDS_SECONDS = 5.0  # in which a client that floods on may read why it was shut out; nobody reads what it sends
 
 
 class Paced(WebSocketsSansIOProtocol):

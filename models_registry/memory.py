@@ -219,10 +219,12 @@ def learn(version: Version, options: Mapping[str, Any], device: MeasuredOn, peak
     came as far as it should; else the model takes at least so much, and what is promised can only rise by it. Gives
     what was measured and can be: a node may say anything."""
     taken = _possible(version, options, device, peak)
-    estimates = Taken(estimate_for(version, options, device.kind), estimate_ram(version, options))
+    if not any(taken):
+        return taken
     told = {name: bytes_ for name, bytes_ in zip(PEAKS, taken, strict=True) if bytes_}
     if device.memory_is_ram:
         told.pop("ram_peak_bytes", None)  # which is of both, so says nothing of devices with memory of their own
+    estimates = Taken(estimate_for(version, options, device.kind), estimate_ram(version, options))
     fresh = {
         name: told[name]
         for name, estimate in zip(PEAKS, estimates, strict=True)

@@ -51,6 +51,9 @@ class Gap:
 class TakenOver(Exception):
     """Another client of the same user writes now."""
 
+    def __init__(self) -> None:
+        super().__init__("This terminal was opened elsewhere.")
+
 
 class BeyondOutput(Exception):
     """The client asked for output that there never was, as the node says."""

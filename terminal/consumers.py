@@ -209,8 +209,8 @@ class TerminalConsumer(AsyncConsumer):
                     await self._ready(attachment, said)
                 else:
                     await self._tell(_gap(said))
-        except TakenOver:
-            raise Closed(TAKEN_OVER, "This terminal was opened elsewhere.") from None
+        except TakenOver as error:
+            raise Closed(TAKEN_OVER, str(error)) from None
         except BeyondOutput:
             raise Closed(BAD_FRAME, "last_offset is beyond the output.") from None
         except TooMuch as error:  # for which the recorder ends it

@@ -109,7 +109,7 @@ class SessionRecorder:
         self._broker.attached.add(self)
         try:
             await self._record()
-        except (OSError, TimeoutError, hiredis.HiredisError) as error:
+        except (DatabaseError, OSError, TimeoutError, hiredis.HiredisError) as error:
             log.warning("Recording %s: %s; it is taken up again", session, error or "no answer")
         except asyncio.CancelledError:
             await self._finish()

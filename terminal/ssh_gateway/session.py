@@ -144,9 +144,7 @@ class SshSession:
                 if not self._pumping.cancelled():
                     try:
                         return self._pumping.result()
-                    except TakenOver:
-                        raise Ended("This terminal was opened elsewhere.") from None
-                    except (TooMuch, BeyondOutput) as error:
+                    except (TakenOver, TooMuch, BeyondOutput) as error:
                         raise Ended(str(error)) from None
                     except (OSError, TimeoutError, hiredis.HiredisError) as error:
                         log.warning("Redis: %s; a terminal is attached again", error or "no answer")

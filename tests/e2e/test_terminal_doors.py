@@ -144,9 +144,8 @@ async def test_frames_that_are_none_close_the_websocket_and_harm_nobody(stack: S
         b"\x40\0",
     ]
     for frame in later:
-        assert await after_ready(stack, session["id"], lambda c, frame=frame: c.send(frame)) == terminal.BAD_FRAME, (
-            frame
-        )
+        code = await after_ready(stack, session["id"], lambda c, frame=frame: c.send(frame))
+        assert code == terminal.BAD_FRAME, frame
     assert (await said(stack, session["id"], bytes(terminal.FRAME_MOST_BYTES + 1)))[0] == 1009
     assert "Traceback" not in stack.log("web")
 
@@ -156,7 +155,6 @@ async def test_floods_of_frames_are_cut_off_and_cost_no_memory(stack: Stack) -> 
     session, other = stack.open(), stack.open()
     async with Client(stack.url, stack.keys["olga"], other) as bystander:
         await bystander.run("true")
-
         before = stack.resident_mib("web")
         for flood, codes in FLOODS.items():
             assert await after_ready(stack, session["id"], flood) in codes
