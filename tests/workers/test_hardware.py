@@ -85,13 +85,16 @@ def test_a_container_limit_counts_version_2(groups: Path):
 
 
 def test_a_container_limit_counts_for_what_opencl_says_of_ram(groups: Path):
-    pytest.importorskip("pyopencl")
+    pyopencl = pytest.importorskip("pyopencl")
     from workers.hardware import opencl
 
     (groups / "memory.max").write_text(f"{GIB}\n")
     (groups / "memory.current").write_text(f"{GIB // 2}\n")
+    gpu = pyopencl.device_type.GPU
     for told, is_ram, total in ((14 * GIB, True, GIB), (GIB // 2, True, GIB // 2), (14 * GIB, False, 14 * GIB)):
-        assert opencl._total_bytes(SimpleNamespace(global_mem_size=told), is_ram=is_ram) == total
+        assert opencl._total_bytes(SimpleNamespace(type=gpu, global_mem_size=told), is_ram=is_ram) == total
+    on_cpu = SimpleNamespace(type=pyopencl.device_type.CPU, global_mem_size=GIB // 2)
+    assert opencl._total_bytes(on_cpu, is_ram=True) == GIB
 
 
 def test_a_container_limit_counts_version_1(groups: Path):
