@@ -44,9 +44,9 @@ def olga(signed_in: dict[str, Person]) -> Iterator[Person]:
     assert olga.foreign == []
 
 
-def needs(program: str) -> None:
-    if shutil.which(program) is None:
-        pytest.skip(f"{program} is not installed (make browser).")
+def needs(*programs: str) -> None:
+    if not all(map(shutil.which, programs)):
+        pytest.skip(f"{' or '.join(programs)} is not installed (make browser).")
 
 
 def test_what_is_typed_comes_back_and_the_end_is_told(olga: Person) -> None:
@@ -246,10 +246,10 @@ def test_a_storm_of_questions_is_answered_once_and_by_the_owner_only(
 
 
 def test_tmux_and_htop_draw_as_they_should_and_follow_the_size(olga: Person) -> None:
-    needs("tmux")
-    needs("htop")
+    needs("tmux", "htop")
     screen = opened(olga)
-    screen.run("tmux -L pages -f /dev/null new-session -s pages")
+    no_paste = "set -g assume-paste-time 0"  # as which tmux takes keys that come within a millisecond of each other
+    screen.run(f"tmux -L pages -f /dev/null new-session -s pages ';' {no_paste}")
     screen.shows("[pages]")
     until(lambda: screen.text.splitlines()[0], "the shell asks")
     screen.run("echo left")
