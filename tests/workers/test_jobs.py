@@ -272,8 +272,8 @@ def test_a_result_that_cannot_be_read_holds_up_no_other(side: Side, node_api: No
     broken.unlink()
     broken.mkdir()
     node_api.results_down = 0
-    until(lambda: jobs[1].id in node_api.results)
-    assert attempts(side.jobs.held()) == [(jobs[0].id, 1)]
+    until(lambda: attempts(side.jobs.held()) == [(jobs[0].id, 1)])
+    assert jobs[1].id in node_api.results
     later = waiting_job(node_api, pair(1, 2))
     side.jobs.doorbell(later.id)
     until(lambda: later.id in node_api.results)
