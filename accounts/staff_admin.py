@@ -149,10 +149,10 @@ def badge(field: str, title: str | None = None) -> Any:
     return column
 
 
-def short(field: str, title: str | None = None, *, most: int = 100) -> Any:
+def short(field: str, *, most: int = 100) -> Any:
     """A column with the beginning of a text."""
 
-    @admin.display(description=title or field.replace("_", " "), ordering=field)
+    @admin.display(description=field.replace("_", " "), ordering=field)
     def column(self: object, row: Model) -> str:
         return shortened(getattr(row, field), most)
 

@@ -47,6 +47,7 @@ _OF_FAKE = {"load_seconds", "sleep_seconds", "fail_load", "exit_on_load", "out_o
 WEIGHTLESS_OPTIONS = {"queue", known_options.LOAD_TIMEOUT, *_OF_FAKE}
 # As an option of jobs over a data set: its rows go through the model together, like no request of a deployment.
 CHUNK_ROWS = "chunk_rows"
+PEAKS = ("peak_bytes", "ram_peak_bytes")  # of MeasuredMemory, in the order of Taken
 # llama.cpp maps the file as it is. Besides it: Python and the library, the process that renders chat templates, and the
 # buffers to compute in.
 TEXT_RUNNER_BYTES = 192 * MIB
@@ -224,17 +225,15 @@ def learn(version: Version, options: Mapping[str, Any], device: MeasuredOn, peak
     told = {name: bytes_ for name, bytes_ in zip(PEAKS, taken, strict=True) if bytes_}
     if device.memory_is_ram:
         told.pop("ram_peak_bytes", None)  # which is of both, so says nothing of devices with memory of their own
-    estimates = Taken(estimate_for(version, options, device.kind), estimate_ram(version, options))
-    fresh = {
-        name: told[name]
-        for name, estimate in zip(PEAKS, estimates, strict=True)
-        if name in told and (whole or with_margin(told[name]) > estimate)
-    }
+    fresh = told
+    if not whole:
+        estimates = {
+            "peak_bytes": estimate_for(version, options, device.kind),
+            "ram_peak_bytes": estimate_ram(version, options),
+        }
+        fresh = {name: bytes_ for name, bytes_ in told.items() if with_margin(bytes_) > estimates[name]}
     _keep(version, options, device.kind, told, fresh)
     return taken
-
-
-PEAKS = ("peak_bytes", "ram_peak_bytes")
 
 
 def _possible(version: Version, options: Mapping[str, Any], device: MeasuredOn, peak: MemoryPeak) -> Taken:

@@ -27,6 +27,9 @@ class DeviceOffer(NamedTuple):
         return kind_of(self.hardware_class)
 
 
+NO_HOST = DeviceOffer(0, HOST, HOST, None)  # of whose RAM nothing is known
+
+
 @dataclass(frozen=True, slots=True)
 class NodeOffer:
     id: str
@@ -220,9 +223,6 @@ def wants(need: Need, node: NodeOffer, device: DeviceOffer) -> list[Want]:
     own = Want(device, need.bytes_on(device.kind))
     ram = need.ram_beside(device.kind, memory_is_ram=device.memory_is_ram)
     return [own, Want(node.host or NO_HOST, ram, beside=device.name)] if ram else [own]
-
-
-NO_HOST = DeviceOffer(0, HOST, HOST, None)
 
 
 def _too_full(need: Need, node: NodeOffer, lacks: Sequence[list[Want]]) -> Refusal:

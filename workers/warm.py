@@ -130,7 +130,7 @@ class Warm:
 
     def keep(self, loaded: Loaded) -> None:
         """For the next job on its model."""
-        _look(loaded)
+        _note_use(loaded)
         loaded.idle_since = time.monotonic()
         with self._lock:
             if not self._closed and self._capacities.get(loaded.device) is not None:
@@ -186,7 +186,7 @@ class Warm:
         loaded.close()
 
 
-def _look(loaded: Loaded) -> None:
+def _note_use(loaded: Loaded) -> None:
     """It may take more than was promised."""
     use = loaded.runner.measure()
     if use is None:

@@ -110,6 +110,10 @@ def refuses_a_second_start(quickstart: Quickstart) -> None:
     assert alive(list(quickstart.pids.values())) == list(quickstart.pids.values())
 
 
+def test_its_node_tells_the_time_of_the_control_plane(system: Quickstart) -> None:
+    assert psutil.Process(system.pids["local-1"]).environ()["TZ"] == "UTC"
+
+
 def test_a_process_that_dies_ends_all_and_says_why(tmp_path: Path) -> None:
     with private(tmp_path / "home") as quickstart:
         pids = family(quickstart)

@@ -31,11 +31,11 @@ def is_over(folder: Path, pid: int, most: int) -> bool:
     """Files that are deleted but open or mapped count, too. Nothing can hide where we cannot count: that is over."""
     try:
         return _in_folder(folder, most) + _deleted_bytes(pid, folder) > most
-    except (_Uncounted, OSError):
+    except (_Over, OSError):
         return True
 
 
-class _Uncounted(Exception):
+class _Over(Exception):
     """There is more than is allowed, or it keeps from being counted."""
 
 
@@ -43,7 +43,7 @@ def _in_folder(folder: Path, most: int) -> int:
     for _ in range(LOOKS):
         with contextlib.suppress(FileNotFoundError):  # a folder was removed meanwhile, or moved, to be missed
             return _look_through(folder, most)
-    raise _Uncounted
+    raise _Over
 
 
 def _look_through(folder: Path, most: int) -> int:
@@ -61,7 +61,7 @@ def _look_through(folder: Path, most: int) -> int:
                     if entry.is_dir(follow_symlinks=False):
                         waiting.append(f"{path}/{entry.name}")
                     if used > most or entries > MOST_ENTRIES:
-                        raise _Uncounted
+                        raise _Over
         finally:
             os.close(opened)
     return used
@@ -108,5 +108,5 @@ def _mapped(thread: str, folder: Path) -> dict[int, str]:
             addresses, _, _, _, inode, _ = line.split(maxsplit=5)
             found[int(inode)] = addresses.decode()
     if len(maps) > MOST_MAPS_BYTES or len(found) > MOST_ENTRIES:
-        raise _Uncounted
+        raise _Over
     return found
