@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import random
 import re
+import signal
 from pathlib import Path
 
 import msgspec
@@ -135,11 +136,14 @@ async def test_who_comes_back_after_more_than_the_node_keeps_has_a_gap_to_the_by
 
 
 @in_loop
-async def test_the_recorder_may_be_killed_and_output_waits_for_it(stack: Stack) -> None:
+async def test_the_recorder_may_be_stopped_or_killed_and_output_waits_for_it(stack: Stack) -> None:
     opened = stack.open()
     path = Path(stack.env["CYXWIZ_HOME"]) / "recordings" / f"{opened['id']}.cast"
     async with Client(stack.url, stack.keys["olga"], opened) as client:
         await client.run("PS1=; stty -echo; true")
+        await asyncio.to_thread(stack.kill, "recorder", signal.SIGINT)
+        stack.start_recorder()
+        await client.run("true")
         await asyncio.to_thread(stack.kill, "recorder")
         before = client.next
         await client.send(b"seq 1 200000; echo FIN''ISHED\n")
