@@ -38,9 +38,9 @@ class LiveFilter(admin.SimpleListFilter):
 
 @admin.register(TerminalSession)
 class TerminalSessionAdmin(ReadOnlyAdmin):
-    list_display = ("__str__", "state_badge", "owner", "created_at", "recording", "why_ended")
+    list_display = ("__str__", "state_badge", "owner_name", "created_at", "recording", "why_ended")
     list_filter = (LiveFilter, "state", "node")
-    search_fields = ("id", "owner__username", "node_name", "reason")
+    search_fields = ("id", "owner_name", "node_name", "reason")
     date_hierarchy = "created_at"
     readonly_fields = ("recording",)
     actions = ("end",)

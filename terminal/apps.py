@@ -15,6 +15,7 @@ class TerminalConfig(AppConfig):
         from nodes.models import Node
         from terminal import doors, refusals, reports, services, ssh_keys
         from terminal.models import SshNode, TerminalGrant, TerminalSession
+        from terminal.permissions import USER_REMOVED
 
         def heartbeat(node: Any, heartbeat: Any, **_: object) -> dict[str, object]:
             return {"terminals": reports.renew(node, heartbeat)}
@@ -32,6 +33,10 @@ class TerminalConfig(AppConfig):
             if user is not None:
                 request.session.delete()
                 doors.rights_changed(user.pk)
+
+        def user_goes(instance: Any, **_: object) -> None:
+            for session in TerminalSession.objects.filter(owner=instance).select_related("node"):
+                services.end(session, USER_REMOVED)
 
         def node_goes(instance: Any, **_: object) -> None:
             for session in TerminalSession.objects.filter(node=instance).select_related("node"):
@@ -51,5 +56,6 @@ class TerminalConfig(AppConfig):
             post_save.connect(rights_changed, sender=model, weak=False)
         for ended in (TerminalGrant, SshKey):
             post_delete.connect(rights_changed, sender=ended, weak=False)
+        pre_delete.connect(user_goes, sender=User, weak=False)
         pre_delete.connect(node_goes, sender=Node, weak=False)
         post_delete.connect(ssh_node_gone, sender=SshNode, weak=False)

@@ -121,9 +121,13 @@ class SessionQuerySet(OwnedQuerySet):
 
 
 class TerminalSession(Owned):
-    """One shell on one node, asked for by one user. Its bytes are not here: see `recording`."""
+    """One shell on one node, asked for by one user; the row outlives both. Its bytes are not here: see `recordings`."""
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    owner = models.ForeignKey(  # type: ignore[assignment]
+        settings.AUTH_USER_MODEL, null=True, on_delete=models.SET_NULL, related_name="+"
+    )
+    owner_name = models.CharField("user", max_length=150)
     node = models.ForeignKey(Node, null=True, on_delete=models.SET_NULL, related_name="terminal_sessions")
     node_name = models.CharField(max_length=63)
     node_owner = models.ForeignKey(

@@ -113,7 +113,7 @@ def playback(request: HttpRequest, id: UUID) -> HttpResponse:
     if session is not None and permissions.may_read_recording(session, user):
         source = reverse("terminal-recording", args=[id])
     elif user.is_staff and user.has_perm("terminal.change_terminalsession"):
-        session = get_object_or_404(TerminalSession.objects.select_related("owner", "node"), pk=id)
+        session = get_object_or_404(TerminalSession.objects.select_related("node"), pk=id)
         source = reverse("admin:terminal_recording", args=[id])
     else:
         refusals.refused("They may not play this recording.", user, session=_find(request, id))

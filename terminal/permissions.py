@@ -11,6 +11,7 @@ from terminal.models import TerminalGrant, TerminalSession
 from terminal.states import SessionState
 
 Role = TerminalGrant.Role
+USER_REMOVED = "Its user was removed."
 EXPIRED = "It has reached its longest time."
 
 
@@ -62,6 +63,8 @@ def why_not_any_more(session: TerminalSession) -> str:
     user, key = session.owner, session.api_key
     if session.node is None:
         return "The node was removed."
+    if user is None:
+        return USER_REMOVED
     if not user.is_active or not may_open(session.node, user):
         return "The right to a terminal on this node was withdrawn."
     if key is not None and not key.is_valid:

@@ -98,7 +98,7 @@ class SessionRecorder:
                 cols=session.cols,
                 rows=session.rows,
                 timestamp=int(session.created_at.timestamp()),
-                title=f"{session.owner.username} on {session.node_name}",
+                title=f"{session.owner_name} on {session.node_name}",
             )
         except Busy:
             return
@@ -224,8 +224,7 @@ def _mark(notice: terminal.Notice) -> str:
 def _to_record() -> list[TerminalSession]:
     close_old_connections()
     fresh = Q(state=SessionState.ENDED, ended_at__gt=timezone.now() - LAST_FRAMES, opened_at__isnull=False)
-    sessions = TerminalSession.objects.filter(Q(state__in=LIVE) | fresh, recording_digest="", node__isnull=False)
-    return list(sessions.select_related("owner"))
+    return list(TerminalSession.objects.filter(Q(state__in=LIVE) | fresh, recording_digest="", node__isnull=False))
 
 
 def _finished(session: TerminalSession, digest: str, offset: int) -> None:

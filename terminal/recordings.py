@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from uuid import UUID
 
 from django.conf import settings
 from django.db import transaction
-from django.db.models import BigIntegerField, F, OuterRef, Subquery
+from django.db.models import BigIntegerField, F, OuterRef, Q, Subquery
 from django.db.models.fields.json import KeyTextTransform
 from django.db.models.functions import Cast, Coalesce
 from django.utils import timezone
 
 from accounts.models import User
+from accounts.sweeps import one_of_many
 from models_registry.ranged import RangedFileResponse
 from protocol.errors import NotFound
 from terminal import audit
 from terminal.models import AuditEvent, TerminalSession
 from terminal.states import SessionState
+
+log = logging.getLogger(__name__)
 
 CONTENT_TYPE = "application/x-asciicast"
 
@@ -49,18 +53,32 @@ def download(session: TerminalSession, user: User, method: str | None) -> Ranged
 
 
 def delete_old() -> int:
-    """Those of sessions that ended RECORDING_DAYS ago. Returns how many."""
-    old = TerminalSession.objects.filter(
-        ended_at__lt=timezone.now() - timedelta(days=settings.RECORDING_DAYS), recording_deleted_at=None
-    )
+    """Those of terminals that ended RECORDING_DAYS ago. Returns how many. It goes by the files: whatever became of the
+    session's row, none is kept for longer."""
+    before = timezone.now() - timedelta(days=settings.RECORDING_DAYS)
     count = 0
-    for session in old:
-        with transaction.atomic():
-            TerminalSession.objects.filter(pk=session.pk).update(recording_deleted_at=timezone.now())
-            audit.write("recording_deleted", session=session, days=settings.RECORDING_DAYS)
-        path_of(session.pk).unlink(missing_ok=True)
-        count += 1
+    for file in Path(settings.RECORDINGS_DIR).glob("*.cast"):
+        with one_of_many(log, f"recording {file.name}"):
+            if file.stat().st_mtime < before.timestamp() and _ended_before(before, id := UUID(file.stem)):
+                _note_deletion(id)
+                file.unlink()
+                count += 1
     return count
+
+
+def _ended_before(when: datetime, id: UUID) -> bool:
+    going = Q(ended_at=None) | Q(ended_at__gte=when)
+    return not TerminalSession.objects.filter(going, pk=id).exists()
+
+
+def _note_deletion(id: UUID) -> None:
+    """Once: the file may be there still, where the disk did not let go of it."""
+    if AuditEvent.objects.filter(session=id, what="recording_deleted").exists():
+        return
+    with transaction.atomic():
+        TerminalSession.objects.filter(pk=id).update(recording_deleted_at=timezone.now())
+        session = TerminalSession.objects.filter(pk=id).first()
+        audit.write("recording_deleted", session=session, session_id=id, days=settings.RECORDING_DAYS)
 
 
 def shorter() -> Iterator[tuple[TerminalSession, int]]:

@@ -64,6 +64,7 @@ def _open_session(
     with transaction.atomic():
         session = TerminalSession.objects.create(
             owner=user,
+            owner_name=user.username,
             node=node,
             node_name=node.name,
             node_owner=node.owner,

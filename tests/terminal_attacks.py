@@ -351,6 +351,14 @@ TRACES = (
             "test_verify_audit_believes_the_audit_and_not_the_row",
         ),
     ),
+    *of(
+        f"{TERMINAL}/test_recordings.py",
+        (
+            "what was shown is to go with its user, who is removed",
+            "session, audit and recording stay, for `RECORDING_DAYS`",
+            "test_that_of_a_user_who_was_removed_stays_the_node_owners_for_its_time",
+        ),
+    ),
 )
 
 GROUPS = (

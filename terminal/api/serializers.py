@@ -9,7 +9,7 @@ from terminal.services import REASON_MOST
 
 
 class SessionSerializer(serializers.ModelSerializer[TerminalSession]):
-    user = serializers.CharField(source="owner.username", read_only=True)
+    user = serializers.CharField(source="owner_name", read_only=True)
     node = serializers.CharField(source="node_name", read_only=True)
     approved_by = serializers.CharField(source="approved_by.username", read_only=True, allow_null=True, default=None)
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import redis
 
 from protocol import names
 from protocol.messages import TerminalEnded, TerminalSpec, decode, encode
+from terminal import recorder, recordings
 from terminal.broker import Broker
+from terminal.cast import Cast
+from terminal.models import TerminalSession
 from tests.cast import Person
 from tests.nodes.reports import Machine
 
@@ -31,6 +36,12 @@ def machine(owner: Person, empty_redis: redis.Redis) -> TerminalMachine:
     return machine
 
 
+@pytest.fixture
+def session(owner: Person, machine: TerminalMachine, settings, tmp_path: Path) -> TerminalSession:
+    settings.RECORDINGS_DIR = tmp_path
+    return TerminalSession.objects.get(pk=opened(owner)["id"])
+
+
 SESSIONS = "/api/v1/terminal/sessions/"
 GRANTS = "/api/v1/terminal/nodes/box/grants/"
 POLICY = "/api/v1/terminal/nodes/box/policy"
@@ -52,3 +63,17 @@ async def close(broker: Broker) -> None:
     assert connection
     connection.abort()
     await connection.lost
+
+
+def new_cast(path: Path) -> Cast:
+    return Cast(path, cols=80, rows=24, timestamp=1, title="t")
+
+
+def recorded(session: TerminalSession, *, lines: int = 10) -> None:
+    """As the recorder does, 15 bytes of output in each line."""
+    one = new_cast(recordings.path_of(session.pk))
+    for at in range(lines):
+        one.output(at, b"secret things\r\n")
+        one.checkpoint()
+    one.close()
+    recorder._finished(session, one.digest, one.offset)

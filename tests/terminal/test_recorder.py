@@ -22,16 +22,42 @@ from terminal.models import AuditEvent, TerminalSession
 from terminal.pace import Lane, Pace
 from terminal.recorder import LAST_FRAMES, Recorder, SessionRecorder
 from tests.cast import Person
-from tests.terminal.conftest import TerminalMachine, close, opened
+from tests.terminal.conftest import TerminalMachine, close, grant, opened
+
+
+async def next_frame(redis: redis.Redis, session: TerminalSession) -> bytes:
+    """What the node is told."""
+    inbox = names.terminal_input(str(session.node_id), str(session.pk))
+    popped = await asyncio.to_thread(redis.blpop, inbox, 15)
+    assert popped, "No frame came."
+    return bytes(popped[1])
+
+
+def say(redis: redis.Redis, session: TerminalSession, *frames: bytes) -> None:
+    """As the node does."""
+    for frame in frames:
+        redis.xadd(names.terminal_output(str(session.node_id), str(session.pk)), {"f": frame})
+
+
+async def attach(redis: redis.Redis, session: TerminalSession, *frames: bytes) -> None:
+    attachment = terminal.ATTACH_FRAME.unpack(await next_frame(redis, session))[1]
+    attached = terminal.ATTACHED_FRAME.pack(terminal.ATTACHED, attachment, False, 0, 0, 0, 80, 24, True, 0)
+    say(redis, session, attached, *frames)
+
+
+async def over(recording: asyncio.Task[None], broker: Broker) -> None:
+    async with asyncio.timeout(15):
+        await recording
+    await close(broker)
+    await sync_to_async(connections.close_all)()  # of the thread that wrote rows
+
+
+def exit_at(offset: int) -> bytes:
+    return terminal.encode(terminal.EXIT, terminal.Exit(offset=offset))
 
 
 @pytest.mark.django_db(transaction=True)
-def test_an_end_in_the_moment_of_a_checkpoint(
-    owner: Person, machine: TerminalMachine, settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    settings.RECORDINGS_DIR = tmp_path
-    session = TerminalSession.objects.select_related("owner").get(pk=opened(owner)["id"])
-
+def test_an_end_in_the_moment_of_a_checkpoint(session, settings, monkeypatch: pytest.MonkeyPatch) -> None:
     async def course() -> None:
         one = SessionRecorder(Broker(settings.REDIS_URL), Pace(1e9), session)
         monkeypatch.setattr(one._attachment, "pass_on", lambda frame: None)  # there is no node to tell
@@ -50,35 +76,20 @@ def test_an_end_in_the_moment_of_a_checkpoint(
 
 
 @pytest.mark.django_db(transaction=True)
-def test_a_recording_that_gets_too_large_ends_its_terminal(
-    owner: Person, machine: TerminalMachine, empty_redis: redis.Redis, settings, tmp_path: Path
-) -> None:
-    settings.RECORDINGS_DIR = tmp_path
+def test_a_recording_that_gets_too_large_ends_its_terminal(session, empty_redis: redis.Redis, settings) -> None:
     settings.RECORDING_MOST_BYTES = 50_000
-    session = TerminalSession.objects.select_related("owner").get(pk=opened(owner)["id"])
-    where = (str(session.node_id), str(session.pk))
-    inbox, stream = names.terminal_input(*where), names.terminal_output(*where)
-
-    async def next_frame() -> bytes:
-        popped = await asyncio.to_thread(empty_redis.blpop, inbox, 15)
-        assert popped, "No frame came."
-        return popped[1]
 
     async def course() -> None:
         broker = Broker(settings.REDIS_URL)
         recording = asyncio.create_task(SessionRecorder(broker, Pace(1e9), session).run())
-        attachment = terminal.ATTACH_FRAME.unpack(await next_frame())[1]
-        attached = terminal.ATTACHED_FRAME.pack(terminal.ATTACHED, attachment, False, 0, 0, 0, 80, 24, True, 0)
-        empty_redis.xadd(stream, {"f": attached})
+        await attach(empty_redis, session)
         for offset in (0, 40_000):
-            empty_redis.xadd(stream, {"f": terminal.pack_out(offset, b"x" * 40_000)})
-            assert await next_frame() == terminal.OFFSET.pack(terminal.RECORDED, offset + 40_000)
-        assert (await next_frame())[0] == terminal.END
-        empty_redis.xadd(stream, {"f": terminal.encode(terminal.EXIT, terminal.Exit(offset=80_000))})
-        async with asyncio.timeout(15):
-            await recording
-        await close(broker)
-        await sync_to_async(connections.close_all)()  # of the thread that wrote rows
+            say(empty_redis, session, terminal.pack_out(offset, b"x" * 40_000))
+            recorded = terminal.OFFSET.pack(terminal.RECORDED, offset + 40_000)
+            assert await next_frame(empty_redis, session) == recorded
+        assert (await next_frame(empty_redis, session))[0] == terminal.END
+        say(empty_redis, session, exit_at(80_000))
+        await over(recording, broker)
 
     asyncio.run(course())
     session.refresh_from_db()
@@ -89,12 +100,9 @@ def test_a_recording_that_gets_too_large_ends_its_terminal(
 
 @pytest.mark.django_db(transaction=True)
 def test_one_that_is_not_wanted_any_more_because_it_was_noted(
-    owner: Person, machine: TerminalMachine, empty_redis: redis.Redis, settings, tmp_path: Path, monkeypatch
+    session, empty_redis: redis.Redis, settings, monkeypatch
 ) -> None:
     """The look for what is to be recorded may fall between the row and the recorder's hearing that it is written."""
-    settings.RECORDINGS_DIR = tmp_path
-    session = TerminalSession.objects.select_related("owner").get(pk=opened(owner)["id"])
-    where = (str(session.node_id), str(session.pk))
     noted = recorder._finished
 
     async def course() -> None:
@@ -112,15 +120,8 @@ def test_one_that_is_not_wanted_any_more_because_it_was_noted(
             assert cancelled.wait(15)
 
         monkeypatch.setattr(recorder, "_finished", finished)
-        popped = await asyncio.to_thread(empty_redis.blpop, names.terminal_input(*where), 15)
-        attachment = terminal.ATTACH_FRAME.unpack(popped[1])[1]
-        attached = terminal.ATTACHED_FRAME.pack(terminal.ATTACHED, attachment, False, 0, 0, 0, 80, 24, True, 0)
-        for frame in (attached, terminal.pack_out(0, b"x"), terminal.encode(terminal.EXIT, terminal.Exit(offset=1))):
-            empty_redis.xadd(names.terminal_output(*where), {"f": frame})
-        async with asyncio.timeout(15):
-            await recording
-        await close(broker)
-        await sync_to_async(connections.close_all)()  # of the thread that wrote rows
+        await attach(empty_redis, session, terminal.pack_out(0, b"x"), exit_at(1))
+        await over(recording, broker)
 
     asyncio.run(course())
     assert TerminalSession.objects.get().recording_digest
@@ -162,11 +163,8 @@ def test_who_shows_little_waits_for_one_piece_of_a_flood_at_a_time_however_many_
 
 @pytest.mark.django_db(transaction=True)
 def test_one_whose_disk_is_slow_is_sealed_once_nobody_wants_it_any_more(
-    owner: Person, machine: TerminalMachine, empty_redis: redis.Redis, settings, tmp_path: Path, monkeypatch
+    session, empty_redis: redis.Redis, monkeypatch
 ) -> None:
-    settings.RECORDINGS_DIR = tmp_path
-    session = TerminalSession.objects.get(pk=opened(owner)["id"])
-    where = (str(session.node_id), str(session.pk))
     syncs, synced = threading.Event(), threading.Event()
 
     def sync(cast: Cast) -> None:
@@ -180,20 +178,13 @@ def test_one_whose_disk_is_slow_is_sealed_once_nobody_wants_it_any_more(
         recorder = Recorder()
         await recorder._look()
         (recording,) = recorder._running.values()
-        popped = await asyncio.to_thread(empty_redis.blpop, names.terminal_input(*where), 15)
-        attachment = terminal.ATTACH_FRAME.unpack(popped[1])[1]
-        attached = terminal.ATTACHED_FRAME.pack(terminal.ATTACHED, attachment, False, 0, 0, 0, 80, 24, True, 0)
-        for frame in (attached, terminal.pack_out(0, b"the last words")):
-            empty_redis.xadd(names.terminal_output(*where), {"f": frame})
+        await attach(empty_redis, session, terminal.pack_out(0, b"the last words"))
         assert await asyncio.to_thread(syncs.wait, 15)
         await sync_to_async(TerminalSession.objects.update)(**ended)
         for _ in range(3):
             await recorder._look()
         synced.set()
-        async with asyncio.timeout(15):
-            await recording
-        await close(recorder._broker)
-        await sync_to_async(connections.close_all)()  # of the thread that wrote rows
+        await over(recording, recorder._broker)
 
     asyncio.run(course())
     assert AuditEvent.objects.get(what="recorded").details["output_bytes"] == len("the last words")
@@ -201,27 +192,42 @@ def test_one_whose_disk_is_slow_is_sealed_once_nobody_wants_it_any_more(
 
 
 @pytest.mark.django_db(transaction=True)
-def test_a_recording_says_who_came_and_who_left(
-    owner: Person, machine: TerminalMachine, empty_redis: redis.Redis, settings, tmp_path: Path
+def test_that_of_a_user_who_is_removed_meanwhile_is_sealed(
+    owner: Person, team_mate: Person, machine: TerminalMachine, empty_redis: redis.Redis, settings, tmp_path: Path
 ) -> None:
     settings.RECORDINGS_DIR = tmp_path
-    session = TerminalSession.objects.select_related("owner").get(pk=opened(owner)["id"])
-    where = (str(session.node_id), str(session.pk))
+    grant(owner, team_mate, "operator")
+    session = TerminalSession.objects.get(pk=opened(team_mate)["id"])
+    machine.accept(str(session.pk))
+
+    async def course() -> None:
+        recorder = Recorder()
+        await recorder._look()
+        (recording,) = recorder._running.values()
+        await attach(empty_redis, session, terminal.pack_out(0, b"the last words"))
+        await next_frame(empty_redis, session)  # that so much was recorded
+        await sync_to_async(team_mate.user.delete)()
+        assert (await next_frame(empty_redis, session))[0] == terminal.END
+        await recorder._look()
+        say(empty_redis, session, exit_at(len("the last words")))
+        await over(recording, recorder._broker)
+
+    asyncio.run(course())
+    event = AuditEvent.objects.get(what="recorded")
+    assert (event.session, event.details["output_bytes"]) == (session.pk, len("the last words"))
+    call_command("verify_audit")
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_recording_says_who_came_and_who_left(session, empty_redis: redis.Redis, settings) -> None:
     said = (("joined", "otto (observer)"), ("left", "otto (observer)"), ("gap", "7 bytes of output were skipped"))
     notices = [terminal.encode(terminal.NOTICE, terminal.Notice(kind=kind, text=text)) for kind, text in said]
 
     async def course() -> None:
         broker = Broker(settings.REDIS_URL)
         recording = asyncio.create_task(SessionRecorder(broker, Pace(1e9), session).run())
-        popped = await asyncio.to_thread(empty_redis.blpop, names.terminal_input(*where), 15)
-        attachment = terminal.ATTACH_FRAME.unpack(popped[1])[1]
-        attached = terminal.ATTACHED_FRAME.pack(terminal.ATTACHED, attachment, False, 0, 0, 0, 80, 24, True, 0)
-        for frame in (attached, *notices, terminal.encode(terminal.EXIT, terminal.Exit(offset=0))):
-            empty_redis.xadd(names.terminal_output(*where), {"f": frame})
-        async with asyncio.timeout(15):
-            await recording
-        await close(broker)
-        await sync_to_async(connections.close_all)()  # of the thread that wrote rows
+        await attach(empty_redis, session, *notices, exit_at(0))
+        await over(recording, broker)
 
     asyncio.run(course())
     lines = [line for line in recordings.path_of(session.pk).read_text().splitlines() if line.startswith("[")]

@@ -208,7 +208,9 @@ def test_a_user_who_is_removed_takes_their_terminals_along(owner, outsider, mach
     outsider.user.delete()
     assert empty_redis.lrange(names.terminal_input(*where), 0, -1)[-1][0] == terminal.END
     assert empty_redis.xrange(names.terminal_output(*where))[-1][1][b"f"][0] == terminal.END
-    assert AuditEvent.objects.filter(what="ended", session=session).exists()
+    assert AuditEvent.objects.get(what="ended").details["reason"] == "Its user was removed."
+    row = TerminalSession.objects.get(pk=session)
+    assert (row.state, row.owner, row.owner_name) == ("ended", None, "otto")
 
 
 def test_a_node_that_is_removed_takes_its_terminals_along(owner, machine):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 import threading
 import tracemalloc
@@ -12,22 +11,15 @@ from uuid import uuid4
 import pytest
 from django.core.management import CommandError, call_command
 from django.db import DatabaseError, connection, transaction
-from django.urls import reverse
 from django.utils import timezone
 
 from protocol.errors import Conflict, CyxwizError, Forbidden
 from terminal import audit, cast, recorder, recordings, services, tickets
-from terminal.cast import Cast
 from terminal.models import AuditEvent, TerminalSession, TerminalTicket
-from tests.terminal.conftest import SESSIONS, opened
+from tests.terminal.conftest import new_cast, opened, recorded
 
 pytestmark = pytest.mark.django_db(transaction=True)
 TICKET, RESUME = tickets.Kind.TICKET, tickets.Kind.RESUME
-
-
-@pytest.fixture
-def session(owner, machine) -> TerminalSession:
-    return TerminalSession.objects.get(pk=opened(owner)["id"])
 
 
 @pytest.mark.postgres
@@ -155,10 +147,6 @@ def test_many_who_write_at_once_make_one_chain(owner, session):
     assert audit.first_fault(AuditEvent.objects.order_by("id")) is None
 
 
-def new_cast(path, **more) -> Cast:
-    return Cast(path, cols=80, rows=24, timestamp=1, title="t", **more)
-
-
 def test_a_recording_goes_on_where_its_last_checkpoint_is_even_within_a_character(tmp_path):
     path = tmp_path / "a.cast"
     whole = "grüße 🙂 Ω".encode()
@@ -200,20 +188,9 @@ def test_only_one_recorder_writes_a_file(tmp_path):
     one.close()
 
 
-def recorded(session: TerminalSession, path, *, lines: int = 10) -> None:
-    """As the recorder does, 15 bytes of output in each line."""
-    one = new_cast(path)
-    for at in range(lines):
-        one.output(at, b"secret things\r\n")
-        one.checkpoint()
-    one.close()
-    recorder._finished(session, one.digest, one.offset)
-
-
-def test_verify_audit_finds_a_recording_that_was_changed(owner, session, settings, tmp_path, capsys):
-    settings.RECORDINGS_DIR = tmp_path
+def test_verify_audit_finds_a_recording_that_was_changed(session, capsys):
     path = recordings.path_of(session.pk)
-    recorded(session, path)
+    recorded(session)
     call_command("verify_audit")
     assert "1 recordings are as they were written" in capsys.readouterr().out
     content = path.read_bytes()
@@ -234,7 +211,7 @@ def test_verify_audit_believes_the_audit_and_not_the_row(owner, machine, setting
     sessions = [TerminalSession.objects.get(pk=opened(owner)["id"]) for _ in range(2)]
     for session in sessions:
         path = recordings.path_of(session.pk)
-        recorded(session, path)
+        recorded(session)
         path.unlink()
         mine = TerminalSession.objects.filter(pk=session.pk)
         if row == "forged":
@@ -255,8 +232,7 @@ def test_verify_audit_believes_the_audit_and_not_the_row(owner, machine, setting
 
 
 @pytest.mark.parametrize("end", [b"", b"x" * 200 * 2**20], ids=["as it was written", "one long line added"])
-def test_verify_audit_has_no_recording_in_memory(owner, session, settings, tmp_path, end):
-    settings.RECORDINGS_DIR = tmp_path
+def test_verify_audit_has_no_recording_in_memory(session, end):
     path = recordings.path_of(session.pk)
     one = new_cast(path)
     while path.stat().st_size < 200 * 2**20 - len(end):
@@ -285,57 +261,10 @@ def test_verify_audit_says_where_less_was_recorded_than_shown(owner, machine, se
     for name, lines in (("whole", 10), ("short", 6), ("none", 0)):
         machine.accept(str(sessions[name].pk))
         if lines:
-            recorded(sessions[name], recordings.path_of(sessions[name].pk), lines=lines)
+            recorded(sessions[name], lines=lines)
         machine.ended(str(sessions[name].pk), code=0, output_bytes=150)
     call_command("verify_audit")
     said = capsys.readouterr().out
     assert str(sessions["whole"]) not in said
     assert f"The recording of {sessions['short']} has only 90 of 150 bytes of output" in said
     assert f"The recording of {sessions['none']} has only 0 of 150 bytes of output" in said
-
-
-def test_recordings_are_read_and_deleted_with_a_trace(owner, admin, session, settings, tmp_path):
-    settings.RECORDINGS_DIR = tmp_path
-    address = f"{SESSIONS}{session.pk}/recording"
-    admins = reverse("admin:terminal_recording", args=[session.pk])
-    admin.client.force_login(admin.user)
-    assert owner.get(address).status_code == 404
-    recorded(session, recordings.path_of(session.pk))
-    for head in (owner.client.head(address), admin.client.head(admins)):
-        assert (head.status_code, bool(int(head["Content-Length"]))) == (200, True)
-        head.close()
-    answer = owner.get(address)
-    assert answer["Content-Type"] == "application/x-asciicast"
-    assert b"".join(answer.streaming_content) == recordings.path_of(session.pk).read_bytes()
-    assert recordings.delete_old() == 0
-    TerminalSession.objects.update(state="ended", ended_at=timezone.now() - timedelta(days=91))
-    assert recordings.delete_old() == 1
-    assert not recordings.path_of(session.pk).exists()
-    assert "deleted" in owner.get(address).json()["detail"]
-    call_command("verify_audit")
-    traces = [e.what for e in AuditEvent.objects.order_by("id")][2:]
-    assert traces == ["recorded", "recording_read", "recording_deleted"]
-
-
-@pytest.mark.parametrize("door", ["API", "admin"])
-def test_a_recording_that_grows_is_sent_in_pieces_as_it_was(owner, admin, session, settings, tmp_path, door):
-    settings.RECORDINGS_DIR = tmp_path
-    path = recordings.path_of(session.pk)
-    path.write_bytes(b"x" * 64 * 2**20)
-    admin.client.force_login(admin.user)
-    reader, address = (owner, "terminal-recording") if door == "API" else (admin, "admin:terminal_recording")
-    answer = reader.get(reverse(address, args=[session.pk]))
-    with path.open("ab") as file:
-        file.write(b"and more")
-
-    async def received() -> int:
-        return sum([len(piece) async for piece in answer])
-
-    tracemalloc.start()
-    try:
-        assert asyncio.run(received()) == int(answer["Content-Length"]) == 64 * 2**20
-        assert tracemalloc.get_traced_memory()[1] < 8 * 2**20
-    finally:
-        tracemalloc.stop()
-    answer.close()
-    assert answer["Content-Disposition"] == f'attachment; filename="terminal-{session.pk}.cast"'
