@@ -14,8 +14,9 @@ class TerminalConfig(AppConfig):
         from nodes import signals
         from nodes.models import Node
         from terminal import doors, refusals, reports, services, ssh_keys
-        from terminal.models import SshNode, TerminalGrant, TerminalSession
-        from terminal.permissions import USER_REMOVED
+        from terminal.models import SessionQuerySet, SshNode, TerminalGrant, TerminalSession
+        from terminal.permissions import NODE_REMOVED, USER_REMOVED
+        from terminal.states import UNENDED
 
         def heartbeat(node: Any, heartbeat: Any, **_: object) -> dict[str, object]:
             return {"terminals": reports.renew(node, heartbeat)}
@@ -35,12 +36,14 @@ class TerminalConfig(AppConfig):
                 doors.rights_changed(user.pk)
 
         def user_goes(instance: Any, **_: object) -> None:
-            for session in TerminalSession.objects.filter(owner=instance).select_related("node"):
-                services.end(session, USER_REMOVED)
+            end_all(TerminalSession.objects.filter(owner=instance), USER_REMOVED)
 
         def node_goes(instance: Any, **_: object) -> None:
-            for session in TerminalSession.objects.filter(node=instance).select_related("node"):
-                services.end(session, "The node was removed.")
+            end_all(TerminalSession.objects.filter(node=instance), NODE_REMOVED)
+
+        def end_all(sessions: SessionQuerySet, why: str) -> None:
+            for session in sessions.filter(state__in=UNENDED).select_related("node"):
+                services.end(session, why)
 
         def scope_lacked(key: Any, scope: str, message: str, **_: object) -> None:
             if scope.startswith("terminal:"):

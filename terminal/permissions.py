@@ -11,6 +11,7 @@ from terminal.models import TerminalGrant, TerminalSession
 from terminal.states import SessionState
 
 Role = TerminalGrant.Role
+NODE_REMOVED = "The node was removed."
 USER_REMOVED = "Its user was removed."
 EXPIRED = "It has reached its longest time."
 
@@ -62,7 +63,7 @@ def why_not_any_more(session: TerminalSession) -> str:
     """Why the session's own user may not have it (any longer), or nothing."""
     user, key = session.owner, session.api_key
     if session.node is None:
-        return "The node was removed."
+        return NODE_REMOVED
     if user is None:
         return USER_REMOVED
     if not user.is_active or not may_open(session.node, user):
