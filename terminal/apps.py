@@ -16,6 +16,7 @@ class TerminalConfig(AppConfig):
         from terminal import doors, refusals, reports, services, ssh_keys
         from terminal.models import SshNode, TerminalGrant, TerminalSession
         from terminal.permissions import USER_REMOVED
+        from terminal.states import UNENDED
 
         def heartbeat(node: Any, heartbeat: Any, **_: object) -> dict[str, object]:
             return {"terminals": reports.renew(node, heartbeat)}
@@ -34,13 +35,15 @@ class TerminalConfig(AppConfig):
                 request.session.delete()
                 doors.rights_changed(user.pk)
 
+        def end_all(why: str, **which: Any) -> None:
+            for session in TerminalSession.objects.filter(state__in=UNENDED, **which).select_related("node"):
+                services.end(session, why)
+
         def user_goes(instance: Any, **_: object) -> None:
-            for session in TerminalSession.objects.filter(owner=instance).select_related("node"):
-                services.end(session, USER_REMOVED)
+            end_all(USER_REMOVED, owner=instance)
 
         def node_goes(instance: Any, **_: object) -> None:
-            for session in TerminalSession.objects.filter(node=instance).select_related("node"):
-                services.end(session, "The node was removed.")
+            end_all("The node was removed.", node=instance)
 
         def scope_lacked(key: Any, scope: str, message: str, **_: object) -> None:
             if scope.startswith("terminal:"):

@@ -261,5 +261,6 @@ def _seal_left_open() -> None:
 
 def _finished(session: TerminalSession, digest: str, offset: int) -> None:
     with transaction.atomic():
+        audit.take_turn()
         if TerminalSession.objects.filter(pk=session.pk, recording_digest="").update(recording_digest=digest):
             audit.write("recorded", session=session, sha256=digest, output_bytes=offset)
