@@ -24,7 +24,7 @@ from accounts.redis_connection import ConnectionLost
 from accounts.sweeps import one_of_many
 from protocol import names, terminal
 from terminal import audit, recordings, services
-from terminal.attachment import Attachment, Began, BeyondOutput, Gap, TooMuch
+from terminal.attachment import Attachment, Began, BeyondOutput, Gap, Misused
 from terminal.broker import Broker
 from terminal.cast import Busy, Cast
 from terminal.models import SessionQuerySet, TerminalSession
@@ -134,7 +134,7 @@ class SessionRecorder:
             await asyncio.wait([pump, lost], return_when=asyncio.FIRST_COMPLETED)
             if pump.done():
                 pump.result()
-        except (TooMuch, BeyondOutput) as error:  # nobody can record what comes after that
+        except (Misused, BeyondOutput) as error:  # nobody can record what comes after that
             await self._end(str(error))
             await self._finish()
         except asyncio.CancelledError:  # nobody wants it any more

@@ -167,6 +167,14 @@ FLOODS = (
         ),
     ),
     *of(
+        f"{TERMINAL}/test_recorder.py",
+        (
+            "a node makes its stream something that is none",
+            "its terminal is ended; a line in the log",
+            "test_a_stream_that_its_node_made_something_else_ends_the_terminal",
+        ),
+    ),
+    *of(
         LOSSLESS,
         ("200 KiB pasted at once", "in order, once", "test_a_paste_of_200_kib_without_a_newline_arrives_in_order"),
     ),

@@ -17,6 +17,7 @@ from django.utils import timezone
 from accounts import live
 from protocol import names, terminal
 from terminal import recorder, recordings
+from terminal.attachment import NO_STREAM
 from terminal.broker import Broker
 from terminal.cast import Cast
 from terminal.models import AuditEvent, TerminalSession
@@ -282,3 +283,32 @@ def test_a_second_recorder_adds_nothing_to_what_the_first_has_sealed(session, se
 
     asyncio.run(course())
     call_command("verify_audit")
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("when", ["before anything came", "later"])
+def test_a_stream_that_its_node_made_something_else_ends_the_terminal(
+    session, empty_redis: redis.Redis, settings, caplog: pytest.LogCaptureFixture, when: str
+) -> None:
+    """And what is refused where the list for the node is something else is in the log once."""
+    keys = [make(str(session.node_id), str(session.pk)) for make in (names.terminal_output, names.terminal_input)]
+
+    async def course() -> None:
+        broker = Broker(settings.REDIS_URL)
+        if when == "before anything came":
+            empty_redis.set(keys[0], "no stream")
+        recording = asyncio.create_task(SessionRecorder(broker, Pace(1e9), session).run())
+        if when == "later":
+            await attach(empty_redis, session, terminal.pack_out(0, b"the last words"))
+            await next_frame(empty_redis, session)  # that so much was recorded
+            for key in keys:
+                empty_redis.set(key, "no stream")
+            for _ in range(3):
+                broker.push(keys[1], b"refused")
+        await over(recording, broker)
+
+    asyncio.run(course())
+    assert TerminalSession.objects.get().end_reason == NO_STREAM
+    assert AuditEvent.objects.filter(what="recorded").count() == 1
+    call_command("verify_audit")
+    assert caplog.text.count("Redis refused a frame") == (when == "later")
