@@ -366,6 +366,11 @@ TRACES = (
             "session, audit and recording stay, for `RECORDING_DAYS`",
             "test_that_of_a_user_who_was_removed_stays_the_node_owners_for_its_time",
         ),
+        (
+            "a session's row and the recording's file set back, so that it is deleted early",
+            "`verify_audit` goes by the audit and names it",
+            "test_one_whose_row_and_file_were_set_back_was_deleted_too_early",
+        ),
     ),
 )
 
