@@ -14,7 +14,7 @@ class TerminalConfig(AppConfig):
         from nodes import signals
         from nodes.models import Node
         from terminal import doors, refusals, reports, services, ssh_keys
-        from terminal.models import SessionQuerySet, SshNode, TerminalGrant, TerminalSession
+        from terminal.models import SshNode, TerminalGrant, TerminalSession
         from terminal.permissions import NODE_REMOVED, USER_REMOVED
         from terminal.states import UNENDED
 
@@ -35,15 +35,15 @@ class TerminalConfig(AppConfig):
                 request.session.delete()
                 doors.rights_changed(user.pk)
 
+        def end_all(why: str, **which: Any) -> None:
+            for session in TerminalSession.objects.filter(state__in=UNENDED, **which).select_related("node"):
+                services.end(session, why)
+
         def user_goes(instance: Any, **_: object) -> None:
-            end_all(TerminalSession.objects.filter(owner=instance), USER_REMOVED)
+            end_all(USER_REMOVED, owner=instance)
 
         def node_goes(instance: Any, **_: object) -> None:
-            end_all(TerminalSession.objects.filter(node=instance), NODE_REMOVED)
-
-        def end_all(sessions: SessionQuerySet, why: str) -> None:
-            for session in sessions.filter(state__in=UNENDED).select_related("node"):
-                services.end(session, why)
+            end_all(NODE_REMOVED, node=instance)
 
         def scope_lacked(key: Any, scope: str, message: str, **_: object) -> None:
             if scope.startswith("terminal:"):

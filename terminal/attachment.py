@@ -10,6 +10,7 @@ import os
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
+import hiredis
 import msgspec
 
 from accounts.redis_connection import RedisConnection, ReplyTooLarge
@@ -62,11 +63,12 @@ class BeyondOutput(Exception):
         super().__init__("Its node has less output than was shown.")
 
 
-class TooMuch(Exception):
-    """A frame larger than any that a node may send."""
+class Misused(Exception):
+    """Its stream: nobody can tell any more what the terminal has shown."""
 
-    def __init__(self) -> None:
-        super().__init__("Its node sent more at once than a terminal may.")
+
+TOO_MUCH = "Its node sent more at once than a terminal may."
+NO_STREAM = "Its node put something else in place of its output."
 
 
 class Attachment:
@@ -92,7 +94,7 @@ class Attachment:
         self.at_ms = 0  # Redis's Unix time of what was passed on last
 
     async def frames(self, last_offset: int | None, cols: int, rows: int) -> AsyncIterator[bytes | Began | Gap]:
-        """Until the task is cancelled. Raises TakenOver, BeyondOutput, TooMuch, and what Redis raises."""
+        """Until the task is cancelled. Raises TakenOver, BeyondOutput, Misused, and what Redis raises."""
         await self._broker.up()
         reader = await self._broker.reader(AT_ONCE * ENTRY_BYTES)
         try:
@@ -112,7 +114,11 @@ class Attachment:
                 if self._question and self._ask_again_in() <= 0:
                     self._put_question()
         except ReplyTooLarge:
-            raise TooMuch from None
+            raise Misused(TOO_MUCH) from None
+        except hiredis.ReplyError as error:
+            if str(error).startswith("WRONGTYPE"):
+                raise Misused(NO_STREAM) from None
+            raise
         finally:
             reader.abort()
 
@@ -166,7 +172,7 @@ class Attachment:
 
     def _look_at(self, frame: bytes) -> bytes | Began | Gap | None:
         if len(frame) > terminal.FRAME_MOST_BYTES:
-            raise TooMuch
+            raise Misused(TOO_MUCH)
         try:
             return self._sort_out(checked(frame))
         except terminal.BadFrame as error:

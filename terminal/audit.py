@@ -21,6 +21,15 @@ LOCK = 0x63797861  # of pg_advisory_xact_lock: one writer at a time
 START = "0" * 64
 
 
+def take_turn() -> None:
+    """One writer at a time, until its transaction ends. Who changes rows and then writes what they did takes it before
+    the rows: a transaction that writes of many rows has it when it comes to the next, and must find nobody there who
+    waits for it."""
+    if connection.vendor == "postgresql":
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_advisory_xact_lock(%s)", [LOCK])
+
+
 def write(
     what: str,
     *,
@@ -32,9 +41,7 @@ def write(
 ) -> AuditEvent:
     """In the caller's transaction, if there is one: what did not happen leaves no row."""
     with transaction.atomic():
-        if connection.vendor == "postgresql":
-            with connection.cursor() as cursor:
-                cursor.execute("SELECT pg_advisory_xact_lock(%s)", [LOCK])
+        take_turn()
         last = AuditEvent.objects.order_by("-id").first()
         event = AuditEvent(
             id=last.id + 1 if last else 1,

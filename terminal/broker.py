@@ -15,6 +15,7 @@ from protocol import names
 log = logging.getLogger(__name__)
 
 CONNECT_SECONDS = 3.0
+QUIET_SECONDS = 60.0
 
 
 class Attached(Protocol):
@@ -36,6 +37,7 @@ class Broker:
         self._connection: RedisConnection | None = None
         self._connecting = asyncio.Lock()
         self.attached: set[Attached] = set()
+        self._quiet_until = 0.0
 
     async def up(self) -> None:
         """Raises OSError, HiredisError or TimeoutError when Redis cannot be had."""
@@ -53,22 +55,29 @@ class Broker:
         """Raises ConnectionLost when the link is known to be down; what is lost later `link_lost` tells."""
         if self._connection is None:
             raise ConnectionLost("The connection to Redis was lost.")
-        self._connection.command("RPUSH", inbox, frame).add_done_callback(_pushed)
+        self._connection.command("RPUSH", inbox, frame).add_done_callback(self._answered)
 
     def add(self, stream: str, frame: bytes, most: int) -> None:
         """As `push`, into a stream."""
         if self._connection is None:
             raise ConnectionLost("The connection to Redis was lost.")
         words = ("XADD", stream, "MAXLEN", "~", most, "*", "f", frame)
-        self._connection.command(*words).add_done_callback(_pushed)
+        self._connection.command(*words).add_done_callback(self._answered)
 
     def set(self, key: str, value: str, seconds: int) -> None:
         if self._connection is not None:
-            self._connection.command("SET", key, value, "EX", seconds).add_done_callback(_pushed)
+            self._connection.command("SET", key, value, "EX", seconds).add_done_callback(self._answered)
 
     def expire(self, key: str, seconds: int) -> None:
         if self._connection is not None:
-            self._connection.command("EXPIRE", key, seconds).add_done_callback(_pushed)
+            self._connection.command("EXPIRE", key, seconds).add_done_callback(self._answered)
+
+    def _answered(self, answer: asyncio.Future[Any]) -> None:
+        """Of frames that are refused the log has one a minute: a node may have made its list something else."""
+        error, now = answer.exception(), asyncio.get_running_loop().time()
+        if error and not isinstance(error, ConnectionLost) and now >= self._quiet_until:
+            self._quiet_until = now + QUIET_SECONDS
+            log.error("Redis refused a frame, as it may others: %s", error)
 
     async def _connect(self, on_push: Any, most_bytes: int | None = None) -> RedisConnection:
         async with asyncio.timeout(CONNECT_SECONDS):
@@ -92,11 +101,6 @@ class Broker:
             concerned = [one for one in self.attached if str(one.user_id) == about]
         for one in concerned:
             one.look_again()
-
-
-def _pushed(answer: asyncio.Future[Any]) -> None:
-    if (error := answer.exception()) and not isinstance(error, ConnectionLost):
-        log.error("Redis refused a frame: %s", error)
 
 
 _brokers: dict[asyncio.AbstractEventLoop, Broker] = {}

@@ -26,7 +26,7 @@ from protocol import terminal
 from protocol.errors import CyxwizError
 from protocol.terminal import BAD_FRAME, REFUSED, TAKEN_OVER, TIMED_OUT, BadFrame
 from terminal import admission, permissions, time_limits
-from terminal.attachment import Attachment, Began, BeyondOutput, Gap, TakenOver, TooMuch
+from terminal.attachment import Attachment, Began, BeyondOutput, Gap, Misused, TakenOver
 from terminal.broker import broker
 from terminal.client_pace import FRAMES_PER_SECOND, FrameCount, Sizes
 from terminal.presence import Presence
@@ -213,7 +213,7 @@ class TerminalConsumer(AsyncConsumer):
             raise Closed(TAKEN_OVER, str(error)) from None
         except BeyondOutput:
             raise Closed(BAD_FRAME, "last_offset is beyond the output.") from None
-        except TooMuch as error:  # for which the recorder ends it
+        except Misused as error:  # for which the recorder ends it
             raise Closed(REFUSED, str(error)) from None
         except (OSError, TimeoutError, hiredis.HiredisError) as error:
             log.warning("Redis: %s; a terminal is asked to come again", error or "no answer")

@@ -21,12 +21,13 @@ from django.db.models import Q
 from django.utils import timezone
 
 from accounts.redis_connection import ConnectionLost
+from accounts.sweeps import one_of_many
 from protocol import names, terminal
 from terminal import audit, recordings, services
-from terminal.attachment import Attachment, Began, BeyondOutput, Gap, TooMuch
+from terminal.attachment import Attachment, Began, BeyondOutput, Gap, Misused
 from terminal.broker import Broker
 from terminal.cast import Busy, Cast
-from terminal.models import TerminalSession
+from terminal.models import SessionQuerySet, TerminalSession
 from terminal.pace import Lane, Pace
 from terminal.states import LIVE, SessionState
 
@@ -41,6 +42,7 @@ CHECKPOINT_SECONDS = 0.2
 FLOOD_BYTES_PER_SECOND = 4 * 2**20
 SYNC_SECONDS = 5.0
 LAST_FRAMES = timedelta(seconds=20)  # after the end of a session
+LEFT_OPEN_SECONDS = 60.0  # between two looks for recordings that nobody sealed
 
 
 class Recorder:
@@ -48,6 +50,7 @@ class Recorder:
         self._broker = Broker(settings.REDIS_URL)
         self._floods = Pace(FLOOD_BYTES_PER_SECOND)
         self._running: dict[UUID, asyncio.Task[None]] = {}
+        self._seal_at = 0.0
 
     async def run(self) -> None:
         """For ever."""
@@ -73,6 +76,9 @@ class Recorder:
                 del self._running[id]
             elif id not in {session.pk for session in wanted} and not task.cancelling():
                 task.cancel()  # what is there is kept, however long that takes; nothing more will come
+        if (now := asyncio.get_running_loop().time()) >= self._seal_at:
+            self._seal_at = now + LEFT_OPEN_SECONDS
+            await sync_to_async(_seal_left_open)()
 
 
 class SessionRecorder:
@@ -92,14 +98,7 @@ class SessionRecorder:
     async def run(self) -> None:
         session = self._session
         try:
-            cast = await asyncio.to_thread(
-                Cast,
-                recordings.path_of(session.pk),
-                cols=session.cols,
-                rows=session.rows,
-                timestamp=int(session.created_at.timestamp()),
-                title=f"{session.owner_name} on {session.node_name}",
-            )
+            cast = await asyncio.to_thread(_open, session)
         except Busy:
             return
         except OSError as error:
@@ -108,11 +107,10 @@ class SessionRecorder:
         self._cast = cast
         self._broker.attached.add(self)
         try:
-            await self._record()
+            if await sync_to_async(_unsealed().filter(pk=session.pk).exists)():  # else another has, by now
+                await self._record()
         except (DatabaseError, OSError, TimeoutError, hiredis.HiredisError) as error:
             log.warning("Recording %s: %s; it is taken up again", session, error or "no answer")
-        except asyncio.CancelledError:
-            await self._finish()
         except Exception:
             log.exception("Recording %s failed; it is taken up again", session)
         finally:
@@ -136,8 +134,11 @@ class SessionRecorder:
             await asyncio.wait([pump, lost], return_when=asyncio.FIRST_COMPLETED)
             if pump.done():
                 pump.result()
-        except (TooMuch, BeyondOutput) as error:  # nobody can record what comes after that
+        except (Misused, BeyondOutput) as error:  # nobody can record what comes after that
             await self._end(str(error))
+            await self._finish()
+        except asyncio.CancelledError:  # nobody wants it any more
+            pump.cancel()
             await self._finish()
         finally:
             for task in (pump, lost):
@@ -221,13 +222,45 @@ def _mark(notice: terminal.Notice) -> str:
     return notice.text + happened
 
 
+def _open(session: TerminalSession) -> Cast:
+    """Raises Busy, OSError."""
+    return Cast(
+        recordings.path_of(session.pk),
+        cols=session.cols,
+        rows=session.rows,
+        timestamp=int(session.created_at.timestamp()),
+        title=f"{session.owner_name} on {session.node_name}",
+    )
+
+
+def _unsealed() -> SessionQuerySet:
+    unsealed: SessionQuerySet = TerminalSession.objects.filter(recording_digest="")
+    return unsealed
+
+
 def _to_record() -> list[TerminalSession]:
     close_old_connections()
-    fresh = Q(state=SessionState.ENDED, ended_at__gt=timezone.now() - LAST_FRAMES, opened_at__isnull=False)
-    return list(TerminalSession.objects.filter(Q(state__in=LIVE) | fresh, recording_digest="", node__isnull=False))
+    return list(_unsealed().filter(Q(state__in=LIVE) | _fresh(), node__isnull=False))
+
+
+def _fresh() -> Q:
+    return Q(state=SessionState.ENDED, ended_at__gt=timezone.now() - LAST_FRAMES, opened_at__isnull=False)
+
+
+def _seal_left_open() -> None:
+    """Of terminals that ended while no recorder ran, or while it had no Redis or no database: what is in the file is
+    all that will come, and from now on somebody vouches for it."""
+    over = _unsealed().filter(state=SessionState.ENDED, opened_at__isnull=False, recording_deleted_at=None)
+    for session in over.exclude(_fresh()):
+        with one_of_many(log, f"recording {session.pk}"), contextlib.suppress(Busy):
+            if recordings.path_of(session.pk).exists():
+                with contextlib.closing(_open(session)) as cast:
+                    cast.checkpoint()
+                    _finished(session, cast.digest, cast.offset)
 
 
 def _finished(session: TerminalSession, digest: str, offset: int) -> None:
     with transaction.atomic():
+        audit.take_turn()
         if TerminalSession.objects.filter(pk=session.pk, recording_digest="").update(recording_digest=digest):
             audit.write("recorded", session=session, sha256=digest, output_bytes=offset)

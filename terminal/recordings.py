@@ -76,6 +76,7 @@ def _note_deletion(id: UUID) -> None:
     if AuditEvent.objects.filter(session=id, what="recording_deleted").exists():
         return
     with transaction.atomic():
+        audit.take_turn()
         TerminalSession.objects.filter(pk=id).update(recording_deleted_at=timezone.now())
         session = TerminalSession.objects.filter(pk=id).first()
         audit.write("recording_deleted", session=session, session_id=id, days=settings.RECORDING_DAYS)

@@ -30,6 +30,7 @@ LOST_AFTER = timedelta(seconds=120)  # a node silent for so long; its shells hav
 def accept(*, session_id: UUID, node: Node) -> TerminalSpec:
     """The node takes the session. Raises NotFound, Conflict."""
     with transaction.atomic():
+        audit.take_turn()
         waiting = TerminalSession.objects.filter(pk=session_id, node=node, state=SessionState.OPENING)
         if not waiting.update(state=SessionState.OPEN, opened_at=timezone.now()):
             if not TerminalSession.objects.filter(pk=session_id, node=node).exists():
@@ -47,6 +48,7 @@ def ended(*, session_id: UUID, node: Node, said: TerminalEnded) -> None:
     """The shell has ended, or could not start. How much went in and out is audited once, after an ordered end too."""
     counts: dict[str, Any] = {name: getattr(said, name) for name in ("output_bytes", "input_bytes", "resizes")}
     with transaction.atomic():
+        audit.take_turn()
         session = TerminalSession.objects.select_for_update(of=("self",)).filter(pk=session_id, node=node).first()
         if session is None:
             raise NotFound("This node has no such terminal.")

@@ -97,6 +97,7 @@ def approve(session: TerminalSession, user: User) -> None:
     if session.owner_id == user.pk:
         raise refusals.forbidden("Somebody else has to approve this.", user, session=session)
     with transaction.atomic():
+        audit.take_turn()
         now = timezone.now()
         waiting = TerminalSession.objects.filter(pk=session.pk, state=SessionState.UNAPPROVED)
         expires_at = session.expires_at + (now - session.created_at)  # its longest time begins now
@@ -152,6 +153,7 @@ def next_writer(session: TerminalSession) -> int:
 def end(session: TerminalSession, why: str, *, by: User | None = None) -> bool:
     """Ends it for everybody, its processes too. False if it had ended."""
     with transaction.atomic():
+        audit.take_turn()
         going = TerminalSession.objects.filter(pk=session.pk, state__in=UNENDED)
         if not going.update(state=SessionState.ENDED, ended_at=timezone.now(), end_reason=why[:500]):
             return False
@@ -197,6 +199,7 @@ def grant(*, node: Node, user: User, role: str, by: User) -> TerminalGrant:
 def save_grant(row: TerminalGrant, *, by: User) -> None:
     """For who was found to be allowed to. What the user may not have any more ends."""
     with transaction.atomic():
+        audit.take_turn()
         row.granted_by = by
         row.save()
         audit.write("granted", user=by, node=row.node.name, to=row.user.username, role=row.role)

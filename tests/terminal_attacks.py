@@ -167,6 +167,14 @@ FLOODS = (
         ),
     ),
     *of(
+        f"{TERMINAL}/test_recorder.py",
+        (
+            "a node makes its stream something that is none",
+            "its terminal is ended; a line in the log",
+            "test_a_stream_that_its_node_made_something_else_ends_the_terminal",
+        ),
+    ),
+    *of(
         LOSSLESS,
         ("200 KiB pasted at once", "in order, once", "test_a_paste_of_200_kib_without_a_newline_arrives_in_order"),
     ),
@@ -357,6 +365,11 @@ TRACES = (
             "what was shown is to go with its user, who is removed",
             "session, audit and recording stay, for `RECORDING_DAYS`",
             "test_that_of_a_user_who_was_removed_stays_the_node_owners_for_its_time",
+        ),
+        (
+            "a session's row and the recording's file set back, so that it is deleted early",
+            "`verify_audit` goes by the audit and names it",
+            "test_one_whose_row_and_file_were_set_back_was_deleted_too_early",
         ),
     ),
 )

@@ -73,7 +73,7 @@ def began(guest: Guest, session: TerminalSession) -> None:
 def left(guest: Guest, session: TerminalSession, *, began: bool, end: str) -> None:
     """`end`: why it is over with that; nothing where it is not, or has ended."""
     with transaction.atomic():
-        if end:  # first: whoever holds up the session's row waits for the audit, not the other way round
+        if end:
             services.end(session, end)
         if began:
             audit.write("left", session=session, user=guest.user, mode="owner")

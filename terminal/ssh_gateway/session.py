@@ -23,7 +23,7 @@ from protocol import terminal
 from protocol.errors import CyxwizError
 from protocol.terminal import IN_MOST_BYTES, Run
 from terminal import time_limits
-from terminal.attachment import Attachment, Began, BeyondOutput, Gap, TakenOver, TooMuch
+from terminal.attachment import Attachment, Began, BeyondOutput, Gap, Misused, TakenOver
 from terminal.broker import Broker
 from terminal.models import TerminalSession
 from terminal.presence import Presence
@@ -144,7 +144,7 @@ class SshSession:
                 if not self._pumping.cancelled():
                     try:
                         return self._pumping.result()
-                    except (TakenOver, TooMuch, BeyondOutput) as error:
+                    except (TakenOver, Misused, BeyondOutput) as error:
                         raise Ended(str(error)) from None
                     except (OSError, TimeoutError, hiredis.HiredisError) as error:
                         log.warning("Redis: %s; a terminal is attached again", error or "no answer")

@@ -49,9 +49,9 @@ def audit_waits() -> Iterator[Callable[[], None]]:
         thread.join()
 
 
-def until_somebody_waits() -> None:
+def until_waiting(count: int) -> None:
     with connection.cursor() as cursor:
-        until(lambda: cursor.execute(WAITING).fetchone()[0], "somebody writes into the audit")
+        until(lambda: cursor.execute(WAITING).fetchone()[0] >= count, f"{count} write into the audit")
     connection.close()
 
 
@@ -112,7 +112,7 @@ def test_who_goes_while_they_are_let_in_or_later_has_left(owner, machine, empty_
         with audit_waits() as go_on:
             question = await popped(empty_redis, names.terminal_input(node, session["id"]))
             empty_redis.xadd(names.terminal_output(node, session["id"]), {"f": attached(question)})
-            await asyncio.to_thread(until_somebody_waits)
+            await asyncio.to_thread(until_waiting, 1)
             if is_in:
                 go_on()
                 assert (await client.said.get())["type"] == "websocket.accept"

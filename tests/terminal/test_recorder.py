@@ -14,15 +14,17 @@ from django.core.management import call_command
 from django.db import connections
 from django.utils import timezone
 
+from accounts import live
 from protocol import names, terminal
 from terminal import recorder, recordings
+from terminal.attachment import NO_STREAM
 from terminal.broker import Broker
 from terminal.cast import Cast
 from terminal.models import AuditEvent, TerminalSession
 from terminal.pace import Lane, Pace
 from terminal.recorder import LAST_FRAMES, Recorder, SessionRecorder
 from tests.cast import Person
-from tests.terminal.conftest import TerminalMachine, close, grant, opened
+from tests.terminal.conftest import TerminalMachine, close, grant, new_cast, opened, recorded
 
 
 async def next_frame(redis: redis.Redis, session: TerminalSession) -> bytes:
@@ -233,3 +235,80 @@ def test_a_recording_says_who_came_and_who_left(session, empty_redis: redis.Redi
     lines = [line for line in recordings.path_of(session.pk).read_text().splitlines() if line.startswith("[")]
     marks = [text for _, code, text in map(json.loads, lines) if code == "m"]
     assert marks == ["otto (observer) came", "otto (observer) left", "7 bytes of output were skipped"]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_what_nobody_sealed_when_it_ended_is_sealed_by_the_next_recorder(owner, machine, session) -> None:
+    """Meanwhile there was no recorder, no Redis or no database; in one case its node is gone, too."""
+    other = TerminalSession.objects.get(pk=opened(owner)["id"])
+    for each in (session, other):
+        one = new_cast(recordings.path_of(each.pk))
+        one.output(0, b"kept")
+        one.checkpoint()
+        one.output(0, b"not promised to the node")
+        one.close()
+    long_ago = timezone.now() - 2 * LAST_FRAMES
+    TerminalSession.objects.update(state="ended", opened_at=long_ago, ended_at=long_ago)
+    TerminalSession.objects.filter(pk=other.pk).update(node=None)
+
+    async def course() -> None:
+        recorder = Recorder()
+        await recorder._look()
+        await recorder._look()
+        await close(recorder._broker)
+        await sync_to_async(connections.close_all)()  # of the thread that wrote rows
+
+    asyncio.run(course())
+    noted = AuditEvent.objects.filter(what="recorded").order_by("session")
+    assert [event.session for event in noted] == sorted((session.pk, other.pk))
+    assert {event.details["output_bytes"] for event in noted} == {len("kept")}
+    call_command("verify_audit")
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_second_recorder_adds_nothing_to_what_the_first_has_sealed(session, settings) -> None:
+    """It looked for what is to be recorded before, and came to the file after."""
+    recorded(session)
+
+    async def course() -> None:
+        broker = Broker(settings.REDIS_URL)
+        late = asyncio.create_task(SessionRecorder(broker, Pace(1e9), session).run())
+        asked = asyncio.create_task(next_frame(live.connection(), session))
+        await asyncio.wait([late, asked], timeout=15, return_when=asyncio.FIRST_COMPLETED)
+        late.cancel()  # as when it is not wanted any more
+        await asyncio.wait([late])
+        live.connection().rpush(names.terminal_input(str(session.node_id), str(session.pk)), b"over")
+        await asked
+        await sync_to_async(connections.close_all)()  # of the thread that wrote rows
+
+    asyncio.run(course())
+    call_command("verify_audit")
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("when", ["before anything came", "later"])
+def test_a_stream_that_its_node_made_something_else_ends_the_terminal(
+    session, empty_redis: redis.Redis, settings, caplog: pytest.LogCaptureFixture, when: str
+) -> None:
+    """And what is refused where the list for the node is something else is in the log once."""
+    keys = [make(str(session.node_id), str(session.pk)) for make in (names.terminal_output, names.terminal_input)]
+
+    async def course() -> None:
+        broker = Broker(settings.REDIS_URL)
+        if when == "before anything came":
+            empty_redis.set(keys[0], "no stream")
+        recording = asyncio.create_task(SessionRecorder(broker, Pace(1e9), session).run())
+        if when == "later":
+            await attach(empty_redis, session, terminal.pack_out(0, b"the last words"))
+            await next_frame(empty_redis, session)  # that so much was recorded
+            for key in keys:
+                empty_redis.set(key, "no stream")
+            for _ in range(3):
+                broker.push(keys[1], b"refused")
+        await over(recording, broker)
+
+    asyncio.run(course())
+    assert TerminalSession.objects.get().end_reason == NO_STREAM
+    assert AuditEvent.objects.filter(what="recorded").count() == 1
+    call_command("verify_audit")
+    assert caplog.text.count("Redis refused a frame") == (when == "later")

@@ -6,13 +6,15 @@ import asyncio
 import os
 import tracemalloc
 from datetime import timedelta
+from unittest import mock
 
 import pytest
-from django.core.management import call_command
+from django.core.management import CommandError, call_command
 from django.urls import reverse
 from django.utils import timezone
 
 from terminal import recordings
+from terminal.management.commands import verify_audit
 from terminal.models import AuditEvent, TerminalSession
 from tests.terminal.conftest import SESSIONS, grant, opened, recorded
 
@@ -23,6 +25,12 @@ def let_its_time_pass(session: TerminalSession) -> None:
     long_ago = timezone.now() - timedelta(days=91)
     TerminalSession.objects.filter(pk=session.pk).update(state="ended", ended_at=long_ago)
     os.utime(recordings.path_of(session.pk), (long_ago.timestamp(), long_ago.timestamp()))
+
+
+def deleted_after_its_time() -> int:
+    now = timezone.now()
+    with mock.patch.object(timezone, "now", return_value=now + timedelta(days=91)):
+        return recordings.delete_old()
 
 
 def test_recordings_are_read_and_deleted_with_a_trace(owner, admin, session):
@@ -39,7 +47,7 @@ def test_recordings_are_read_and_deleted_with_a_trace(owner, admin, session):
     assert b"".join(answer.streaming_content) == recordings.path_of(session.pk).read_bytes()
     assert recordings.delete_old() == 0
     let_its_time_pass(session)
-    assert recordings.delete_old() == 1
+    assert deleted_after_its_time() == 1
     assert not recordings.path_of(session.pk).exists()
     assert "deleted" in owner.get(address).json()["detail"]
     call_command("verify_audit")
@@ -89,7 +97,7 @@ def test_that_of_a_user_who_was_removed_stays_the_node_owners_for_its_time(
     assert [answer.status_code for answer in answers] == [200, 404]
     assert b"secret things" in b"".join(answers[0].streaming_content)
     let_its_time_pass(session)
-    assert recordings.delete_old() == 1
+    assert deleted_after_its_time() == 1
     assert not recordings.path_of(session.pk).exists()
     assert "deleted" in owner.get(f"{address}recording").json()["detail"]
     call_command("verify_audit")
@@ -100,7 +108,7 @@ def test_none_is_kept_because_its_row_is_gone(session):
     TerminalSession.objects.all().delete()
     assert recordings.delete_old() == 0
     let_its_time_pass(session)
-    assert recordings.delete_old() == 1
+    assert deleted_after_its_time() == 1
     assert not recordings.path_of(session.pk).exists()
     assert AuditEvent.objects.get(what="recording_deleted").session == session.pk
     call_command("verify_audit")
@@ -130,3 +138,19 @@ def test_one_that_the_disk_keeps_is_tried_again_and_noted_once(owner, session, c
     let_its_time_pass(session)
     assert recordings.delete_old() == 1
     assert AuditEvent.objects.filter(what="recording_deleted").count() == 2
+
+
+def test_one_whose_row_and_file_were_set_back_was_deleted_too_early(session):
+    recorded(session)
+    let_its_time_pass(session)
+    assert recordings.delete_old() == 1
+    with pytest.raises(CommandError, match=f"terminal {session.pk} on box: It was deleted before its time"):
+        call_command("verify_audit")
+
+
+def test_one_that_is_deleted_while_it_is_looked_for_is_not_missed(session):
+    recorded(session)
+    (event,) = verify_audit._recorded()
+    let_its_time_pass(session)
+    recordings.delete_old()
+    assert verify_audit._fault(event) is None
