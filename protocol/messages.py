@@ -28,7 +28,7 @@ M = TypeVar("M", bound=Message)
 def decode(body: bytes, kind: type[M]) -> M:
     try:
         return msgspec.json.decode(without_nul(body), type=kind)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadRequest(f"{kind.__name__} is not valid: {error}") from error
 
 
