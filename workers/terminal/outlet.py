@@ -80,6 +80,7 @@ class Outlet:
                 self._push(frames)
             except RedisError as error:
                 self._connection.close()
+                self._touched = -TOUCH_SECONDS  # it may come back empty
                 if backoff.is_first:
                     log.warning("Redis does not answer: %s", error)
                 time.sleep(backoff.seconds())
