@@ -8,7 +8,7 @@ import json
 import pytest
 
 from protocol import terminal
-from terminal.models import TerminalSession
+from terminal.models import AuditEvent, TerminalSession
 from tests.cast import Person
 from tests.terminal.conftest import GRANTS, POLICY, SESSIONS, opened
 
@@ -80,7 +80,17 @@ def test_json_in_json_without_end_is_refused_as_well() -> None:
         )
 
 
-@pytest.mark.parametrize("said", [b'{"reason": "\xff"}', b'{"more": ' + NESTED + b"}"], ids=["no UTF-8", "nested"])
+@pytest.mark.parametrize(
+    "said",
+    [b'{"reason": "\xff"}', b'{"more": ' + NESTED + b"}", b'{"code": 1099511627776}', b'{"code": -1}'],
+    ids=["no UTF-8", "nested", "large", "small"],
+)
 def test_so_is_what_a_node_says(owner, machine, said: bytes) -> None:
     path = f"/api/node/v1/terminals/{opened(owner)['id']}/ended"
     assert machine.client.post(path, said, content_type="application/json").status_code == 400
+
+
+def test_of_a_long_reason_that_a_node_gives_the_beginning_is_kept(owner, machine) -> None:
+    assert machine.ended(opened(owner)["id"], reason=TEXTS["long"]) == 204
+    assert TerminalSession.objects.get().end_reason == "x" * 500
+    assert AuditEvent.objects.get(what="ended").details["reason"] == "x" * 500
