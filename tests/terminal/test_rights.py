@@ -8,6 +8,7 @@ import pytest
 from django.db.models import F
 from django.utils import timezone
 
+from accounts import keys
 from accounts.models import User
 from nodes import services as node_services
 from protocol import terminal
@@ -107,3 +108,12 @@ def test_a_right_that_went_without_a_word_lets_nobody_stay_or_come(
     user.refresh_from_db()
     with pytest.raises(Forbidden):
         admission.admit(caller, session.pk, hello)
+
+
+@pytest.mark.parametrize("scope", ["terminal:read", "ssh-keys:write"])
+def test_a_ticket_does_not_make_up_for_what_a_key_lacks(owner, machine, scope):
+    ticketed = opened(owner)
+    key, _ = keys.issue(user=owner.user, name="limited", wanted=[scope])
+    hello = terminal.Hello(version=1, cols=80, rows=24, ticket=ticketed["ticket"])
+    with pytest.raises(Forbidden, match="terminal:write"):
+        admission.admit(admission.Caller(owner.user, key), ticketed["id"], hello)
