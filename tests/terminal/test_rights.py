@@ -117,3 +117,13 @@ def test_a_ticket_does_not_make_up_for_what_a_key_lacks(owner, machine, scope):
     hello = terminal.Hello(version=1, cols=80, rows=24, ticket=ticketed["ticket"])
     with pytest.raises(Forbidden, match="terminal:write"):
         admission.admit(admission.Caller(owner.user, key), ticketed["id"], hello)
+
+
+def test_who_came_by_a_key_goes_with_it(owner, machine):
+    id = opened(owner)["id"]  # by another key, which stays
+    key, _ = keys.issue(user=owner.user, name="another")
+    caller = admission.Caller(owner.user, key)
+    assert admission.why_not_any_more(caller, id, "owner") == ""
+    keys.revoke(key)
+    assert admission.why_not_any_more(caller, id, "owner") == "The API key is not valid any more."
+    assert TerminalSession.objects.get().state == "opening"
