@@ -28,7 +28,7 @@ M = TypeVar("M", bound=Message)
 def decode(body: bytes, kind: type[M]) -> M:
     try:
         return msgspec.json.decode(without_nul(body), type=kind)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadRequest(f"{kind.__name__} is not valid: {error}") from error
 
 
@@ -46,6 +46,7 @@ def encode(message: Message) -> bytes:
 
 
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+Status = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
 Small = Annotated[int, msgspec.Meta(ge=0, le=2**15 - 1)]
 Bytes = Count
 DeviceName = Annotated[str, msgspec.Meta(min_length=1, max_length=32)]
@@ -292,7 +293,7 @@ class TerminalSpec(Message, frozen=True):
 class TerminalEnded(Message, frozen=True):
     """POST /api/node/v1/terminals/<id>/ended"""
 
-    code: int | None = None  # exit code of the shell; 128 + n where signal n ended it
+    code: Status | None = None  # exit code of the shell; 128 + n where signal n ended it
     reason: str = ""  # where the end had another cause
     output_bytes: Bytes = 0
     input_bytes: Bytes = 0  # that the shell took

@@ -6,7 +6,7 @@ With clients, over the websocket:
     IN    11  →  sequence u32 · bytes (..4096)       INACK  12  ←  sequence u32: all up to it reached the shell
     ACK   20  →  offset u64: shown up to here        OUT    10  ←  offset u64 · bytes as the PTY wrote them
     RESIZE 21 ↔  columns u16 · rows u16              ERR    13  ←  the same, of standard error where there is no PTY
-    SIGNAL 22 →  INT, TERM, HUP or KILL              EXIT   30  ←  JSON Exit
+    SIGNAL 22 →  INT, TERM, HUP, KILL or PIPE        EXIT   30  ←  JSON Exit
     PING  40  →  8 bytes                             NOTICE 31  ←  JSON Notice
                                                      PONG   41  ←  the same 8 bytes
 
@@ -16,9 +16,8 @@ control plane itself puts NOTICE and END into the stream. The first ATTACH of wh
 then does the node start anything.
 
 The node owns the byte stream: `offset` counts the bytes that the PTY has written since its start; without a PTY those
-of standard output and standard error together. A frame that comes
-twice is known by its offset or sequence number, and one that is missing is asked for again, so every hop between may
-lose, repeat or restart.
+of standard output and standard error together. A frame that comes twice is known by its offset or sequence number, and
+one that is missing is asked for again, so every hop between may lose, repeat or restart.
 """
 
 from __future__ import annotations
@@ -139,7 +138,7 @@ def decode_hello(frame: bytes) -> Hello:
         raise BadFrame("The first frame must be HELLO.")
     try:
         hello = msgspec.json.decode(memoryview(frame)[1:], type=Hello)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadFrame(f"HELLO is not valid: {error}") from None
     if hello.version != VERSION:
         raise BadFrame(f"Version {hello.version} is not spoken here, only {VERSION}.")

@@ -138,6 +138,11 @@ class Attachment:
 
     def detach(self) -> None:
         self._broker.push(self._inbox, terminal.ATTACHMENT.pack(terminal.DETACH, self._id))
+        self.nothing_follows()
+
+    def nothing_follows(self) -> None:
+        """A node that has ended the session takes no more: what it was told last would stay for ever."""
+        self._broker.expire(self._inbox, UNHEARD_SECONDS)
 
     def announce(self, notice: terminal.Notice) -> None:
         """To all who are attached, and into the recording."""

@@ -205,6 +205,7 @@ class SessionRecorder:
         if self._checkpointing:
             await self._checkpointing
         await self._checkpoint()
+        self._attachment.nothing_follows()
         await sync_to_async(_finished)(self._session, self._cast.digest, self._cast.offset)
 
     async def _give_up(self, why: str) -> None:

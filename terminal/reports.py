@@ -58,9 +58,9 @@ def ended(*, session_id: UUID, node: Node, said: TerminalEnded) -> None:
         if session.state == SessionState.ENDED:
             audit.write("counted", session=session, **counts)
             return
-        why = said.reason or "The shell ended."
+        why = (said.reason or "The shell ended.")[:500]
         TerminalSession.objects.filter(pk=session_id).update(
-            state=SessionState.ENDED, ended_at=timezone.now(), end_reason=why[:500], exit_code=said.code
+            state=SessionState.ENDED, ended_at=timezone.now(), end_reason=why, exit_code=said.code
         )
         audit.write("ended", session=session, reason=why, code=said.code, **counts)
         if not said.output_bytes:  # then perhaps nothing but this tells who is attached that it could not start

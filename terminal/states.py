@@ -11,10 +11,6 @@ class SessionState(StrEnum):
     OPEN = "open"  # the node has it, also while nobody is attached
     ENDED = "ended"
 
-    @property
-    def is_live(self) -> bool:
-        return self in LIVE
-
 
 LIVE = (SessionState.OPENING, SessionState.OPEN)
 UNENDED = (SessionState.UNAPPROVED, *LIVE)

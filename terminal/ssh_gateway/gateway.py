@@ -71,16 +71,20 @@ class Gateway:
                     sock.send(f"{why}\r\n".encode())
                 sock.close()
             else:
-                self._welcome(sock, address)
+                try:
+                    self._welcome(sock, address)
+                except (OSError, RuntimeError) as error:  # no thread left
+                    log.error("A connection from %s cannot be served: %s", address, error)
+                    sock.close()
 
     def _welcome(self, sock: socket.socket, address: str) -> None:
         sock.setblocking(True)
         connection = Connection(sock, self._key, address)
         visitor = Visitor(connection, partial(self._from_thread, self._begin))
         connection.when_ended = partial(self._from_thread, self._forget, connection)
+        connection.start_server(event=threading.Event(), server=visitor)
         self._visitors[connection] = visitor
         self._silence.enter(connection, address, connection.hang_up)
-        connection.start_server(event=threading.Event(), server=visitor)
 
     def _forget(self, connection: Connection) -> None:
         self._silence.leave(connection)

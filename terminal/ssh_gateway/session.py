@@ -230,12 +230,10 @@ class SshSession:
             if self._run.pty and self._session is not None and self._is_unapproved and INTERRUPT in content:
                 self._left.set()
             await self._type(content)
-        if not self._channel.closed:  # an end of input only
-            if not self._run.pty:
-                await self._type(b"")
-            while not self._channel.closed:
-                await asyncio.sleep(CLOSED_SECONDS)
-        self._left.set()
+        if self._channel.closed:
+            self._left.set()
+        elif not self._run.pty:  # an end of input only
+            await self._type(b"")
 
     async def _type(self, content: bytes) -> None:
         number = await self._unconfirmed.add(content)
@@ -263,9 +261,11 @@ class SshSession:
     # Time passes, rights change
 
     async def _live(self) -> None:
-        """What the node has to hear, however long the database takes."""
+        """What the node has to hear, whatever the database does; and that the client has gone, while `_read` waits."""
         while True:
             await asyncio.sleep(TICK_SECONDS)
+            if self._channel.closed:
+                self._left.set()
             now = self._loop.time()
             if not self._may_type or self._attachment is None:
                 continue

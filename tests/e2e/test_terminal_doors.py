@@ -71,7 +71,7 @@ async def test_without_login_or_from_another_page_no_websocket_opens(stack: Stac
         "null",
         "https://evil.example",
         f"https://127.0.0.1:{port}",
-        "http://127.0.0.1:1",
+        f"{here}0",
         "http://127.0.0.1",
         f"http://127.0.0.1.evil.example:{port}",
         f"http://evil127.0.0.1:{port}",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import select
 import signal
 import threading
 import time
@@ -242,6 +243,18 @@ def test_a_command_whose_client_left_is_ended(ssh: SshUser) -> None:
         typist.type(b"\x03")  # of the client itself: without a PTY it passes no keys on
         assert typist.ends() == 255
     until(lambda: not sleeping(mark), "it is gone", seconds=5)
+    until(lambda: newest(ssh.stack)["state"] == "ended", "the end is known")
+
+
+def test_so_is_one_that_leaves_its_input_unread(ssh: SshUser) -> None:
+    mark = 956789012
+    with ssh.piped(f"sleep {mark}") as client:
+        assert client.stdin
+        until(lambda: sleeping(mark), "it sleeps")
+        while select.select([], [client.stdin], [], 1)[1]:  # until nobody on the way has room for more
+            os.write(client.stdin.fileno(), bytes(select.PIPE_BUF))
+        client.kill()
+        until(lambda: not sleeping(mark), "it is gone", seconds=5)
     until(lambda: newest(ssh.stack)["state"] == "ended", "the end is known")
 
 

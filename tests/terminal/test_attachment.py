@@ -9,9 +9,10 @@ import pytest
 import redis
 
 from protocol import names, terminal
-from terminal.attachment import Attachment, Began, Gap, TakenOver
+from terminal.attachment import UNHEARD_SECONDS, Attachment, Began, Gap, TakenOver
 from terminal.broker import Broker
 from tests.terminal.conftest import close
+from tests.waiting import until
 from tests.workers import terminal_side
 from tests.workers.terminal_side import NODE_ID
 
@@ -120,6 +121,20 @@ def test_idle_time_runs_from_the_last_input_whoever_comes_after_it(empty_redis: 
         assert abs(second.last_input - typed) < 0.4
         for frames in (to_first, to_second):
             await frames.aclose()
+        await close(broker)
+
+    asyncio.run(course())
+
+
+def test_who_leaves_after_the_node_leaves_nothing_in_redis(empty_redis: redis.Redis, settings) -> None:
+    id = str(uuid4())
+    inbox = names.terminal_input(NODE_ID, id)
+
+    async def course() -> None:
+        broker = Broker(settings.REDIS_URL)
+        await broker.up()
+        Attachment(broker, NODE_ID, id, 1).detach()
+        await asyncio.to_thread(until, lambda: 0 < empty_redis.ttl(inbox) <= UNHEARD_SECONDS, "it has an end")
         await close(broker)
 
     asyncio.run(course())

@@ -230,6 +230,8 @@ def test_a_recording_says_who_came_and_who_left(session, empty_redis: redis.Redi
         recording = asyncio.create_task(SessionRecorder(broker, Pace(1e9), session).run())
         await attach(empty_redis, session, *notices, exit_at(0))
         await over(recording, broker)
+        # What the node was told last, and did not take.
+        assert empty_redis.ttl(names.terminal_input(str(session.node_id), str(session.pk))) > 0
 
     asyncio.run(course())
     lines = [line for line in recordings.path_of(session.pk).read_text().splitlines() if line.startswith("[")]

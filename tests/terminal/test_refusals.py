@@ -131,7 +131,9 @@ def test_a_loop_of_refusals_has_a_row_a_minute_which_counts_the_others(owner, ou
     for _ in range(20):
         outsider.post(SESSIONS, {"node": "box"})
     assert len(rows()) == 1
-    live.connection().delete(names.terminal_refusals(outsider.user.pk))  # as a minute does
+    counted = names.terminal_refusals(outsider.user.pk)
+    assert 0 < live.connection().ttl(counted) <= 60
+    live.connection().delete(counted)  # as a minute does
     outsider.post(SESSIONS, {"node": "box"})
     assert AuditEvent.objects.filter(what="refused").latest("id").details["left_out"] == 19
 

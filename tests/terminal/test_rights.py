@@ -8,8 +8,12 @@ import pytest
 from django.db.models import F
 from django.utils import timezone
 
+from accounts import keys
+from accounts.models import User
 from nodes import services as node_services
-from terminal import permissions, recordings, reports, time_limits
+from protocol import terminal
+from protocol.errors import Forbidden
+from terminal import admission, permissions, recordings, reports, services, time_limits
 from terminal.models import AuditEvent, TerminalGrant, TerminalSession
 from tests.terminal.conftest import POLICY, SESSIONS, grant, opened
 
@@ -81,3 +85,45 @@ def test_an_owner_is_above_the_rules_but_not_unseen(owner, machine):
     owner.patch(POLICY, {"approval_required": True})
     rules = AuditEvent.objects.filter(what="rules_set", user="olga", node="box").order_by("id")
     assert [event.details["rules"]["approval_required"] for event in rules] == [True, False, True]
+
+
+@pytest.mark.parametrize("change", ["another role", "not active"])
+@pytest.mark.parametrize(
+    ("role", "mode", "other"), [("observer", "observer", "operator"), ("operator", "owner", "observer")]
+)
+def test_a_right_that_went_without_a_word_lets_nobody_stay_or_come(
+    owner, team_mate, machine, role, mode, other, change
+):
+    user = team_mate.user
+    grant(owner, team_mate, role)
+    session = TerminalSession.objects.get(pk=opened(team_mate if mode == "owner" else owner)["id"])
+    caller = admission.Caller(user, None)
+    hello = terminal.Hello(version=1, cols=80, rows=24, ticket=services.new_ticket(session, user)[0])
+    assert admission.why_not_any_more(caller, session.pk, mode) == ""
+    if change == "another role":
+        TerminalGrant.objects.update(role=other)
+    else:
+        User.objects.filter(pk=user.pk).update(is_active=False)
+    assert "was withdrawn" in admission.why_not_any_more(caller, session.pk, mode)
+    user.refresh_from_db()
+    with pytest.raises(Forbidden):
+        admission.admit(caller, session.pk, hello)
+
+
+@pytest.mark.parametrize("scope", ["terminal:read", "ssh-keys:write"])
+def test_a_ticket_does_not_make_up_for_what_a_key_lacks(owner, machine, scope):
+    ticketed = opened(owner)
+    key, _ = keys.issue(user=owner.user, name="limited", wanted=[scope])
+    hello = terminal.Hello(version=1, cols=80, rows=24, ticket=ticketed["ticket"])
+    with pytest.raises(Forbidden, match="terminal:write"):
+        admission.admit(admission.Caller(owner.user, key), ticketed["id"], hello)
+
+
+def test_who_came_by_a_key_goes_with_it(owner, machine):
+    id = opened(owner)["id"]  # by another key, which stays
+    key, _ = keys.issue(user=owner.user, name="another")
+    caller = admission.Caller(owner.user, key)
+    assert admission.why_not_any_more(caller, id, "owner") == ""
+    keys.revoke(key)
+    assert admission.why_not_any_more(caller, id, "owner") == "The API key is not valid any more."
+    assert TerminalSession.objects.get().state == "opening"

@@ -162,7 +162,10 @@ def test_times_run_out(owner, machine):
     TerminalSession.objects.filter(pk=ids[1]).update(expires_at=timezone.now())
     reports.sweep()
     assert [state(id) for id in ids] == ["ended", "ended", "open"]
-    Node.objects.update(state="offline", last_heartbeat_at=timezone.now() - timedelta(minutes=5))
+    Node.objects.update(state="offline", last_heartbeat_at=timezone.now() - timedelta(minutes=1))
+    reports.sweep()
+    assert state(ids[2]) == "open"  # it may come back
+    Node.objects.update(last_heartbeat_at=timezone.now() - timedelta(minutes=5))
     reports.sweep()
     assert TerminalSession.objects.get(pk=ids[2]).end_reason == "The node was lost."
 
@@ -285,10 +288,12 @@ def test_no_recorder_no_terminal(owner, machine, empty_redis):
     assert not TerminalSession.objects.exists()
 
 
-def test_quotas_and_an_offline_node(owner, machine, monkeypatch):
-    monkeypatch.setattr(services, "PER_USER", 1)
+@pytest.mark.parametrize(("quota", "said"), [("PER_USER", "You have 1 terminals"), ("PER_NODE", "box holds 1")])
+def test_quotas_and_an_offline_node(owner, machine, monkeypatch, quota, said):
+    monkeypatch.setattr(services, quota, 1)
     opened(owner)
-    assert "the most" in owner.post(SESSIONS, {"node": "box"}).json()["detail"]
+    assert said in owner.post(SESSIONS, {"node": "box"}).json()["detail"]
+    assert TerminalSession.objects.count() == 1
     Node.objects.update(state="offline")
     assert owner.post(SESSIONS, {"node": "box"}).status_code == 409
 

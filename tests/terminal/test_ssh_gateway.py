@@ -1,7 +1,9 @@
-"""What the ssh gateway decides without a connection: names, bounds, its host key; and who may ask where it is."""
+"""What the ssh gateway decides without a node: names, bounds, its host key; and who may ask where it is."""
 
 from __future__ import annotations
 
+import asyncio
+import socket
 import stat
 import subprocess
 
@@ -9,7 +11,9 @@ import pytest
 
 from protocol import ssh
 from terminal.ssh_gateway import doorkeeper, host_key, login
+from terminal.ssh_gateway.connection import Connection
 from terminal.ssh_gateway.doorkeeper import Doorkeeper
+from terminal.ssh_gateway.gateway import Gateway
 from tests.cast import Person
 
 
@@ -60,8 +64,41 @@ def test_an_address_that_fails_too_often_waits_a_minute() -> None:
         door.failed("10.0.0.1")
     assert "failed logins" in door.refusal("10.0.0.1", 0)
     assert door.refusal("10.0.0.2", 0) == ""
-    now[0] += doorkeeper.FAILURE_SECONDS + 1
+    now[0] += doorkeeper.FAILURE_SECONDS - 1
+    assert "failed logins" in door.refusal("10.0.0.1", 0)
+    now[0] += 2
     assert door.refusal("10.0.0.1", 0) == ""
+
+
+def test_one_for_whom_there_is_no_thread_costs_only_their_own_connection(settings, tmp_path, monkeypatch) -> None:
+    settings.CYXWIZ_HOME = tmp_path
+    host_key.ensure()
+    start, errors = Connection.start_server, [RuntimeError("can't start new thread")]
+
+    def start_server(*arguments, **named) -> None:
+        if errors:
+            raise errors.pop()
+        start(*arguments, **named)
+
+    monkeypatch.setattr(Connection, "start_server", start_server)
+
+    async def first_line(port: int) -> bytes:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        line = await reader.readline()
+        writer.close()
+        return line
+
+    async def course() -> None:
+        listener = socket.create_server(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+        gateway = asyncio.create_task(Gateway().run(listener))
+        async with asyncio.timeout(20):
+            assert await first_line(port) == b""
+            assert (await first_line(port)).startswith(b"SSH-2.0-")
+            gateway.cancel()
+            await gateway
+
+    asyncio.run(course())
 
 
 def test_the_host_key_is_made_once_for_its_owners_eyes(settings, tmp_path) -> None:

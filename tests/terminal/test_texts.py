@@ -8,13 +8,14 @@ import json
 import pytest
 
 from protocol import terminal
-from terminal.models import TerminalSession
+from terminal.models import AuditEvent, TerminalSession
 from tests.cast import Person
-from tests.terminal.conftest import GRANTS, POLICY, SESSIONS
+from tests.terminal.conftest import GRANTS, POLICY, SESSIONS, opened
 
 pytestmark = pytest.mark.django_db(transaction=True)
 NODES = "/api/v1/terminal/ssh-nodes/"
 TEXTS = {"NUL": "a\0b", "half of a pair": "a\ud800b", "long": "x" * 10**6}
+NESTED = b"[" * 20_000 + b"]" * 20_000
 KEY = "ssh-ed25519 " + base64.b64encode(b"\0\0\0\x0bssh-ed25519\0\0\0\x20" + bytes(32)).decode()
 
 
@@ -70,3 +71,26 @@ def test_so_does_the_first_frame(more: dict[str, object], text: str) -> None:
     said = json.dumps({"version": 1, "cols": 80, "rows": 24, "ticket": "a", **more})
     with pytest.raises(terminal.BadFrame):
         terminal.decode_hello(bytes([terminal.HELLO]) + said.replace('"TEXT"', json.dumps(text)).encode())
+
+
+def test_json_in_json_without_end_is_refused_as_well() -> None:
+    with pytest.raises(terminal.BadFrame):
+        terminal.decode_hello(
+            bytes([terminal.HELLO]) + b'{"version": 1, "cols": 80, "rows": 24, "more": ' + NESTED + b"}"
+        )
+
+
+@pytest.mark.parametrize(
+    "said",
+    [b'{"reason": "\xff"}', b'{"more": ' + NESTED + b"}", b'{"code": 1099511627776}', b'{"code": -1}'],
+    ids=["no UTF-8", "nested", "large", "small"],
+)
+def test_so_is_what_a_node_says(owner, machine, said: bytes) -> None:
+    path = f"/api/node/v1/terminals/{opened(owner)['id']}/ended"
+    assert machine.client.post(path, said, content_type="application/json").status_code == 400
+
+
+def test_of_a_long_reason_that_a_node_gives_the_beginning_is_kept(owner, machine) -> None:
+    assert machine.ended(opened(owner)["id"], reason=TEXTS["long"]) == 204
+    assert TerminalSession.objects.get().end_reason == "x" * 500
+    assert AuditEvent.objects.get(what="ended").details["reason"] == "x" * 500

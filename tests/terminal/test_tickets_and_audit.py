@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import threading
 import tracemalloc
+from contextlib import suppress
 from datetime import timedelta
 from uuid import uuid4
 
@@ -45,6 +46,25 @@ def test_of_fifty_who_use_a_ticket_at_once_one_is_served(owner, session):
     assert outcomes.count("forbidden") == 49
 
 
+@pytest.mark.postgres
+def test_who_asks_many_times_at_once_gets_no_more_than_their_quota(owner, machine, monkeypatch):
+    monkeypatch.setattr(services, "PER_USER", 2)
+    at_once = threading.Barrier(8)
+
+    def ask() -> None:
+        at_once.wait()
+        with suppress(Conflict):
+            services.open_session(node=machine.node, user=owner.user, api_key=None, cols=80, rows=24)
+        connection.close()
+
+    threads = [threading.Thread(target=ask) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert TerminalSession.objects.count() == 2
+
+
 def test_a_ticket_is_for_one_session_one_user_one_use_and_thirty_seconds(owner, outsider, machine, session):
     def refusal(text: str, session_id=session.pk, user=owner.user, kind=TICKET) -> str:
         with pytest.raises(Forbidden) as raised:
@@ -64,6 +84,8 @@ def test_a_ticket_is_for_one_session_one_user_one_use_and_thirty_seconds(owner, 
     assert tickets.redeem(good, TICKET, session.pk, owner.user)[:2] == (session, "owner")
     refused.add(refusal(good))
     late = tickets.issue(session, owner.user, "owner")
+    life = TerminalTicket.objects.latest("id").expires_at - timezone.now()
+    assert timedelta(seconds=20) < life <= timedelta(seconds=30)
     TerminalTicket.objects.filter(used_at=None).update(expires_at=timezone.now() - timedelta(seconds=1))
     refused.add(refusal(late))
     assert refused == {tickets.REFUSED}

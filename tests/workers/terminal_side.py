@@ -57,6 +57,7 @@ class TerminalSide:
             stderr=subprocess.PIPE,
             cwd=PROJECT,
             env={**settings.terminal_environment(), "A_SECRET": "do-not-show"},
+            start_new_session=True,
         )
         assert self.process.stdin
         self.process.stdin.write(msgspec.json.encode(order))

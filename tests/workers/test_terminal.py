@@ -283,6 +283,26 @@ def test_signals_reach_the_foreground_even_when_input_is_stuck(side: TerminalSid
     side.says(b"Killed")
 
 
+def test_what_redis_lost_is_made_anew_with_an_end(side: TerminalSide) -> None:
+    side.redis.flushall()
+    side.redis.client_kill_filter(_type="normal", skipme=True)
+    assert side.run("echo still there") == "still there"
+    assert side.redis.ttl(side.stream) > 0
+
+
+@pytest.mark.parametrize("name", ["INT", "KILL"])
+def test_signals_after_the_end_of_the_shell_are_for_nobody(redis_url: str, name: str) -> None:
+    with terminal_side.session(redis_url, keep_seconds=60) as side:
+        side.acknowledges = False  # so it waits for who might want the last words
+        side.attach(run=terminal.Run(command="echo the last words; exit 7"))
+        until(lambda: side.last(terminal.EXIT), "the shell has ended")
+        side.push(bytes([terminal.SIGNAL]) + name.encode())
+        side.attach(writer=0, attachment=os.urandom(16))  # so it has heard
+        for kind in (terminal.ACK, terminal.RECORDED):
+            side.acknowledge(kind, side.next)
+        assert side.ended(5).code == 7
+
+
 def test_without_a_client_it_ends_after_its_time(redis_url: str) -> None:
     with terminal_side.session(redis_url, keep_seconds=1) as side:
         side.attach()

@@ -14,7 +14,6 @@ from collections.abc import Callable
 from redis.exceptions import RedisError
 
 from protocol import terminal
-from protocol.messages import TerminalSpec
 from protocol.terminal import OUT_MOST_BYTES, STREAM_ENTRIES, WINDOW_BYTES
 from workers import broker
 from workers.backoff import Backoff
@@ -30,11 +29,10 @@ Frames = Callable[[int], list[bytes]]  # made when it is sent, given what was se
 
 
 class Outlet:
-    def __init__(self, url: str, *, stream: str, inbox: str, spec: TerminalSpec, ring: Ring) -> None:
+    def __init__(self, url: str, *, stream: str, inbox: str, ring: Ring) -> None:
         self.changed = threading.Condition()  # guards the ring and all of ours
         self._connection = broker.Connection(url, answer_seconds=5)
         self._stream, self._inbox = stream, inbox
-        self._spec = spec
         self._ring = ring
         self._sent = 0
         self._inack: int | None = None
@@ -82,6 +80,7 @@ class Outlet:
                 self._push(frames)
             except RedisError as error:
                 self._connection.close()
+                self._touched = -TOUCH_SECONDS  # it may come back empty
                 if backoff.is_first:
                     log.warning("Redis does not answer: %s", error)
                 time.sleep(backoff.seconds())

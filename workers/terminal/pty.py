@@ -36,4 +36,6 @@ class Pty(Program):
     def signal(self, name: str) -> None:
         """To the group in the foreground."""
         with contextlib.suppress(OSError):
-            os.killpg(os.tcgetpgrp(self._master), signal.Signals[f"SIG{name}"])
+            # 0, which to killpg is our own group, before the shell has taken the terminal and after its end.
+            if group := os.tcgetpgrp(self._master):
+                os.killpg(group, signal.Signals[f"SIG{name}"])

@@ -55,7 +55,7 @@ class Session:
         self._url, self._inbox = order.broker_url, names.terminal_input(*where)
         self._ring = Ring(RING_BYTES)
         self._outlet = Outlet(
-            order.broker_url, stream=names.terminal_output(*where), inbox=self._inbox, spec=spec, ring=self._ring
+            order.broker_url, stream=names.terminal_output(*where), inbox=self._inbox, ring=self._ring
         )
         self._cols, self._rows = self._wanted_size = terminal.clamp(spec.cols, spec.rows)
         self._resized_at = 0.0
