@@ -61,6 +61,8 @@ def _open_session(
     check_ready(node, recorder_runs=doors.recorder_runs())
     cols, rows = terminal.clamp(*size)
     with transaction.atomic():
+        audit.take_turn()
+        _check_quotas(node, user)
         session = TerminalSession.objects.create(
             owner=user,
             owner_name=user.username,
@@ -77,7 +79,6 @@ def _open_session(
             expires_at=timezone.now() + timedelta(seconds=policy.longest_seconds),
         )
         audit.write("asked", session=session, user=user, reason=session.reason)
-        _check_quotas(node, user)  # only now: who asks in the same moment waits for the audit, and then counts this one
         if session.state == SessionState.OPENING:
             doors.ring(session)
     return session
@@ -259,7 +260,7 @@ def _why_offline(node: Node) -> str:
 
 def _check_quotas(node: Node, user: User) -> None:
     unended = TerminalSession.objects.filter(state__in=UNENDED)
-    if unended.filter(node=node).count() > PER_NODE:
+    if unended.filter(node=node).count() >= PER_NODE:
         raise Conflict(f"{node.name} holds {PER_NODE} terminals, which is the most.")
-    if unended.filter(owner=user).count() > PER_USER:
+    if unended.filter(owner=user).count() >= PER_USER:
         raise Conflict(f"You have {PER_USER} terminals open, which is the most. End one.")
