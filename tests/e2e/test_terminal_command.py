@@ -197,6 +197,8 @@ def test_what_is_refused_is_explained(stack: Stack) -> None:
         assert nowhere.returncode == 4
         assert b"You have no node 'nowhere'" in nowhere.stderr
         assert run(stack, "exec", NODE, "true", name="eve").returncode == 4
+        for id in ("1234", "00000000-0000-0000-0000-000000000000"):
+            assert f"You have no terminal '{id}'".encode() in run(stack, "ssh", "--session", id, NODE).stderr
         owner.post(GRANTS, json={"user": "tom", "role": "observer"}).raise_for_status()
         watcher = run(stack, "exec", NODE, "true", name="tom")
         assert watcher.returncode == 3
