@@ -104,11 +104,10 @@ def test_a_shell_on_a_terminal(stack: Stack) -> None:
         assert typist.run("kept=he''re; echo ba''ck") == "back"
         typist.type(b"\n~.")
         assert typist.ends() == 255
-        shown = bytes(typist.screen)
-        assert b"lives on" in shown
+        shown = bytes(typist.screen).decode()
     session = str(newest(stack)["id"])
-    assert session in shown.decode()
-    with typing(command("ssh", "--session", session, NODE), env(stack)) as typist:
+    assert f"lives on for 300 s: cyxwiz nodes ssh --session {session} {NODE}" in shown
+    with typing(command("ssh", NODE, "--session", session), env(stack)) as typist:
         assert typist.run("echo $kept") == "here"
         typist.type(b"exit 3\n")
         assert typist.ends() == 3
