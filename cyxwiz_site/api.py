@@ -9,7 +9,8 @@ from typing import Any
 import redis
 from django.core.exceptions import PermissionDenied
 from django.db import InterfaceError, OperationalError
-from django.http import Http404, HttpRequest, JsonResponse
+from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
+from django.shortcuts import render
 from rest_framework import exceptions
 from rest_framework.pagination import PageNumberPagination
 from rest_framework.response import Response
@@ -77,7 +78,10 @@ def problem_body(status: int, code: str, detail: str) -> dict[str, Any]:
     return {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "code": code, "detail": detail}
 
 
-def not_found(request: HttpRequest, exception: Exception) -> JsonResponse:
+def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
+    """A page for who wants one: people follow links to what is gone, or not theirs."""
+    if request.get_preferred_type([PROBLEM, "text/html"]) == "text/html":
+        return render(request, "not_found.html", status=404)
     return _plain(request, 404, "not_found", "There is nothing at this address.")
 
 

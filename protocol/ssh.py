@@ -4,7 +4,6 @@ I/O."""
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import struct
 
@@ -24,7 +23,7 @@ def check_host_key(text: str) -> str:
     try:
         content = base64.b64decode(encoded, validate=True)
         (length,) = struct.unpack_from("!I", content)
-    except (binascii.Error, struct.error):
+    except (ValueError, struct.error):
         raise BadRequest(f"This is no host key: what follows {kind} is not base64 of one.") from None
     if content[4 : 4 + length] != kind.encode() or len(content) <= 4 + length:
         raise BadRequest(f"This is no host key: its bytes are not those of {kind}.")

@@ -27,6 +27,7 @@ from terminal.models import TerminalSession
 from terminal.states import LIVE, SessionState
 
 PAST_ON_A_PAGE = 25
+NOT_GRANTED = "Its owner can grant you terminals on it."
 # xterm.js puts <style> elements into its page; scripts stay as strict as everywhere, and text never becomes markup.
 SCREEN_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self'; connect-src 'self'; "
@@ -84,9 +85,13 @@ def ask(request: HttpRequest, name: str) -> HttpResponse:
             error = refusal
         else:
             return redirect("terminal", id=session.pk)
-    policy = services.policy_of(node)
-    why_not = "" if permissions.may_open(node, user) else "Its owner can grant you terminals on it."
-    context = {"node": node, "policy": policy, "reason": reason, "error": error, "why_not": why_not}
+    context = {
+        "node": node,
+        "policy": services.policy_of(node),
+        "reason": reason,
+        "error": error.message if error else _unready(node, doors.recorder_runs()),
+        "why_not": "" if permissions.may_open(node, user) else NOT_GRANTED,
+    }
     return render(request, "terminal/ask.html", context, status=error.status if error else 200)
 
 
@@ -151,15 +156,18 @@ def _offers(user: User) -> list[Offer]:
     openable = {node.pk for node in permissions.openable_nodes(user)}
     offers = []
     for node in permissions.known_nodes(user).order_by("name"):
-        why_not = ""
-        try:
-            services.check_ready(node, recorder_runs=recorder_runs)
-        except CyxwizError as refusal:
-            why_not = refusal.message
-        if node.pk not in openable:
-            why_not = "Its owner can grant you terminals on it."
+        why_not = _unready(node, recorder_runs) if node.pk in openable else NOT_GRANTED
         offers.append(Offer(node, why_not))
     return sorted(offers, key=lambda offer: bool(offer.why_not))
+
+
+def _unready(node: Node, recorder_runs: bool) -> str:
+    """Why nobody can open a terminal on it now, if so."""
+    try:
+        services.check_ready(node, recorder_runs=recorder_runs)
+    except CyxwizError as refusal:
+        return refusal.message
+    return ""
 
 
 def _with_screen(response: HttpResponse) -> HttpResponse:

@@ -55,7 +55,7 @@ def _open_session(
         raise Forbidden(f"You may not open terminals on {node.name}. Its owner can grant it.")
     policy = policy_of(node)
     if policy.reason_required and not _says_something(reason):
-        raise ReasonMissing(f"{node.name} asks for a reason: say in `reason` what the terminal is for.")
+        raise ReasonMissing(f"{node.name} asks for a reason: say in words what the terminal is for.")
     if len(reason) > REASON_MOST or "\0" in reason:
         raise BadRequest(f"A reason has at most {REASON_MOST} characters, and no NUL among them.")
     check_ready(node, recorder_runs=doors.recorder_runs())

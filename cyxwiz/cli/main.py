@@ -22,8 +22,8 @@ for command in deployments.COMMANDS:
     app.command()(command)
 app.command()(predict.predict)
 app.add_typer(jobs.app, name="jobs")
-for name, command in terminals.COMMANDS.items():
-    nodes.app.command(name, context_settings=terminals.SETTINGS)(command)
+nodes.app.command("ssh")(terminals.ssh)
+nodes.app.command("exec", context_settings=terminals.EXEC_SETTINGS)(terminals.exec_)
 app.add_typer(nodes.app, name="nodes")
 app.add_typer(ssh_keys.app, name="ssh-keys")
 

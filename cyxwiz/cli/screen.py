@@ -27,7 +27,7 @@ LOOK_MS = 200  # whether it is to end, while nobody takes what it writes
 TOLD = ("waiting", "idle", "expires", "gap")
 
 
-def run(client: Client, session: str, ticket: Ticket, what: Run | None, size: tuple[int, int]) -> int:
+def run(client: Client, node: str, session: str, ticket: Ticket, what: Run | None, size: tuple[int, int]) -> int:
     """Carries it to its end. Returns the exit status for this process."""
     pty = what is None or what.pty
     with _raw_terminal() if pty and sys.stdin.isatty() else contextlib.nullcontext():
@@ -39,7 +39,7 @@ def run(client: Client, session: str, ticket: Ticket, what: Run | None, size: tu
         if not pty:
             client.terminals.end(session)
         elif screen.ready is not None:
-            note(f"The shell lives on for {screen.ready.keep_seconds} s: cyxwiz nodes ssh … --session {session}")
+            note(f"The shell lives on for {screen.ready.keep_seconds} s: cyxwiz nodes ssh --session {session} {node}")
         return LOST
     why = screen.exit.reason if screen.exit else screen.closed[1] if screen.closed else ""
     note(f"Error: {why or 'The terminal was lost.'}")

@@ -8,7 +8,6 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -24,7 +23,8 @@ if TYPE_CHECKING:
 
 POLL_SECONDS = 1.0
 PASSED_ON = re.compile(r"TERM|LANG|LANGUAGE|LC_[A-Z]+")
-SETTINGS = {"ignore_unknown_options": True, "allow_interspersed_args": False}  # what follows NODE is the command's
+# What follows NODE is the command's.
+EXEC_SETTINGS = {"ignore_unknown_options": True, "allow_interspersed_args": False}
 
 NodeName = Annotated[str, typer.Argument(metavar="NODE", help="Name of the node.", show_default=False)]
 Reason = Annotated[str, typer.Option(metavar="TEXT", show_default=False, help="What for, where the node asks for it.")]
@@ -67,9 +67,6 @@ def exec_(
         raise typer.Exit(_carry(client, node, _run(line, pty=tty), reason=reason))
 
 
-COMMANDS: dict[str, Callable[..., None]] = {"ssh": ssh, "exec": exec_}
-
-
 def _run(command: str, *, pty: bool) -> Run:
     from cyxwiz.terminal.frames import Run
 
@@ -87,7 +84,7 @@ def _carry(client: Client, node: str, run: Run | None, *, reason: str, session: 
         session = opened.id
     elif (found := client.terminals.get(session)).node != node:
         raise BadInput(f"The terminal {session} is on {found.node}, not on {node}.")
-    return screen.run(client, session, client.terminals.ticket(session), run, (cols, rows))
+    return screen.run(client, node, session, client.terminals.ticket(session), run, (cols, rows))
 
 
 def _wait_for_approval(client: Client, session: Session) -> None:

@@ -41,21 +41,26 @@ class Sessions:
         try:
             return read(self._transport.json("POST", PATH, body=body), Session)
         except CyxwizApiError as error:
-            if error.status != 404:
-                raise
-            unknown = CyxwizApiError(
-                status=404, code=error.code, detail=f"You have no node {node!r}.", request_id=error.request_id
-            )
-        raise unknown
+            raise _named(error, f"You have no node {node!r}.") from None
 
     def list(self) -> Iterator[Session]:
         return (read(raw, Session) for raw in self._transport.pages(PATH))
 
     def get(self, id: str) -> Session:
-        return read(self._transport.json("GET", at(PATH, id)), Session)
+        try:
+            return read(self._transport.json("GET", at(PATH, id)), Session)
+        except CyxwizApiError as error:
+            raise _named(error, f"You have no terminal {id!r}.") from None
 
     def ticket(self, id: str) -> Ticket:
         return read(self._transport.json("POST", f"{at(PATH, id)}tickets"), Ticket)
 
     def end(self, id: str) -> Session:
         return read(self._transport.json("POST", f"{at(PATH, id)}end"), Session)
+
+
+def _named(error: CyxwizApiError, what: str) -> CyxwizApiError:
+    """`error`, or, where there is nothing at the address, `what` there is not."""
+    if error.status != 404:
+        return error
+    return CyxwizApiError(status=404, code=error.code, detail=what, request_id=error.request_id)

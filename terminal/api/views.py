@@ -5,7 +5,7 @@ from __future__ import annotations
 from uuid import UUID
 
 from django.conf import settings
-from django.http import HttpResponseBase
+from django.http import Http404, HttpResponseBase
 from django.shortcuts import get_object_or_404
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import extend_schema
@@ -43,7 +43,11 @@ class SessionsView(generics.ListAPIView[TerminalSession]):
         wanted.is_valid(raise_exception=True)
         fields = dict(wanted.validated_data)
         user = caller(request)
-        node = finding.node(user, fields.pop("node"))
+        name = fields.pop("node")
+        try:
+            node = finding.node(user, name)
+        except Http404:
+            raise NotFound(f"You know no node {name!r}.") from None
         key = request.auth if isinstance(request.auth, ApiKey) else None
         session = services.open_session(node=node, user=user, api_key=key, **fields)
         ticket = None if session.state == SessionState.UNAPPROVED else services.new_ticket(session, user)[0]
@@ -122,7 +126,10 @@ class GrantsView(APIView):
         node = managed_node(request, name)
         wanted = serializers.GrantSerializer(data=request.data)
         wanted.is_valid(raise_exception=True)
-        user = get_object_or_404(User, username=wanted.validated_data["user"]["username"], is_active=True)
+        username = wanted.validated_data["user"]["username"]
+        user = User.objects.filter(username=username, is_active=True).first()
+        if user is None:
+            raise NotFound(f"There is no user {username!r}.")
         row = services.grant(node=node, user=user, role=wanted.validated_data["role"], by=caller(request))
         return Response(serializers.GrantSerializer(row).data)
 

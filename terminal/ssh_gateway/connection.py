@@ -19,6 +19,7 @@ from paramiko.common import (
     MSG_CHANNEL_REQUEST,
     OPEN_FAILED_ADMINISTRATIVELY_PROHIBITED,
     OPEN_SUCCEEDED,
+    cMSG_USERAUTH_BANNER,
 )
 
 from accounts import ssh_keys
@@ -41,6 +42,7 @@ FIRST_LINE_SECONDS = 10.0
 KEEPALIVE_SECONDS, UNANSWERED_MS = 20, 60_000
 REASON = "LC_CYXWIZ_REASON"  # of the variables that OpenSSH's client passes on without a change to its settings
 REFUSED = 255  # ssh's own exit status for what is not the command's
+NAMES = "Come as USER+NODE: ssh -p PORT USER+NODE@HOST"
 NO_SUBSYSTEMS = (
     "There is no sftp here. Copy with: scp -O (where the node has scp), or ssh … 'cat > name' < name, or "
     "ssh … 'cat name' > name."
@@ -141,13 +143,24 @@ class Visitor(paramiko.ServerInterface):
         self.resized: Callable[[int, int], None] = lambda cols, rows: None
         self.signalled: Callable[[str], None] = lambda name: None
         self._begin = begin
-        self._has_channel = False
+        self._has_banner = self._has_channel = False
         self._refusal = ""  # of what was wanted, not told yet
 
     # Who it is
 
     def get_allowed_auths(self, username: str) -> str:
         return "publickey"
+
+    def check_auth_none(self, username: str) -> int:
+        """Every client begins with this. Who came by the name of a user alone would only be told that no key fits."""
+        if login.parse(username) is None and not self._has_banner:
+            self._has_banner = True
+            banner = paramiko.Message()
+            banner.add_byte(cMSG_USERAUTH_BANNER)
+            banner.add_string(f"{NAMES}\r\n")
+            banner.add_string("")  # the language
+            self.connection._send_message(banner)
+        return int(AUTH_FAILED)
 
     def check_auth_publickey(self, username: str, key: paramiko.PKey) -> int:
         """Also asked for a key that nothing was signed with yet, so nothing may come of it but the answer: the last

@@ -51,6 +51,7 @@ def test_keys_that_are_taken(owner: Person, private: object, kind: str) -> None:
         ("nonsense", "no type of key"),
         ("ssh-ed25519", "damaged"),
         ("ssh-ed25519 AAAA", "damaged"),
+        ("ssh-ed25519 AAAA…", "damaged"),
         (ed().replace("ssh-ed25519", "ssh-rsa"), "damaged"),
         (ed() + "\n" + ed(), "one line"),
         (line(rsa.generate_private_key(65537, 2048)), "2048 bits"),

@@ -31,6 +31,16 @@ def test_no_such_row_and_no_such_address(owner):
     check(owner.get("/api/v1/models/%00/"), 404, "not_found")
 
 
+def test_a_browser_is_shown_a_page_of_what_is_not_there(owner):
+    owner.client.force_login(owner.user)
+    accept = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
+    answer = owner.client.get("/terminal/nodes/none/", headers={"Accept": accept})
+    assert (answer.status_code, answer["Content-Type"]) == (404, "text/html; charset=utf-8")
+    assert "There is nothing at this address that olga may see." in answer.content.decode()
+    for accept in ("*/*", "application/json"):
+        check(owner.client.get("/none", headers={"Accept": accept}), 404, "not_found")
+
+
 def test_a_method_that_is_not_there(owner):
     answer = owner.client.put("/api/v1/models/", {}, content_type="application/json")
     check(answer, 405, "method_not_allowed")

@@ -104,11 +104,10 @@ def test_a_shell_on_a_terminal(stack: Stack) -> None:
         assert typist.run("kept=he''re; echo ba''ck") == "back"
         typist.type(b"\n~.")
         assert typist.ends() == 255
-        shown = bytes(typist.screen)
-        assert b"lives on" in shown
+        shown = bytes(typist.screen).decode()
     session = str(newest(stack)["id"])
-    assert session in shown.decode()
-    with typing(command("ssh", "--session", session, NODE), env(stack)) as typist:
+    assert f"lives on for 300 s: cyxwiz nodes ssh --session {session} {NODE}" in shown
+    with typing(command("ssh", NODE, "--session", session), env(stack)) as typist:
         assert typist.run("echo $kept") == "here"
         typist.type(b"exit 3\n")
         assert typist.ends() == 3
@@ -197,6 +196,8 @@ def test_what_is_refused_is_explained(stack: Stack) -> None:
         assert nowhere.returncode == 4
         assert b"You have no node 'nowhere'" in nowhere.stderr
         assert run(stack, "exec", NODE, "true", name="eve").returncode == 4
+        for id in ("1234", "00000000-0000-0000-0000-000000000000"):
+            assert f"You have no terminal '{id}'".encode() in run(stack, "ssh", "--session", id, NODE).stderr
         owner.post(GRANTS, json={"user": "tom", "role": "observer"}).raise_for_status()
         watcher = run(stack, "exec", NODE, "true", name="tom")
         assert watcher.returncode == 3

@@ -119,6 +119,26 @@ def test_text_is_made_larger_and_smaller_and_stays_so(screen: Screen) -> None:
     until(lambda: all(abs(n - b) <= 1 for n, b in zip(size(screen), size_before, strict=True)), "it is as it was")
 
 
+def test_underscores_are_seen_in_every_size(screen: Screen) -> None:
+    page = screen.page
+    screen.run("clear; echo ____; echo; cat")
+    line = page.locator(".xterm-rows > div").first
+    expect(line).to_have_text("____")
+    page.get_by_role("button", name="Smaller text").click(click_count=6)
+    for pixels in range(8, 25):
+        expect(page.locator(".xterm-rows")).to_have_css("font-size", f"{pixels}px")
+        box = line.bounding_box()
+        assert box
+        # Of the same size, so nothing but what is drawn makes them differ.
+        place = {"x": box["x"], "width": box["height"] * 2, "height": box["height"] + 2}
+        line_at, blank_at = box["y"], box["y"] + 4 * box["height"]  # the cursor is in the third line
+        drawn, blank = (page.screenshot(clip={**place, "y": y}) for y in (line_at, blank_at))
+        assert drawn != blank, f"{pixels} px"
+        page.get_by_role("button", name="Larger text").click()
+    page.get_by_role("button", name="Smaller text").click(click_count=11)
+    page.keyboard.press("Control+d")
+
+
 def test_full_screen_and_back(screen: Screen) -> None:
     page = screen.page
     button = page.get_by_role("button", name="Full screen")

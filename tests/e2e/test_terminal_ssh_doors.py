@@ -86,10 +86,12 @@ def test_three_tries_and_no_other_name(ssh: SshUser, attacker: paramiko.Transpor
         refused = ssh.run("-b127.0.0.5", "true", login=login)
         assert refused.returncode == 255, login
         assert b"Permission denied (publickey)" in refused.stderr, (login, refused.stderr)
+        assert b"Come as USER+NODE" in refused.stderr, (login, refused.stderr)
     make_key(tmp_path / "unknown")
     for login in ("olga+box", "nobody-of-that-name+box"):
         refused = ssh.run("-b127.0.0.5", "true", login=login, key=tmp_path / "unknown")
         assert b"Permission denied (publickey)" in refused.stderr
+        assert b"Come as" not in refused.stderr
 
 
 def test_neither_old_algorithms_nor_a_packet_of_gibibytes(ssh: SshUser, attacker: paramiko.Transport) -> None:

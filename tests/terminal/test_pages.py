@@ -114,6 +114,18 @@ def test_what_is_over_says_how_long_it_was_open(owner, machine):
     assert re.search(r"\d, 7.minutes", text(browser(owner).get(PAGE)))
 
 
+def test_that_a_recording_is_gone_or_still_grows_is_said(owner, machine):
+    id = opened(owner)["id"]
+    client = browser(owner)
+    assert "The terminal goes on" in text(client.get(f"{PAGE}{id}/recording"))
+    now = timezone.now()
+    TerminalSession.objects.update(state="ended", opened_at=now, ended_at=now)
+    assert "The terminal goes on" not in text(client.get(f"{PAGE}{id}/recording"))
+    assert "Its recording was deleted" not in text(client.get(PAGE))
+    TerminalSession.objects.update(recording_deleted_at=now)
+    assert "Its recording was deleted after its time." in text(client.get(PAGE))
+
+
 def test_an_outsider_finds_nothing(owner, outsider, machine):
     session = opened(owner, reason="secret reason")
     client = browser(outsider)
@@ -173,6 +185,7 @@ def test_a_node_that_gives_none_now_says_why(owner, machine, empty_redis):
     Node.objects.update(state=Node.State.OFFLINE)
     empty_redis.set(names.TERMINAL_RECORDER, "1")
     assert "box is offline." in text(client.get(PAGE))
+    assert "box is offline." in text(client.get(f"{PAGE}nodes/box/"))
     assert client.post(f"{PAGE}nodes/box/").status_code == 409
     assert TerminalSession.objects.count() == 0
 

@@ -113,7 +113,7 @@ def test_by_ssh_too_with_the_key_once_a_minute(owner, outsider, machine, empty_r
     assert [row[3] for row in rows()] == [
         "They may not see this node.",
         "You may not open terminals on box. Its owner can grant it.",
-        "box asks for a reason: say in `reason` what the terminal is for.",
+        "box asks for a reason: say in words what the terminal is for.",
     ]
     for event in AuditEvent.objects.filter(what="refused"):
         assert event.details.items() >= {"ssh_key": "SHA256:x", "address": "10.0.0.1"}.items()
@@ -123,7 +123,7 @@ def test_a_missing_reason_too(owner, machine):
     owner.patch(POLICY, {"reason_required": True})
     for _ in range(2):
         assert owner.post(SESSIONS, {"node": "box"}).status_code == 400
-    assert [row[3] for row in rows()] == ["box asks for a reason: say in `reason` what the terminal is for."]
+    assert [row[3] for row in rows()] == ["box asks for a reason: say in words what the terminal is for."]
 
 
 def test_a_loop_of_refusals_has_a_row_a_minute_which_counts_the_others(owner, outsider, machine):

@@ -92,6 +92,12 @@ def test_without_a_grant_nobody_else_opens_sees_or_ends_one(owner, team_mate, ou
     assert state(session["id"]) == "opening"
 
 
+def test_who_names_a_node_or_a_user_that_is_not_there_is_told_which(owner, outsider, machine):
+    assert outsider.post(SESSIONS, {"node": "box"}).json()["detail"] == "You know no node 'box'."
+    refused = owner.post(GRANTS, {"user": "nobody", "role": "operator"})
+    assert (refused.status_code, refused.json()["detail"]) == (404, "There is no user 'nobody'.")
+
+
 def test_each_role_does_what_it_says_and_no_more(owner, team_mate, outsider, machine):
     grant(owner, team_mate, "operator")
     grant(owner, outsider, "observer")

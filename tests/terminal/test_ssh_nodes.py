@@ -103,6 +103,7 @@ def test_others_do_not_learn_of_it(admin, outsider, owner, attic):
     ("field", "value", "word"),
     [
         ("host_key", "ssh-ed25519 AAAA", "no host key"),
+        ("host_key", "ssh-ed25519 AAAA…", "no host key"),
         ("host_key", "ssh-dss AAAAB3NzaC1kc3MAAAA=", "no host key"),
         ("host_key", "", "blank"),
         ("host_key", "SHA256:" + "A" * 43, "has no host key with this fingerprint"),

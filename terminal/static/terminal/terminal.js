@@ -123,17 +123,20 @@ function ended({ reason, code, exit }) {
   const how = exit && exit.code !== null ? `The shell has ended with status ${exit.code}.` : reason || `Closed (${code}).`;
   status("ended", how);
   for (const button of [$("end"), $("paste")]) button?.setAttribute("disabled", "");
-  $("recording").hidden = !recording;
-  if (!exit) offerToComeAgain();
+  if (exit) $("recording").hidden = !recording;
+  else offerWhatThereIs();
 }
 
-// Unless it is over, or is not for us any more. Who has to sign in first is asked to by the page.
-async function offerToComeAgain() {
-  const over = await ask("GET", api).then(
-    ({ state }) => state === "ended",
-    ({ status }) => [403, 404].includes(status),
-  );
-  $("again").hidden = over;
+// To come again, unless it is over, or is not for us any more. Who has to sign in first is asked to by the page. And the
+// recording, unless it never began.
+async function offerWhatThereIs() {
+  try {
+    const { state, opened_at, recording_deleted_at } = await ask("GET", api);
+    $("again").hidden = state === "ended";
+    $("recording").hidden = !recording || !opened_at || recording_deleted_at !== null;
+  } catch ({ status }) {
+    $("again").hidden = [403, 404].includes(status);
+  }
 }
 
 function attachButtons() {
