@@ -57,13 +57,19 @@ def delete_old() -> int:
     session's row, none is kept for longer."""
     before = timezone.now() - timedelta(days=settings.RECORDING_DAYS)
     count = 0
-    for file in Path(settings.RECORDINGS_DIR).glob("*.cast"):
+    for file in _files():
         with one_of_many(log, f"recording {file.name}"):
             if file.stat().st_mtime < before.timestamp() and _ended_before(before, id := UUID(file.stem)):
                 _note_deletion(id)
                 file.unlink()
                 count += 1
     return count
+
+
+def _files() -> list[Path]:
+    """Raises OSError where they may not be listed; `glob` finds none there, and they would be kept for ever."""
+    folder = Path(settings.RECORDINGS_DIR)
+    return [file for file in folder.iterdir() if file.suffix == ".cast"] if folder.exists() else []
 
 
 def _ended_before(when: datetime, id: UUID) -> bool:

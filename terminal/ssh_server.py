@@ -20,6 +20,7 @@ from uuid import UUID
 
 import msgspec
 from asgiref.sync import sync_to_async
+from django.db import Error as DatabaseError
 from django.db import close_old_connections
 from django.utils import timezone
 
@@ -37,6 +38,7 @@ log = logging.getLogger(__name__)
 TICK_SECONDS = 0.5
 LOOK_SECONDS = 20.0  # shorter than a node's lease, so that one that is there stays online
 STOP_SECONDS = 5.0
+TELL_SECONDS = 60.0
 COMMAND = (sys.executable, "-P", "-m", "workers.terminal")
 
 
@@ -94,7 +96,7 @@ class Server:
             said = await self._run(session, node)
             if said.code is None:  # perhaps it is the node: look at once
                 self._looked.pop((node.pk, node.host_key), None)
-            await sync_to_async(reports.ended)(session_id=session.pk, node=node.node, said=said)
+            await self._tell(session, node, said)
         except CyxwizError as error:  # somebody gave up meanwhile
             log.info("%s: %s", session, error.message)
         except Exception as error:
@@ -127,6 +129,19 @@ class Server:
             return TerminalEnded(reason="The process that held the terminal was lost.")
         return msgspec.json.decode(told, type=TerminalEnded)
 
+    async def _tell(self, session: TerminalSession, node: SshNode, said: TerminalEnded) -> None:
+        """While the database is away, again and again, as an agent does."""
+        give_up = time.monotonic() + TELL_SECONDS
+        while True:
+            try:
+                await sync_to_async(_ended)(session, node, said)
+                return
+            except DatabaseError as error:
+                if time.monotonic() > give_up:
+                    raise
+                log.warning("The database: %s; the end of %s is told again", error, session)
+            await asyncio.sleep(TICK_SECONDS)
+
     async def _stop(self) -> None:
         for process in self._held.values():
             _terminate(process)
@@ -146,6 +161,11 @@ def _wanted() -> tuple[list[SshNode], list[TerminalSession]]:
     nodes = list(SshNode.objects.filter(changed_key="").select_related("node"))
     sessions = TerminalSession.objects.filter(node__agentless=True, state__in=UNENDED)
     return nodes, list(sessions.exclude(state=SessionState.UNAPPROVED).select_related("node"))
+
+
+def _ended(session: TerminalSession, node: SshNode, said: TerminalEnded) -> None:
+    close_old_connections()
+    reports.ended(session_id=session.pk, node=node.node, said=said)
 
 
 def _opened(session: TerminalSession) -> datetime:

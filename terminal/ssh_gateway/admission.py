@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
+from django.db import Error as DatabaseError
 from django.db import transaction
 from django.http import Http404
 
@@ -16,6 +18,8 @@ from protocol.terminal import Run
 from terminal import admission, audit, finding, services
 from terminal.models import TerminalSession
 from terminal.ssh_gateway.login import Login
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -54,8 +58,11 @@ def open_session(guest: Guest, size: tuple[int, int]) -> TerminalSession:
 
 
 def look_again(session: TerminalSession) -> None:
-    """At what an approval, or its refusal, changes."""
-    session.refresh_from_db(fields=["state", "end_reason", "approved_at", "expires_at"])
+    """At what an approval, or its refusal, changes. Who waits for that waits on while the database is away."""
+    try:
+        session.refresh_from_db(fields=["state", "end_reason", "approved_at", "expires_at"])
+    except DatabaseError as error:
+        log.warning("The database: %s; whether a terminal is approved is asked again", error)
 
 
 def runs(guest: Guest, session: TerminalSession, run: Run) -> None:

@@ -31,7 +31,7 @@ from terminal.ssh_gateway import admission
 from terminal.ssh_gateway.admission import Guest
 from terminal.ssh_gateway.connection import REFUSED, end_channel
 from terminal.ssh_gateway.unconfirmed import Unconfirmed
-from terminal.states import LIVE, SessionState
+from terminal.states import SessionState
 
 log = logging.getLogger(__name__)
 
@@ -87,8 +87,8 @@ class SshSession:
         tasks = [asyncio.create_task(work) for work in (self._read(), self._watch(), self._live())]
         code, why = REFUSED, ""
         try:
-            await self._open()
             self._broker.attached.add(self)
+            await self._open()
             code = await self._carry()
         except Left:
             pass
@@ -117,8 +117,8 @@ class SshSession:
             if self._left.is_set():
                 raise Left
             await database_sync_to_async(admission.look_again)(session)
-        if session.state not in LIVE:
-            raise Ended(session.end_reason)
+        if why := await database_sync_to_async(admission.why_not_any_more)(self._guest, session.pk):  # of its key, too
+            raise Ended(why)
         self._number = await database_sync_to_async(admission.next_writer)(session)
         if self._run.pty:
             await self._say(f"What this terminal on {session.node_name} shows is recorded.")

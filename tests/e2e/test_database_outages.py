@@ -24,7 +24,7 @@ from tests.e2e.raw_websocket import address, closed_with, headers, hello
 from tests.e2e.ssh import SshUser, make_key
 from tests.e2e.terminal_client import Client, in_loop
 from tests.e2e.terminals import NODE, Stack, running
-from tests.e2e.test_terminal_ssh import SESSIONS, audited, newest
+from tests.e2e.test_terminal_ssh import GRANTS, POLICY, SESSIONS, audited, newest
 from tests.e2e.typist import typing
 from tests.waiting import until
 
@@ -120,6 +120,21 @@ def test_after_an_outage_rights_are_checked_on(ssh: SshUser, tmp_path: Path) -> 
             until(lambda: api.delete(f"/api/v1/ssh-keys/{key['id']}/").status_code == 204, "the key is deleted")
             typist.says(b"ssh key", 20)
             assert typist.ends() == 255
+
+
+def test_who_waits_for_an_approval_waits_on(ssh: SshUser, tmp_path: Path) -> None:
+    with ssh.stack.api() as owner:
+        owner.post(GRANTS, json={"user": "tom", "role": "operator"}).raise_for_status()
+        owner.patch(POLICY, json={"approval_required": True}).raise_for_status()
+        with SshUser(ssh.stack, tmp_path, "tom").at_terminal("-tt", "echo a''pproved") as typist:
+            typist.says(b"has to approve this")
+            waiting = newest(ssh.stack)["id"]
+            with outage(ssh.stack):
+                until(lambda: "is approved is asked again" in ssh.stack.log("ssh"), "the gateway noticed")
+            until(lambda: owner.post(f"{SESSIONS}{waiting}/approve").status_code == 200, "it is approved")
+            typist.says(b"approved\r\n")
+            assert typist.ends() == 0
+        owner.patch(POLICY, json={"approval_required": False}).raise_for_status()
 
 
 def test_a_command_that_ends_in_an_outage_ends_for_its_client_and_is_told_afterwards(ssh: SshUser) -> None:

@@ -211,6 +211,12 @@ def test_what_needs_approval_waits_for_it(ssh: SshUser, tmp_path: Path) -> None:
                 typist.type(b"\x03")
                 assert typist.ends() == 255
             until(lambda: newest(ssh.stack)["state"] == "ended", "who gives up leaves nothing waiting")
+            with tom.at_terminal("-tt", "echo a''pproved") as typist, ssh.stack.api("tom") as his:
+                typist.says(b"has to approve this")
+                his.delete(f"/api/v1/ssh-keys/{tom.key_id}/").raise_for_status()
+                owner.post(f"{SESSIONS}{newest(ssh.stack)['id']}/approve").raise_for_status()
+                typist.says(b"The ssh key that opened it was deleted.")
+                assert typist.ends() == 255
         finally:
             owner.patch(POLICY, json={"approval_required": False}).raise_for_status()
             owner.delete(f"{GRANTS}tom/")

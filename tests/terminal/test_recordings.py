@@ -154,3 +154,11 @@ def test_one_that_is_deleted_while_it_is_looked_for_is_not_missed(session):
     let_its_time_pass(session)
     recordings.delete_old()
     assert verify_audit._fault(event) is None
+
+
+def test_where_they_cannot_be_listed_the_sweep_fails_and_where_there_are_none_it_does_not(settings, tmp_path):
+    settings.RECORDINGS_DIR = tmp_path / "recordings"
+    assert recordings.delete_old() == 0
+    settings.RECORDINGS_DIR.touch()
+    with pytest.raises(OSError, match="recordings"):
+        recordings.delete_old()

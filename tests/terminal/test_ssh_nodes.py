@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import stat
 import subprocess
 from collections.abc import Iterator
@@ -9,18 +10,23 @@ from pathlib import Path
 
 import pytest
 import redis
+from asgiref.sync import sync_to_async
+from django.db import connection, connections
 from django.utils import timezone
 
 from nodes import allocations, heartbeats
 from nodes.models import Node
 from protocol import names, ssh
+from protocol.messages import TerminalEnded
 from protocol.terminal_orders import Look
 from terminal import reports, ssh_keys, ssh_looks, ssh_nodes
 from terminal.models import AuditEvent, SshNode, TerminalSession
+from terminal.ssh_server import Server
 from tests import sshd
 from tests.cast import Person
 from tests.sshd import ME, Sshd
-from tests.terminal.conftest import SESSIONS
+from tests.terminal.conftest import SESSIONS, opened
+from tests.terminal.test_presence import audit_waits, until_waiting
 from workers.terminal import looks
 
 pytestmark = [pytest.mark.django_db(transaction=True), sshd.needs_sshd]
@@ -230,3 +236,36 @@ def test_a_host_key_is_read_however_it_was_copied(server: Sshd) -> None:
 def _keygen(file: Path) -> str:
 
     return subprocess.run(["ssh-keygen", "-lf", str(file)], capture_output=True, text=True, check=True).stdout
+
+
+def test_an_end_in_an_outage_of_the_database_is_told_afterwards(admin, attic, machine, monkeypatch) -> None:
+    assert look(attic) == "online"
+    session = TerminalSession.objects.get(pk=opened(admin, node="attic")["id"])
+    reports.accept(session_id=session.pk, node=attic.node)
+
+    async def ends(*_: object) -> TerminalEnded:
+        return TerminalEnded(code=3, output_bytes=7)
+
+    monkeypatch.setattr(Server, "_run", ends)
+
+    async def course() -> None:
+        served = Server()
+        served._held[session.pk] = None
+        with audit_waits() as go_on:
+            held = asyncio.create_task(served._hold(session, attic))
+            await asyncio.to_thread(until_waiting, 1)
+            await asyncio.to_thread(hang_up_on_who_waits)
+            await asyncio.to_thread(until_waiting, 1)
+            go_on()
+            await asyncio.wait_for(held, 20)
+        await sync_to_async(connections.close_all)()  # of the thread that wrote rows
+
+    asyncio.run(course())
+    session.refresh_from_db()
+    assert (session.state, session.exit_code, session.output_bytes) == ("ended", 3, 7)
+
+
+def hang_up_on_who_waits() -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted")
+    connection.close()
