@@ -9,7 +9,7 @@ import pytest
 import redis
 
 from protocol import names, terminal
-from terminal.attachment import UNHEARD_SECONDS, Attachment, Began, Gap, TakenOver
+from terminal.attachment import UNHEARD_SECONDS, Attachment, Began, BeyondOutput, Gap, TakenOver
 from terminal.broker import Broker
 from tests.terminal.conftest import close
 from tests.waiting import until
@@ -94,6 +94,21 @@ def test_an_older_writer_whose_question_got_lost_does_not_take_over_from_a_newer
                 assert terminal.pack_out(0, b"it still writes\n") in said  # the other is INACK
         for frames in (to_older, to_newer):
             await frames.aclose()
+        await close(broker)
+
+    asyncio.run(course())
+
+
+def test_who_has_seen_more_than_there_was_is_told(empty_redis: redis.Redis, settings) -> None:
+    id = str(uuid4())
+
+    async def course() -> None:
+        broker = Broker(settings.REDIS_URL)
+        frames = Attachment(broker, NODE_ID, id, 1, CAT).frames(1, 80, 24)
+        with terminal_side.session(settings.REDIS_URL, id=id):
+            async with asyncio.timeout(SECONDS):
+                with pytest.raises(BeyondOutput):
+                    await anext(frames)
         await close(broker)
 
     asyncio.run(course())

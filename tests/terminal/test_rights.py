@@ -12,9 +12,10 @@ from accounts import keys
 from accounts.models import User
 from nodes import services as node_services
 from protocol import terminal
-from protocol.errors import Forbidden
+from protocol.errors import Conflict, Forbidden
 from terminal import admission, permissions, recordings, reports, services, time_limits
 from terminal.models import AuditEvent, TerminalGrant, TerminalSession
+from tests.cast import Person
 from tests.terminal.conftest import POLICY, SESSIONS, grant, opened
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -127,3 +128,20 @@ def test_who_came_by_a_key_goes_with_it(owner, machine):
     keys.revoke(key)
     assert admission.why_not_any_more(caller, id, "owner") == "The API key is not valid any more."
     assert TerminalSession.objects.get().state == "opening"
+
+
+def test_what_a_terminal_runs_is_said_once_and_by_its_own_user(owner, team_mate, machine):
+    grant(owner, team_mate, "observer")
+    session = TerminalSession.objects.get(pk=opened(owner)["id"])
+
+    def say(person: Person, command: str) -> None:
+        ticket, _ = services.new_ticket(session, person.user)
+        hello = terminal.Hello(version=1, cols=80, rows=24, ticket=ticket, run=terminal.Run(command=command))
+        admission.admit(admission.Caller(person.user, None), session.pk, hello)
+
+    with pytest.raises(Forbidden, match="Who watches cannot say what runs"):
+        say(team_mate, "first")
+    say(owner, "second")
+    with pytest.raises(Conflict, match="runs something already"):
+        say(owner, "third")
+    assert [event.details["command"] for event in AuditEvent.objects.filter(what="runs")] == ["second"]

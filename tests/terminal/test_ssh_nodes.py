@@ -19,7 +19,7 @@ from nodes.models import Node
 from protocol import names, ssh
 from protocol.messages import TerminalEnded
 from protocol.terminal_orders import Look
-from terminal import reports, ssh_keys, ssh_looks, ssh_nodes
+from terminal import reports, ssh_keys, ssh_looks, ssh_nodes, ssh_server
 from terminal.models import AuditEvent, SshNode, TerminalSession
 from terminal.ssh_server import Server
 from tests import sshd
@@ -175,10 +175,12 @@ def test_another_host_key_blocks_it_until_an_owner_enrols_that(admin, outsider, 
     assert "another host key" in admin.post(SESSIONS, {"node": "attic"}).json()["detail"]
     ssh_nodes.note(attic, looks.Seen(str(attic.pk), "ok"))  # a look that was under way meanwhile
     assert Node.objects.get(pk=attic.pk).state == "offline"
+    assert ssh_server._wanted() == ([], [])  # nobody speaks to it
 
     assert outsider.patch(ATTIC, {"host_key": server.host_key}).status_code == 404
     assert admin.patch(ATTIC, {"host_key": server.host_key}).json()["blocked"] is False
     attic.refresh_from_db()
+    assert ssh_server._wanted() == ([attic], [])
     assert look(attic) == "online"
     assert AuditEvent.objects.filter(what="host_key_enrolled", user="ada").exists()
 

@@ -156,6 +156,7 @@ def test_only_the_last_who_attached_to_write_may_write(side: TerminalSide) -> No
     old = side.attachment
     *_, last_seq, _, _ = side.attach(attachment=os.urandom(16))
     side.type(b"echo OLD\n", seq=last_seq + 1, attachment=old)
+    side.push(terminal.ATTACHMENT.pack(terminal.DETACH, old))
     side.type(b"echo N''EW\n", seq=last_seq + 1)
     assert b"OLD" not in side.says(b"NEW")
     side.attach(attachment=os.urandom(16), writer=0)

@@ -16,6 +16,10 @@ from protocol.terminal import Run
 from tests.waiting import until
 from tests.workers import terminal_side
 from tests.workers.terminal_side import TerminalSide, marked
+from tests.workers.test_terminal import needs_root
+from workers.terminal.session import INPUT_MOST_BYTES
+
+PIPE_BYTES = 64 * 1024  # that the kernel keeps
 
 
 @pytest.fixture
@@ -40,6 +44,20 @@ def test_who_reads_no_input_is_not_waited_for(side: TerminalSide) -> None:
     written = side.command("exec 0<&-; sleep 0.2; echo done", bytes(terminal.IN_WINDOW_BYTES // 2))
     assert written[terminal.OUT] == b"done\n"
     assert side.ended().code == 0
+
+
+def test_input_that_is_not_read_is_kept_up_to_a_bound(side: TerminalSide) -> None:
+    side.attach(run=Run(command="trap 'wc -c; exit' TERM; echo ready; while :; do sleep 0.05; done", pty=False))
+    side.says(b"ready\n")
+    for _ in range(2 * INPUT_MOST_BYTES // terminal.IN_MOST_BYTES):
+        side.type(bytes(terminal.IN_MOST_BYTES))
+    kept = side.attach()[2]
+    assert INPUT_MOST_BYTES <= kept * terminal.IN_MOST_BYTES <= INPUT_MOST_BYTES + PIPE_BYTES
+    confirmed = terminal.SEQUENCE.unpack(side.last(terminal.INACK) or b"")[1]
+    assert confirmed * terminal.IN_MOST_BYTES <= PIPE_BYTES  # what it was given
+    side.push(bytes([terminal.SIGNAL]) + b"TERM")
+    side.type(b"", seq=kept + 1)
+    side.says(b"\n%d\n" % (kept * terminal.IN_MOST_BYTES))
 
 
 def test_only_language_and_kind_of_terminal_may_be_set(side: TerminalSide) -> None:
@@ -77,6 +95,16 @@ def test_nothing_it_started_outlives_it(side: TerminalSide) -> None:
 
 
 WAYS = [True, False] if os.geteuid() == 0 else [True]
+
+
+@needs_root
+def test_not_even_kill_9_in_the_moment_of_its_start_leaves_something(redis_url: str) -> None:
+    mark = "978901234"
+    with terminal_side.session(redis_url) as side:
+        side.attach(run=Run(command=f"nohup setsid sleep {mark} & wait", pty=False))
+        until(lambda: marked(mark), "it is about to start")
+        side.process.kill()
+        until(lambda: not marked(mark), "it is gone", seconds=3)
 
 
 @pytest.mark.parametrize("namespaces", WAYS)

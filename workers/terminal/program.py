@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import signal
 import sys
 import time
 from abc import ABC, abstractmethod
@@ -34,9 +35,10 @@ class Program(ABC):
     def _start(self, shell: Shell, ends: Sequence[int]) -> None:
         """`ends`: its standard input, output and error. Called in the main thread, before there are others: what it
         forks ends with that thread."""
+        parent = os.getpid()
         self._pid = os.fork()
         if self._pid == 0:
-            _exec(ends, shell)
+            _exec(ends, shell, parent)
         for fd in {*ends}:
             os.close(fd)
         for ours in {*self.outputs, self.input}:
@@ -98,8 +100,9 @@ class Program(ABC):
         return descendants.end_all(self.reap)
 
 
-def _exec(ends: Sequence[int], shell: Shell) -> None:
+def _exec(ends: Sequence[int], shell: Shell, parent: int) -> None:
     try:
+        descendants.die_with(parent, signal.SIGKILL)  # here, where it is known who that is
         for number, fd in enumerate(ends):
             os.dup2(fd, number)
         os.closerange(3, 256)
