@@ -6,6 +6,7 @@ from typing import Any
 
 from rest_framework import serializers
 
+from accounts.known_fields import KnownFields
 from deployments.models import Deployment, DeploymentEvent, DeploymentMetric, Replica
 from models_registry import memory
 from nodes.api.placement import WhyNotSerializer
@@ -73,19 +74,13 @@ class DeploymentSerializer(serializers.ModelSerializer[Deployment]):
         return memory.estimate_for(deployment.version, deployment.options, kind_of(deployment.hardware_class))
 
 
-class NewDeploymentSerializer(serializers.Serializer[Any]):
+class NewDeploymentSerializer(KnownFields):
     name = serializers.CharField(max_length=63, help_text="Its model name in /v2.")
     model = serializers.CharField(max_length=63)
     version = serializers.IntegerField(min_value=1, required=False, help_text="The newest, if left out.")
     replicas = serializers.IntegerField(default=1)
     hardware_class = serializers.ChoiceField(choices=CLASSES, required=False, default="", allow_blank=True)
     options = serializers.DictField(required=False, default=dict, help_text='For the runtime, as {"threads": 2}.')
-
-    def to_internal_value(self, data: Any) -> Any:
-        if isinstance(data, dict) and (strange := sorted(set(data) - set(self.fields))):
-            known = ", ".join(self.fields)
-            raise serializers.ValidationError(dict.fromkeys(strange, f"There is no such field. Known: {known}."))
-        return super().to_internal_value(data)
 
 
 class PlaceSerializer(serializers.Serializer[Any]):

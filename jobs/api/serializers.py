@@ -7,6 +7,7 @@ from typing import Any
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
+from accounts.known_fields import KnownFields
 from jobs import queueing
 from jobs.models import Dataset, Job, JobEvent
 from jobs.states import JobState
@@ -142,7 +143,7 @@ class OutputsField(serializers.Field[Any, Any, Any, Any]):
     """The parser has put them into the inputs: together they are one request."""
 
 
-class WorkSerializer(serializers.Serializer[Any]):
+class WorkSerializer(KnownFields):
     """What all new jobs have."""
 
     model = serializers.CharField(max_length=63)
@@ -157,12 +158,6 @@ class WorkSerializer(serializers.Serializer[Any]):
         default=600,
         help_text="For loading and running, once the node has the model.",
     )
-
-    def to_internal_value(self, data: Any) -> Any:
-        if isinstance(data, dict) and (strange := sorted(set(data) - set(self.fields))):
-            known = ", ".join(self.fields)
-            raise serializers.ValidationError(dict.fromkeys(strange, f"There is no such field. Known: {known}."))
-        return super().to_internal_value(data)
 
 
 class NewJobSerializer(WorkSerializer):

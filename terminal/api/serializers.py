@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from rest_framework import serializers
 
+from accounts.known_fields import KnownFields
 from terminal.models import TerminalGrant, TerminalPolicy, TerminalSession
 from terminal.services import REASON_MOST
 
@@ -68,7 +69,7 @@ class GrantSerializer(serializers.ModelSerializer[TerminalGrant]):
         read_only_fields = ["created_at"]
 
 
-class PolicySerializer(serializers.ModelSerializer[TerminalPolicy]):
+class PolicySerializer(KnownFields, serializers.ModelSerializer[TerminalPolicy]):
     class Meta:
         model = TerminalPolicy
         fields = ["approval_required", "reason_required", "idle_seconds", "longest_seconds", "keep_seconds"]

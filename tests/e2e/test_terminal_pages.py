@@ -339,24 +339,6 @@ def test_a_watcher_sees_all_and_types_nothing(olga: Person, signed_in: dict[str,
     assert otto.complaints == []
 
 
-def test_of_what_never_began_no_recording_is_offered(olga: Person, stack: Stack) -> None:
-    policy = f"/api/v1/terminal/nodes/{NODE}/policy"
-    with stack.api() as api:
-        api.patch(policy, json={"approval_required": True}).raise_for_status()
-        try:
-            session = api.post("/api/v1/terminal/sessions/", json={"node": NODE}).json()["id"]
-            olga.page.goto(f"/terminal/{session}/")
-            expect(olga.page.locator("#status")).to_contain_text("Waits for approval")
-            api.post(f"/api/v1/terminal/sessions/{session}/end").raise_for_status()
-        finally:
-            api.patch(policy, json={"approval_required": False}).raise_for_status()
-    expect(olga.page.locator("#status")).to_contain_text("This terminal has ended.")
-    expect(olga.page.locator("body")).to_have_attribute("data-state", "ended")
-    for offer in ("#again", "#recording"):
-        expect(olga.page.locator(offer)).to_be_hidden()
-    olga.complaints.clear()  # of the ticket that there was not
-
-
 def test_a_command_without_a_terminal_can_be_watched(signed_in: dict[str, Person], stack: Stack) -> None:
     otto = signed_in["otto"]
     waiting = command("exec", NODE, "echo out; echo error >&2; read line")

@@ -12,7 +12,7 @@ import pytest
 from playwright.sync_api import Browser, expect
 
 from tests.e2e.browsers import Person, Screen, end, opened
-from tests.e2e.terminals import Stack
+from tests.e2e.terminals import NODE, Stack
 from tests.waiting import until
 
 
@@ -113,6 +113,24 @@ def test_a_recording_before_anybody_was_attached_says_so(olga: Person, stack: St
     until(path.exists, "the recorder waits for it")
     olga.page.goto(f"/terminal/{session}/recording")
     expect(olga.page.locator("#status")).to_have_text("Nothing is recorded yet.")
+
+
+def test_of_what_never_began_no_recording_is_offered(olga: Person, stack: Stack) -> None:
+    policy = f"/api/v1/terminal/nodes/{NODE}/policy"
+    with stack.api() as api:
+        api.patch(policy, json={"approval_required": True}).raise_for_status()
+        try:
+            session = api.post("/api/v1/terminal/sessions/", json={"node": NODE}).json()["id"]
+            olga.page.goto(f"/terminal/{session}/")
+            expect(olga.page.locator("#status")).to_contain_text("Waits for approval")
+            api.post(f"/api/v1/terminal/sessions/{session}/end").raise_for_status()
+        finally:
+            api.patch(policy, json={"approval_required": False}).raise_for_status()
+    expect(olga.page.locator("#status")).to_contain_text("This terminal has ended.")
+    expect(olga.page.locator("body")).to_have_attribute("data-state", "ended")
+    for offer in ("#again", "#recording"):
+        expect(olga.page.locator(offer)).to_be_hidden()
+    olga.complaints.clear()  # of the ticket that there was not
 
 
 def test_the_search_says_the_same_in_its_box_and_beside_it(olga: Person, stack: Stack) -> None:

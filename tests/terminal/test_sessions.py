@@ -286,6 +286,12 @@ def test_rules_out_of_bounds_are_refused(owner, machine, rules):
     assert owner.patch(POLICY, rules).status_code == 400
 
 
+def test_a_rule_that_there_is_not_is_refused(owner, machine):
+    refused = owner.patch(POLICY, {"reason_requird": True, "approval_required": True})
+    assert (refused.status_code, list(refused.json()["errors"])) == (400, ["reason_requird"])
+    assert owner.get(POLICY).json()["approval_required"] is False
+
+
 def test_no_recorder_no_terminal(owner, machine, empty_redis):
     empty_redis.delete(names.TERMINAL_RECORDER)
     refused = owner.post(SESSIONS, {"node": "box"})
