@@ -17,7 +17,7 @@ from asgiref.sync import sync_to_async
 from django.conf import settings
 from django.db import Error as DatabaseError
 from django.db import close_old_connections, transaction
-from django.db.models import Q
+from django.db.models import Exists, OuterRef, Q
 from django.utils import timezone
 
 from accounts.redis_connection import ConnectionLost
@@ -27,7 +27,7 @@ from terminal import audit, recordings, services
 from terminal.attachment import Attachment, Began, BeyondOutput, Gap, Misused
 from terminal.broker import Broker
 from terminal.cast import Busy, Cast
-from terminal.models import SessionQuerySet, TerminalSession
+from terminal.models import AuditEvent, SessionQuerySet, TerminalSession
 from terminal.pace import Lane, Pace
 from terminal.states import LIVE, SessionState
 
@@ -250,9 +250,10 @@ def _fresh() -> Q:
 
 def _seal_left_open() -> None:
     """Of terminals that ended while no recorder ran, or while it had no Redis or no database: what is in the file is
-    all that will come, and from now on somebody vouches for it."""
+    all that will come, and from now on somebody vouches for it. Once, whatever the session's row says."""
+    recorded = AuditEvent.objects.filter(session=OuterRef("pk"), what="recorded")
     over = _unsealed().filter(state=SessionState.ENDED, opened_at__isnull=False, recording_deleted_at=None)
-    for session in over.exclude(_fresh()):
+    for session in over.exclude(_fresh()).exclude(Exists(recorded)):
         with one_of_many(log, f"recording {session.pk}"), contextlib.suppress(Busy):
             if recordings.path_of(session.pk).exists():
                 with contextlib.closing(_open(session)) as cast:

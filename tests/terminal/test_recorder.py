@@ -241,8 +241,11 @@ def test_a_recording_says_who_came_and_who_left(session, empty_redis: redis.Redi
 
 @pytest.mark.django_db(transaction=True)
 def test_what_nobody_sealed_when_it_ended_is_sealed_by_the_next_recorder(owner, machine, session) -> None:
-    """Meanwhile there was no recorder, no Redis or no database; in one case its node is gone, too."""
-    other = TerminalSession.objects.get(pk=opened(owner)["id"])
+    """Meanwhile there was no recorder, no Redis or no database; in one case its node is gone, too. What was sealed
+    stays as it is, though its row has lost the digest."""
+    other, sealed = (TerminalSession.objects.get(pk=opened(owner)["id"]) for _ in range(2))
+    recorded(sealed, lines=2)
+    TerminalSession.objects.update(recording_digest="")
     for each in (session, other):
         one = new_cast(recordings.path_of(each.pk))
         one.output(0, b"kept")
@@ -261,9 +264,9 @@ def test_what_nobody_sealed_when_it_ended_is_sealed_by_the_next_recorder(owner, 
         await sync_to_async(connections.close_all)()  # of the thread that wrote rows
 
     asyncio.run(course())
-    noted = AuditEvent.objects.filter(what="recorded").order_by("session")
-    assert [event.session for event in noted] == sorted((session.pk, other.pk))
-    assert {event.details["output_bytes"] for event in noted} == {len("kept")}
+    noted = AuditEvent.objects.filter(what="recorded")
+    said = sorted((event.session, event.details["output_bytes"]) for event in noted)
+    assert said == sorted([(session.pk, len("kept")), (other.pk, len("kept")), (sealed.pk, 30)])
     call_command("verify_audit")
 
 
