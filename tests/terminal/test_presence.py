@@ -147,3 +147,22 @@ def test_who_was_never_in_has_not_left(owner, outsider, machine, empty_redis: re
 
     asyncio.run(course())
     assert told_of(session["id"]) == ["refused"]
+
+
+def test_nothing_is_typed_before_the_node_has_answered(owner, machine, empty_redis: redis.Redis):
+    session = opened(owner)
+    machine.accept(session["id"])
+    inbox = names.terminal_input(str(TerminalSession.objects.get().node_id), session["id"])
+
+    async def course() -> None:
+        client = Websocket(owner.key, session)
+        await popped(empty_redis, inbox)
+        client.say(type="websocket.receive", bytes=terminal.SEQUENCE.pack(terminal.IN, 1) + b"ls")
+        assert (await client.said.get())["type"] == "websocket.accept"
+        assert (await client.said.get())["code"] == terminal.BAD_FRAME
+        assert (await popped(empty_redis, inbox))[0] == terminal.DETACH
+        goes(client)
+        await asyncio.wait([client.task], timeout=SECONDS)
+        await close(broker())
+
+    asyncio.run(course())
