@@ -20,7 +20,7 @@ CHECKING := SECRET_KEY=only-for-checks CYXWIZ_HOME=$(VENV)/check DATABASE_URL=sq
 SHELL := bash
 .SHELLFLAGS := -eo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo serve node test check bench setup runtimes clean redis check-format check-lint check-types check-imports check-django check-migrations test-control test-e2e test-nodes test-sqlite opencl openssh browser
+.PHONY: help demo serve node test check bench setup runtimes clean redis check-format check-lint check-types check-imports check-django check-migrations test-control test-e2e test-runtimes test-workers test-sqlite opencl openssh browser
 .DELETE_ON_ERROR:
 
 help: ## List the targets
@@ -38,25 +38,25 @@ node: $(NODE) ## Join this machine to a control plane and run models for it; URL
 
 # Two parts at a time, each with servers of its own unless they are to use given ones; the longest first.
 test: $(TEST) opencl openssh browser ## The whole suite on PostgreSQL, and a smaller run on SQLite; ARGS="-k name"
-	@$(MAKE) --no-print-directory --jobs $(if $(DATABASE_URL)$(REDIS_URL),1,2) --keep-going test-control test-e2e test-nodes test-sqlite
+	@$(MAKE) --no-print-directory --jobs $(if $(DATABASE_URL)$(REDIS_URL),1,2) --keep-going test-control test-e2e test-runtimes test-workers test-sqlite
 	@echo "All tests passed."
 
 E2E := tests/e2e
-NODES := tests/runtimes tests/workers
+NODES := runtimes workers
 PYTEST := $(BIN)/python -m pytest
 NONE_CHOSEN := [ $$? = 5 ] # by ARGS, of this part
 
 test-control: $(TEST)
 	@echo "== The control plane and the client, on PostgreSQL"
-	@$(BIN)/python tests/with_services.py $(PYTEST) $(addprefix --ignore=,$(E2E) $(NODES)) $(ARGS) || $(NONE_CHOSEN)
+	@$(BIN)/python tests/with_services.py $(PYTEST) --ignore=$(E2E) $(addprefix --ignore=tests/,$(NODES)) $(ARGS) || $(NONE_CHOSEN)
 
 test-e2e: $(TEST)
 	@echo "== End-to-end tests, on PostgreSQL"
 	@$(BIN)/python tests/with_services.py $(PYTEST) $(E2E) $(ARGS) || $(NONE_CHOSEN)
 
-test-nodes: $(TEST)
-	@echo "== Nodes and runtimes"
-	@$(BIN)/python tests/with_services.py $(PYTEST) $(NODES) $(ARGS) || $(NONE_CHOSEN)
+$(addprefix test-,$(NODES)): test-%: $(TEST)
+	@echo "== Nodes: $*"
+	@$(BIN)/python tests/with_services.py $(PYTEST) tests/$* $(ARGS) || $(NONE_CHOSEN)
 
 test-sqlite: $(TEST)
 	@echo "== What does not need PostgreSQL's guarantees, on SQLite"
