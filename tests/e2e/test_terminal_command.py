@@ -132,7 +132,7 @@ def test_where_nobody_reads_on_the_command_ends_as_in_a_local_pipe(stack: Stack,
     done = piped(stack, line)
     assert done.stdout.splitlines()[-1] == b"141"
     assert done.stderr == b""
-    assert newest(stack)["state"] == "ended"
+    until(lambda: newest(stack)["state"] == "ended", "the end is known")
 
 
 def test_where_nobody_reads_errors_either_it_is_the_same(stack: Stack) -> None:
