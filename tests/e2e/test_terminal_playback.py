@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psycopg
@@ -63,24 +63,31 @@ def test_a_recording_plays_seeks_and_is_searched(olga: Person, stack: Stack) -> 
         assert database.execute(audited, [session]).fetchone() == (2,)
 
 
-def play(olga: Person, stack: Stack, *events: tuple[float, str, str], cols: int = 80) -> None:
-    """Opens the page of a recording that has these."""
+@pytest.fixture
+def play(olga: Person, stack: Stack) -> Iterator[Callable[..., None]]:
+    """Opens the page of a recording that has these events; afterwards it is again as it was sealed."""
     screen = opened(olga)
     screen.run("exit")
     screen.page.wait_for_selector("body[data-state=ended]")
     until(lambda: stack.session(screen.session)["state"] == "ended", "the end is known")
     path = Path(stack.env["CYXWIZ_HOME"]) / "recordings" / f"{screen.session}.cast"
     until(lambda: b'"x"' in path.read_bytes()[-300:], "the recording is whole")
-    lines = ({"version": 3, "term": {"cols": cols, "rows": 24}}, *events)
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    olga.page.goto(f"/terminal/{screen.session}/recording")
+    sealed = path.read_bytes()
+
+    def play(*events: tuple[float, str, str], cols: int = 80) -> None:
+        lines = ({"version": 3, "term": {"cols": cols, "rows": 24}}, *events)
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        olga.page.goto(f"/terminal/{screen.session}/recording")
+
+    yield play
+    path.write_bytes(sealed)
 
 
-def test_the_end_of_a_large_recording_is_reached_and_searched(olga: Person, stack: Stack) -> None:
+def test_the_end_of_a_large_recording_is_reached_and_searched(olga: Person, play: Callable[..., None]) -> None:
     page, line = olga.page, (0.01, "o", ("x" * 78 + "\r\n") * 400)
     first, last = [(0.01, "o", "the first words"), (1, "r", "100x30")], [(0.5, "o", "words"), (0.1, "x", "0")]
     large = 60_000_000 // len(json.dumps(line))
-    play(olga, stack, *first, *[line] * large, (0.5, "o", "\x1b[2J\x1b[Hthe last "), *last)
+    play(*first, *[line] * large, (0.5, "o", "\x1b[2J\x1b[Hthe last "), *last)
     page.get_by_role("button", name="Pause").click()
     played, position = Screen(page), page.get_by_label("Position")
     end_of_it = position.get_attribute("max") or ""
@@ -99,9 +106,9 @@ def test_the_end_of_a_large_recording_is_reached_and_searched(olga: Person, stac
     until(lambda: played.text.strip() == "the last", "it shows no more than that")
 
 
-def test_sizes_that_no_screen_can_draw_are_not_drawn(olga: Person, stack: Stack) -> None:
+def test_sizes_that_no_screen_can_draw_are_not_drawn(olga: Person, play: Callable[..., None]) -> None:
     sizes = [(0.01, "r", size) for size in ("65535x65535", "0x0", "-1x-1", "1e9x1e9", "nonsense", "", "80.5x24.5")]
-    play(olga, stack, *sizes, (0.01, "o", "after all that"), (0.01, "x", "0"), cols=65535)
+    play(*sizes, (0.01, "o", "after all that"), (0.01, "x", "0"), cols=65535)
     played = Screen(olga.page)
     played.shows("after all that")
     expect(olga.page.locator(".xterm-rows > div")).to_have_count(24)
@@ -133,10 +140,10 @@ def test_of_what_never_began_no_recording_is_offered(olga: Person, stack: Stack)
     olga.complaints.clear()  # of the ticket that there was not
 
 
-def test_the_search_says_the_same_in_its_box_and_beside_it(olga: Person, stack: Stack) -> None:
+def test_the_search_says_the_same_in_its_box_and_beside_it(olga: Person, play: Callable[..., None]) -> None:
     clear, page = "\x1b[2J\x1b[H", olga.page
     shown = ("here", clear + "not this", clear + "here again", clear + "the end")
-    play(olga, stack, *((0.1, "o", text) for text in shown))
+    play(*((0.1, "o", text) for text in shown))
     Screen(page).shows("the end")
     page.get_by_role("button", name="Search").click()
     box, found, hint = page.get_by_label("Search", exact=True), page.locator("#search .found"), page.locator("#hint")
@@ -155,9 +162,9 @@ def test_the_search_says_the_same_in_its_box_and_beside_it(olga: Person, stack: 
     expect(hint).to_have_text("“nowhere” was not shown.")
 
 
-def test_a_recording_is_played_as_fast_as_wanted(olga: Person, stack: Stack) -> None:
+def test_a_recording_is_played_as_fast_as_wanted(olga: Person, play: Callable[..., None]) -> None:
     page = olga.page
-    play(olga, stack, (0.01, "o", "begun"), (3600, "o", " and ended"), (0.1, "x", "0"))
+    play((0.01, "o", "begun"), (3600, "o", " and ended"), (0.1, "x", "0"))
     played, position = Screen(page), page.get_by_label("Position")
     page.get_by_label("Skip pauses").uncheck()
 
