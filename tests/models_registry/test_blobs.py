@@ -5,14 +5,12 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-import threading
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from django.db import IntegrityError, connection, transaction
+from django.db import IntegrityError, transaction
 from django.utils import timezone
 
 from jobs.models import Job
@@ -22,6 +20,7 @@ from models_registry.tasks import sweep_blobs
 from protocol.errors import OutOfSpace, TooLarge, Unprocessable
 from tests import factories
 from tests.models_registry.samples import linear
+from tests.threads import in_threads
 
 OLD = blobs.GRACE + timedelta(minutes=1)
 MIB = 1024**2
@@ -157,21 +156,6 @@ class TestSweep:
         age_file(foreign / "x")
         assert blobs.sweep() == 0
         assert (foreign / "x").exists()
-
-
-def in_threads(count: int, work) -> list:
-    """Runs `work(i)` in threads that begin together; each result, or the error that came instead."""
-    begin = threading.Barrier(count)
-
-    def one(i: int):
-        begin.wait()
-        try:
-            return work(i)
-        finally:
-            connection.close()
-
-    with ThreadPoolExecutor(count) as threads:
-        return list(threads.map(one, range(count)))
 
 
 @pytest.mark.postgres

@@ -5,16 +5,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 
 import pytest
 from django.db import connection, transaction
 
+from protocol.errors import Conflict
 from protocol.messages import TerminalEnded
 from terminal import recorder, recordings, reports, services
 from terminal.models import TerminalSession
 from tests.cast import Person
 from tests.terminal.conftest import TerminalMachine, grant, opened
 from tests.terminal.test_presence import SECONDS, audit_waits, until_waiting
+from tests.threads import in_threads
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.postgres]
 Change = Callable[[TerminalSession, Person], object]
@@ -78,3 +81,16 @@ def test_a_user_is_removed_while_a_terminal_of_theirs_ends(
         removed.result(SECONDS)
         told.result(SECONDS)
     assert set(TerminalSession.objects.values_list("state", "owner")) == {("ended", None)}
+
+
+def test_who_asks_many_times_at_once_gets_no_more_than_their_quota(
+    owner: Person, machine: TerminalMachine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(services, "PER_USER", 2)
+
+    def ask(_: int) -> None:
+        with suppress(Conflict):
+            services.open_session(node=machine.node, user=owner.user, api_key=None, cols=80, rows=24)
+
+    in_threads(8, ask)
+    assert TerminalSession.objects.count() == 2

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import threading
 import tracemalloc
-from contextlib import suppress
 from datetime import timedelta
 from uuid import uuid4
 
@@ -18,6 +17,7 @@ from protocol.errors import Conflict, CyxwizError, Forbidden
 from terminal import audit, cast, recorder, recordings, services, tickets
 from terminal.models import AuditEvent, TerminalSession, TerminalTicket
 from tests.terminal.conftest import new_cast, opened, recorded
+from tests.threads import in_threads
 
 pytestmark = pytest.mark.django_db(transaction=True)
 TICKET, RESUME = tickets.Kind.TICKET, tickets.Kind.RESUME
@@ -26,43 +26,17 @@ TICKET, RESUME = tickets.Kind.TICKET, tickets.Kind.RESUME
 @pytest.mark.postgres
 def test_of_fifty_who_use_a_ticket_at_once_one_is_served(owner, session):
     text = tickets.issue(session, owner.user, "owner")
-    outcomes: list[str] = []
 
-    def use() -> None:
+    def use(_: int) -> str:
         try:
             tickets.redeem(text, TICKET, session.pk, owner.user)
-            outcomes.append("served")
         except CyxwizError as error:
-            outcomes.append(error.code)
-        finally:
-            connection.close()
+            return error.code
+        return "served"
 
-    threads = [threading.Thread(target=use) for _ in range(50)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    outcomes = in_threads(50, use)
     assert outcomes.count("served") == 1
     assert outcomes.count("forbidden") == 49
-
-
-@pytest.mark.postgres
-def test_who_asks_many_times_at_once_gets_no_more_than_their_quota(owner, machine, monkeypatch):
-    monkeypatch.setattr(services, "PER_USER", 2)
-    at_once = threading.Barrier(8)
-
-    def ask() -> None:
-        at_once.wait()
-        with suppress(Conflict):
-            services.open_session(node=machine.node, user=owner.user, api_key=None, cols=80, rows=24)
-        connection.close()
-
-    threads = [threading.Thread(target=ask) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert TerminalSession.objects.count() == 2
 
 
 def test_a_ticket_is_for_one_session_one_user_one_use_and_thirty_seconds(owner, outsider, machine, session):
