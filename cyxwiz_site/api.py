@@ -11,6 +11,7 @@ from django.core.exceptions import PermissionDenied
 from django.db import InterfaceError, OperationalError
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import render
+from django.template.loader import render_to_string
 from rest_framework import exceptions
 from rest_framework.pagination import PageNumberPagination
 from rest_framework.response import Response
@@ -20,6 +21,8 @@ from protocol.errors import CyxwizError, Unavailable
 
 log = logging.getLogger(__name__)
 PROBLEM = "application/problem+json"
+DATABASE_AWAY = (OperationalError, InterfaceError)
+OUTAGES = (redis.RedisError, *DATABASE_AWAY)
 
 
 class Pages(PageNumberPagination):
@@ -33,15 +36,14 @@ def problem(error: Exception, context: dict[str, Any]) -> Response | None:
     if body is None:
         return None
     set_rollback()
-    request_id = context["request"].META.get("REQUEST_ID", "")
-    return Response(body | {"request_id": request_id}, body["status"], headers=headers, content_type=PROBLEM)
+    return Response(_told(context["request"], body), body["status"], headers=headers, content_type=PROBLEM)
 
 
 def _describe(error: Exception) -> tuple[dict[str, Any] | None, dict[str, str]]:
     if isinstance(error, redis.RedisError):
         log.error("Redis does not answer: %s", error)
         error = Unavailable("Redis does not answer; nothing was changed. Try again shortly.")
-    if isinstance(error, OperationalError | InterfaceError):
+    if isinstance(error, DATABASE_AWAY):
         log.error("The database: %s", error)
         error = Unavailable("The database does not answer. Try again shortly.")
     if isinstance(error, CyxwizError):
@@ -80,9 +82,26 @@ def problem_body(status: int, code: str, detail: str) -> dict[str, Any]:
 
 def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
     """A page for who wants one: people follow links to what is gone, or not theirs."""
-    if request.get_preferred_type([PROBLEM, "text/html"]) == "text/html":
+    if not _wants_a_page(request):
+        return _plain(request, 404, "not_found", "There is nothing at this address.")
+    try:
         return render(request, "not_found.html", status=404)
-    return _plain(request, 404, "not_found", "There is nothing at this address.")
+    except OUTAGES as outage:  # it says to whom
+        return unavailable(request, outage)
+
+
+def unavailable(request: HttpRequest, outage: Exception) -> HttpResponse:
+    """What an endpoint answers by `problem`, for every other address: one of `OUTAGES` has met it."""
+    body, headers = _describe(outage)
+    assert body is not None
+    if _wants_a_page(request):  # which asks nobody who this is
+        page = render_to_string("unavailable.html", {"detail": body["detail"]})
+        return HttpResponse(page, status=body["status"], headers=headers)
+    return JsonResponse(_told(request, body), status=body["status"], headers=headers, content_type=PROBLEM)
+
+
+def _wants_a_page(request: HttpRequest) -> bool:
+    return request.get_preferred_type([PROBLEM, "text/html"]) == "text/html"
 
 
 def server_error(request: HttpRequest) -> JsonResponse:
@@ -90,5 +109,8 @@ def server_error(request: HttpRequest) -> JsonResponse:
 
 
 def _plain(request: HttpRequest, status: int, code: str, detail: str) -> JsonResponse:
-    body = problem_body(status, code, detail) | {"request_id": request.META.get("REQUEST_ID", "")}
-    return JsonResponse(body, status=status, content_type=PROBLEM)
+    return JsonResponse(_told(request, problem_body(status, code, detail)), status=status, content_type=PROBLEM)
+
+
+def _told(request: HttpRequest, body: dict[str, Any]) -> dict[str, Any]:
+    return body | {"request_id": request.META.get("REQUEST_ID", "")}

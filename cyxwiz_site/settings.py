@@ -76,6 +76,7 @@ INSTALLED_APPS = [
 MIDDLEWARE = [
     "cyxwiz_site.request_ids.RequestIdMiddleware",
     "cyxwiz_site.sane_paths.SanePathMiddleware",
+    "cyxwiz_site.outages.OutageMiddleware",
     "django.middleware.security.SecurityMiddleware",
     "cyxwiz_site.content_security.ContentSecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",

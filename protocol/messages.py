@@ -46,7 +46,8 @@ def encode(message: Message) -> bytes:
 
 
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
-Status = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
+MOST_STATUS = 2**31 - 1
+Status = Annotated[int, msgspec.Meta(ge=0, le=MOST_STATUS)]
 Small = Annotated[int, msgspec.Meta(ge=0, le=2**15 - 1)]
 Bytes = Count
 DeviceName = Annotated[str, msgspec.Meta(min_length=1, max_length=32)]

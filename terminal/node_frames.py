@@ -7,11 +7,11 @@ from typing import TypeVar
 import msgspec
 
 from protocol import terminal
+from protocol.messages import MOST_STATUS
 from protocol.terminal import BadFrame, Body, Exit, Notice
 
 MOST_OFFSET = 2**53 - 1  # JavaScript counts no further
 MOST_SEQUENCE = 2**31  # leaves a client numbers to go on with
-MOST_STATUS = 2**32 - 1  # that ssh can carry
 TEXT_MOST_BYTES = 4096
 B = TypeVar("B", bound=Body)
 KINDS = ("waiting", "joined", "left", "gap", "idle", "expires")

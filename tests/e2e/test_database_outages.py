@@ -98,11 +98,16 @@ def test_no_request_fails_for_a_connection_that_was_lost(stack: Stack) -> None:
 
 
 def test_in_an_outage_requests_are_asked_to_come_again(stack: Stack) -> None:
-    with stack.api() as api:
+    page = {"Accept": "text/html", "Cookie": stack.cookie("olga")}
+    asked = {"/api/v1/terminal/sessions/": {}, "/terminal/": page, "/admin/": page, "/none": page}
+    with stack.api() as api, ThreadPoolExecutor(len(asked)) as threads:
         with outage(stack):
-            answer = api.get("/api/v1/terminal/sessions/", timeout=30)
-            assert (answer.status_code, answer.json()["code"]) == (503, "unavailable")
-            assert "Retry-After" in answer.headers
+            answers = [threads.submit(api.get, where, headers=headers) for where, headers in asked.items()]
+            of_api, *pages = [answer.result(60) for answer in answers]
+        assert (of_api.status_code, of_api.json()["code"]) == (503, "unavailable")
+        assert [answer.status_code for answer in pages] == [503] * 3
+        assert all("<p>The database does not answer. Try again shortly.</p>" in answer.text for answer in pages)
+        assert all("Retry-After" in answer.headers for answer in (of_api, *pages))
         assert "Traceback" not in stack.log("web")
 
 

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
+import paramiko
 import psutil
 import pytest
 
@@ -112,6 +113,37 @@ def test_a_command_has_its_own_streams_and_exit_status(redis_url: str, target: S
         written = side.command("echo out; echo error >&2; tty; cat; echo $LANG; exit 7", given, LANG="C")
         assert written == {terminal.OUT: b"out\nnot a tty\n" + given + b"C\n", terminal.ERR: b"error\n"}
         assert side.ended().code == 7
+
+
+def test_an_exit_status_that_is_none_of_unix_is_the_largest_that_can_be_told(redis_url: str, target: SshTarget) -> None:
+    class Windows(paramiko.ServerInterface):
+        def check_auth_publickey(self, username: str, key: paramiko.PKey) -> int:
+            return paramiko.common.AUTH_SUCCESSFUL
+
+        def check_channel_request(self, kind: str, chanid: int) -> int:
+            return paramiko.common.OPEN_SUCCEEDED
+
+        def check_channel_exec_request(self, channel: paramiko.Channel, command: bytes) -> bool:
+            return True
+
+    def answer() -> None:
+        with paramiko.Transport(listening.accept()[0]) as transport:
+            transport.add_server_key(host_key)
+            transport.start_server(server=Windows())
+            channel = transport.accept(20)
+            assert channel.recv(1) == b""  # the end of the command's input: it was told that the command runs
+            channel.send_exit_status(0xC000013A)
+            channel.close()
+            transport.join(20)
+
+    host_key = paramiko.ECDSAKey.generate()
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        threading.Thread(target=answer, daemon=True).start()
+        shown = f"{host_key.get_name()} {host_key.get_base64()}"
+        there = msgspec.structs.replace(target, port=listening.getsockname()[1], host_key=shown)
+        with terminal_side.session(redis_url, opens=there) as side:
+            side.command("any")
+            assert side.ended().code == 2**31 - 1
 
 
 def test_a_command_that_closes_its_output_is_waited_for(redis_url: str, target: SshTarget, tmp_path: Path) -> None:

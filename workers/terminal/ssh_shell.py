@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 import paramiko
 
-from protocol import terminal
+from protocol import messages, terminal
 from protocol.terminal import Run
 from protocol.terminal_orders import SshTarget
 from workers.terminal import ssh_client
@@ -136,7 +136,7 @@ class SshShell(Program):
     def _note_end(self, channel: paramiko.Channel) -> None:
         channel.status_event.wait()  # or until the channel is closed, which a lost connection does as well
         if channel.exit_status >= 0:
-            self.exit_code = channel.exit_status
+            self.exit_code = min(channel.exit_status, messages.MOST_STATUS)  # Windows has larger ones
         elif self._ending:
             self.lost = "It was hung up on."
         elif self._transport is not None and self._transport.is_active():
