@@ -36,7 +36,7 @@ def problem(error: Exception, context: dict[str, Any]) -> Response | None:
     if body is None:
         return None
     set_rollback()
-    return Response(_told(context["request"], body), body["status"], headers=headers, content_type=PROBLEM)
+    return Response(_with_request_id(context["request"], body), body["status"], headers=headers, content_type=PROBLEM)
 
 
 def _describe(error: Exception) -> tuple[dict[str, Any] | None, dict[str, str]]:
@@ -97,7 +97,7 @@ def unavailable(request: HttpRequest, outage: Exception) -> HttpResponse:
     if _wants_a_page(request):  # which asks nobody who this is
         page = render_to_string("unavailable.html", {"detail": body["detail"]})
         return HttpResponse(page, status=body["status"], headers=headers)
-    return JsonResponse(_told(request, body), status=body["status"], headers=headers, content_type=PROBLEM)
+    return JsonResponse(_with_request_id(request, body), status=body["status"], headers=headers, content_type=PROBLEM)
 
 
 def _wants_a_page(request: HttpRequest) -> bool:
@@ -109,8 +109,10 @@ def server_error(request: HttpRequest) -> JsonResponse:
 
 
 def _plain(request: HttpRequest, status: int, code: str, detail: str) -> JsonResponse:
-    return JsonResponse(_told(request, problem_body(status, code, detail)), status=status, content_type=PROBLEM)
+    return JsonResponse(
+        _with_request_id(request, problem_body(status, code, detail)), status=status, content_type=PROBLEM
+    )
 
 
-def _told(request: HttpRequest, body: dict[str, Any]) -> dict[str, Any]:
+def _with_request_id(request: HttpRequest, body: dict[str, Any]) -> dict[str, Any]:
     return body | {"request_id": request.META.get("REQUEST_ID", "")}
